@@ -8,7 +8,7 @@ from config.loading import DEFAULT_ENV_FILE, Loaded, SettingView, describe, load
 from config.setting_info import SCHEMA, SettingInfo
 from config.setting_types import HostPort
 from config.settings import Settings, is_loopback
-from config.sources import CONFIG_FILE_NAME, Origin, SettingSource
+from config.sources import CONFIG_FILE_NAME, Origin, SettingSource, data_dir_in_env_file
 
 __all__ = [
     "CONFIG_FILE_NAME",
@@ -22,6 +22,7 @@ __all__ = [
     "SettingSource",
     "SettingView",
     "Settings",
+    "data_dir_in_env_file",
     "describe",
     "is_loopback",
     "load",

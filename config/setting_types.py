@@ -6,6 +6,7 @@ a value, error messages and documentation show `expected`, and `text` writes a v
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def _short(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    """An IP address without brackets, or a host name, unchanged otherwise."""
+    """An IP address without brackets, or a host name without its final dot, unchanged otherwise."""
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
         right = ip_address(host).version == 6 or host == text
@@ -169,7 +170,7 @@ def _host(text: str) -> str:
         )
     if not right:
         raise ValueError(f"{_short(text)} is not a host")
-    return host
+    return host.removesuffix(".")
 
 
 def _is_ip(host: str) -> bool:
@@ -210,7 +211,7 @@ class HostNames(Kind):
         return tuple(dict.fromkeys(self._one(text) for text in texts))
 
     def _one(self, text: str) -> str:
-        name = _host(text.rstrip("."))
+        name = _host(text)
         if ":" in name or re.fullmatch("[0-9.]+", name):
             raise ValueError(f"{_short(text)} is an address, not a name")
         return name.lower()
@@ -244,10 +245,16 @@ class HostPorts(Kind):
 
     def _one(self, text: str) -> HostPort:
         host, colon, port = text.rpartition(":")
-        if not colon or not host or port.endswith("]"):
+        if "://" in text:
+            raise ValueError(f"{_short(_without_password(text))} is a URL")
+        if not colon or port.endswith("]"):
             raise ValueError(f"{_short(text)} has no port")
+        if not host:
+            raise ValueError(f"{_short(text)} has no host")
         if ":" in host and not host.startswith("["):
-            raise ValueError(f"{_short(text)} is an IPv6 address without brackets")
+            if _is_ip(text) or _is_ip(host):
+                raise ValueError(f"{_short(text)} is an IPv6 address without brackets")
+            raise ValueError(f"{_short(text)} has more than one colon")
         if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
             raise ValueError(f"the port of {_short(text)} is not from 1 to 65535")
         found = HostPort(_host(host), int(port))
@@ -324,7 +331,7 @@ class Urls(Kind):
             raise ValueError from None  # the library's message may repeat credentials
         if not usable or re.search(r"[\s@?#]", text):
             raise ValueError
-        return text.rstrip("/")
+        return _without_final_dot(text).rstrip("/")
 
     def text(self, value: Any) -> str:
         return ",".join(value)
@@ -390,6 +397,11 @@ class NatsUrl(PasswordUrl):
         return ",".join(_without_password(part.strip()) for part in str(value).split(","))
 
 
+def _without_final_dot(url: str) -> str:
+    """An address whose host name does not end in a dot, which certificates and Host headers do not have."""
+    return re.sub(r"^([A-Za-z]+://[^/?#]*?)\.(?=(:[0-9]*)?([/?#]|$))", r"\1", url)
+
+
 def _without_password(text: str) -> str:
     """An address without what stands before its last @, and without its query, which may have a password too."""
     text = re.sub(r"^([A-Za-z]+:/+)?.*@", r"\1***@", text, flags=re.DOTALL)
@@ -427,7 +439,7 @@ class SignedUrls(Kind):
             raise ValueError
         if not re.fullmatch("[a-z2-7]{32}", signer):
             raise ValueError(f"{_short(signer)} is not a node id")
-        return url, signer
+        return _without_final_dot(url), signer
 
     def text(self, value: Any) -> str:
         return ",".join("#".join(pair) for pair in value)
@@ -462,7 +474,11 @@ class FilePath(Kind):
             raise ValueError
         if not isinstance(raw, str | Path) or "\0" in str(raw) or not str(raw).strip():
             raise ValueError
+        if any("\ud800" <= char <= "\udfff" for char in str(raw)):
+            raise ValueError("it is not UTF-8 text")
         try:
+            if str(raw).startswith("~") and not os.environ.get("HOME", "unset"):
+                raise RuntimeError  # ~ would be the root directory
             path = Path(raw).expanduser()
         except RuntimeError:
             raise ValueError("the home directory, for ~, is unknown") from None

@@ -7,6 +7,7 @@ import io
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,14 @@ CONFIG_FILE_NAME: Final = "exchange-node.toml"
 
 _VARIABLES: Final = {info.name: key for key, info in SCHEMA.items()}
 _FIRST_WORDS: Final = frozenset(name.partition("_")[0] for name in _VARIABLES)
+# Variables of the command line, which are no settings of a node.
+PROGRAM_VARIABLES: Final = ("EXCHANGE_NODE_KEY", "EXCHANGE_NODE_DESK", "EXCHANGE_NODE_DEBUG")
+_PROGRAM: Final = "EXCHANGE_NODE_"
+# First words that names of other programs often have; with one word more they are not taken for ours.
+_COMMON_WORDS: Final = frozenset(
+    {"API", "CLIENT", "DATA", "DNS", "EXPORT", "INBOUND", "LOG", "MARKET", "MAX", "METRICS"}
+    | {"PEER", "PORT", "TAKE", "TRACING", "WORKER"}
+)
 # Similarity (difflib's ratio) from which an unknown name counts as a misspelt setting.
 _LIKE_WITH_OUR_PREFIX: Final = 0.8
 _LIKE_WITHOUT: Final = 0.9
@@ -84,7 +93,7 @@ def read_command_line(values: Mapping[str, object]) -> Layer:
 
 
 def read_environment(env: Mapping[str, str]) -> Layer:
-    """Return the settings in `env`; an empty variable that cannot be empty counts as not set."""
+    """Return the settings in `env`."""
     return _variables(env, Origin(SettingSource.ENVIRONMENT))
 
 
@@ -109,6 +118,19 @@ def read_env_file(path: Path) -> Layer:
     if problems:
         raise SettingError(problems)
     return _variables(values, Origin(SettingSource.ENV_FILE, str(path)))
+
+
+def data_dir_in_env_file(path: Path) -> str | None:
+    """DATA_DIR of a .env file, None without one. Other settings in it are not looked at.
+
+    Raises:
+        SettingError: the file cannot be read, or has an empty DATA_DIR.
+    """
+    layer = read_env_file(path)
+    if problems := [problem for problem in layer.problems if problem.startswith("DATA_DIR=")]:
+        raise SettingError(problems)
+    value: str | None = layer.values.get("data_dir")
+    return value
 
 
 def read_config_file(path: Path, *, in_data_dir: bool) -> Layer:
@@ -151,13 +173,39 @@ def _variables(values: Mapping[str, str], origin: Origin) -> Layer:
                 layer.warnings.append(f"{name} ({origin}) is not a setting; did you mean {like}?")
         elif value.strip() or KINDS[key].empty_ok:
             layer.put(key, value.strip(), origin)
+        else:
+            # Of a variable in a script that was never set: the default might be another node.
+            layer.problems.append(
+                f"{name}= ({origin}) is set but empty: unset it, or give {KINDS[key].expected}"
+            )
     return layer
 
 
 def _near_miss(name: str) -> str | None:
-    upper = name.upper()
-    ours = upper.partition("_")[0] in _FIRST_WORDS
-    return closest(upper, _VARIABLES, _LIKE_WITH_OUR_PREFIX if ours else _LIKE_WITHOUT)
+    """Return the setting that a name of no setting is probably meant for, None for other programs' names."""
+    if name in PROGRAM_VARIABLES:
+        return None
+    if like := closest(name.upper(), PROGRAM_VARIABLES, _LIKE_WITH_OUR_PREFIX):
+        return like
+    upper = name.upper().removeprefix(_PROGRAM)
+    first, *more = upper.split("_")
+    ours = first in _FIRST_WORDS
+    if like := closest(upper, _VARIABLES, _LIKE_WITH_OUR_PREFIX if ours else _LIKE_WITHOUT):
+        return like
+    prefixed = upper != name.upper()
+    if prefixed or (more and ours and (first not in _COMMON_WORDS or len(more) > 1)):
+        return _nearest(upper)
+    return None
+
+
+def _nearest(name: str) -> str:
+    """Return the setting with most words in common, and among those the most similar."""
+    words = set(name.split("_"))
+
+    def likeness(known: str) -> tuple[int, float]:
+        return len(words & set(known.split("_"))), SequenceMatcher(None, name, known).ratio()
+
+    return max(_VARIABLES, key=likeness)
 
 
 def _read_text(path: Path) -> str:
@@ -165,5 +213,10 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingError([f"cannot read {path}: {error.strerror or error}"]) from None
-    except UnicodeDecodeError:
-        raise SettingError([f"cannot read {path}: it is not UTF-8 text"]) from None
+    except UnicodeDecodeError as error:
+        data: bytes = error.object
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            why = "it is UTF-16 text"
+        else:
+            why = f"it is not UTF-8 text (line {data.count(10, 0, error.start) + 1})"
+        raise SettingError([f"cannot read {path}: {why}; save it as UTF-8"]) from None

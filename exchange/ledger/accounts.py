@@ -31,6 +31,12 @@ MAX_LABEL = 100
 MAX_NONCE = 2**63 - 1
 _BLOCK = 128  # bytes that SHA-384 takes at a time
 
+# Names with a meaning of their own: of accounts that the program creates, of the ledger's other holders and
+# their kinds, and of callers without an account. Accounts of earlier versions may have them.
+RESERVED: Final = frozenset(
+    {"suspense", "fees", "outside", "account", "peer", "operator", "public", "ourselves"}
+)
+_SUSPENSE_NAME: Final = re.compile(r"suspense-[0-9]+")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")  # also of secrets; 16 characters have 64 bits
 _PERMISSIONS: Final = frozenset[Permission](get_args(Permission))
@@ -134,6 +140,10 @@ class Accounts:
                 "bad_name",
                 f"{name[:40]!r} is not a valid name: use 1 to 32 letters, digits, dots, dashes and "
                 "underscores, beginning with a letter or digit.",
+            )
+        if name.lower() in RESERVED or _SUSPENSE_NAME.fullmatch(name.lower()):
+            raise AccountError(
+                "bad_name", f"{name!r} is a name that the ledger itself uses: choose another name."
             )
         if name.lower() in self._by_name:
             raise AccountError(

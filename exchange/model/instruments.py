@@ -230,10 +230,15 @@ class Instruments:
             InstrumentsFileError: an unreadable or invalid file.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise InstrumentsFileError(f"{path}: cannot be read: {why}") from error
+            text = Path(path).read_text(encoding="utf-8-sig")  # editors may begin it with a mark
+        except OSError as error:
+            raise InstrumentsFileError(f"{path}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            data: bytes = error.object
+            line = data.count(b"\n", 0, error.start) + 1
+            raise InstrumentsFileError(
+                f"{path}: it is not UTF-8 text (line {line}); save it as UTF-8"
+            ) from error
         return _parse(text, str(path))
 
     @property

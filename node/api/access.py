@@ -5,6 +5,9 @@
     (no header)                             the operator, where keys are optional; else an
                                             anonymous caller, who sees public data
 
+A request that tries to say who it is, and fails, is refused: an empty header, a key in a header or in the query,
+where it is not read. Otherwise a program whose key got lost would trade for the house.
+
 Each operation declares its `Access`. Only the operator may call `operator` operations, never a key.
 """
 
@@ -12,9 +15,11 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from aiohttp import web
 
@@ -23,6 +28,7 @@ from exchange.model.commands import HOUSE
 from exchange.model.records import Permission
 from node.http.rate_limit import RateLimit, RateVerdict
 from node.operations.operation import Access
+from node.views.node_views import Authentication
 from node.views.views import ServiceError
 
 # public: no key needed. read, trade: an account's key with that permission. node: the operator, or
@@ -30,6 +36,14 @@ from node.views.views import ServiceError
 
 OPERATOR: Final = "operator"
 _MAX_HEADER: Final = 300  # characters; a key and its secret have about 100
+# Names that APIs have for a key, a token or a signature, in headers and in the query: X-API-Key, bfx-apikey, api_key.
+_CREDENTIAL: Final = re.compile(
+    r"(x-)?(auth-?|access-?)?(token|secret|signature)|(x-)?auth(orization)?(-key)?"
+    r"|([a-z0-9]+-){0,3}(api-?|access-)(key|token|secret|sign|signature|passphrase)|(bfx-.+)"
+)
+
+
+CredentialPlace = Literal["header", "query parameter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,7 @@ class Caller(NamedTuple):
     permissions: frozenset[Permission] = frozenset()
     operator: bool = False
     key: str = ""  # of the account
+    authenticated_by: Authentication = "nothing"
 
     def may(self, access: Access) -> bool:
         if access == "public" or self.operator:
@@ -64,6 +79,7 @@ class Caller(NamedTuple):
 
 
 THE_OPERATOR: Final = Caller(HOUSE, frozenset({"read", "trade"}), operator=True)
+TOKEN_HOLDER: Final = THE_OPERATOR._replace(authenticated_by="token")
 ANYBODY: Final = Caller(None)
 
 
@@ -73,6 +89,33 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+@lru_cache(maxsize=512)
+def _is_credential(name: str, place: CredentialPlace) -> bool:
+    name = name.lower().replace("_", "-")
+    if name == "authorization":
+        return place != "header"
+    return _CREDENTIAL.fullmatch(name) is not None
+
+
+def refuse_credentials(names: Iterable[str], place: CredentialPlace) -> None:
+    """Refuse keys under names that are not read.
+
+    Raises:
+        ServiceError: there is such a name.
+    """
+    for name in names:
+        if _is_credential(name, place):
+            raise _bad_authorization(
+                f"the {place} {name[:40]} is not read, and without a key the caller would be another one"
+            )
+
+
+def _bad_authorization(what: str) -> ServiceError:
+    return ServiceError(
+        401, "bad_authorization", f"{what}; send the header Authorization: Bearer KEY:SECRET"
+    )
 
 
 class AccessControl:
@@ -87,34 +130,34 @@ class AccessControl:
         """Return True if a secret may be sent this way: over TLS, or without leaving this machine."""
         return secure or self.rules.plain_keys or is_loopback(remote)
 
-    def identify(self, header: str | None, *, secure: bool, remote: str) -> Caller:
-        """Return the caller that an `Authorization` header stands for.
+    def identify(self, headers: Mapping[str, str], *, secure: bool, remote: str) -> Caller:
+        """Return the caller that the headers of a request stand for.
 
         Raises:
-            ServiceError: the header is wrong, or a key may not be sent this way.
+            ServiceError: they are wrong, or a key may not be sent this way.
         """
+        refuse_credentials(headers, "header")
+        header = headers.get("authorization")
         if header is None:
             return ANYBODY if self.rules.keys_required else THE_OPERATOR
-        if not self.keys_may_pass(secure=secure, remote=remote):
-            raise ServiceError(
-                403,
-                "tls_required",
-                "API keys over plain HTTP are refused, because the network path can read them: "
-                "use https (API_TLS_CERT or API_TLS_SELF_SIGNED on the node), and replace the key "
-                "that was just sent by a new one",
-            )
-        scheme, _, credentials = header[:_MAX_HEADER].partition(" ")
+        scheme, _, credentials = header[:_MAX_HEADER].strip().partition(" ")
         key, colon, secret = credentials.strip().partition(":")
+        if not scheme:
+            raise _bad_authorization("the header Authorization is empty")
         if scheme.lower() != "bearer" or not colon:
-            raise ServiceError(
-                401,
-                "bad_authorization",
-                "invalid Authorization header: must be 'Authorization: Bearer KEY:SECRET'",
-            )
+            self._check_way(secure=secure, remote=remote)
+            raise _bad_authorization("invalid Authorization header")
+        return self.authenticate(key.strip(), secret.strip(), secure=secure, remote=remote)
+
+    def authenticate(self, key: str, secret: str, *, secure: bool, remote: str) -> Caller:
+        """Return the holder of a key, or of the operator's token. Raises as `identify`."""
+        self._check_way(secure=secure, remote=remote)
+        if not key.strip() or not secret.strip():
+            raise _bad_authorization(f"the {'secret' if key.strip() else 'key'} is empty")
         if key == OPERATOR:
             token = self.rules.operator_token
             if token and secret.isascii() and hmac.compare_digest(secret, token):
-                return THE_OPERATOR
+                return TOKEN_HOLDER
             raise ServiceError(
                 401,
                 "bad_token",
@@ -127,7 +170,17 @@ class AccessControl:
             if error.code == "revoked":
                 raise ServiceError(401, "key_revoked", "the key was revoked") from None
             raise ServiceError(401, "bad_key", "unknown API key or wrong secret") from None
-        return Caller(found.account, found.permissions, key=found.key)
+        return Caller(found.account, found.permissions, key=found.key, authenticated_by="key")
+
+    def _check_way(self, *, secure: bool, remote: str) -> None:
+        if not self.keys_may_pass(secure=secure, remote=remote):
+            raise ServiceError(
+                403,
+                "tls_required",
+                "API keys over plain HTTP are refused, because the network path can read them: "
+                "use https (API_TLS_CERT or API_TLS_SELF_SIGNED on the node), and replace the key "
+                "that was just sent by a new one",
+            )
 
     def count(self, caller: Caller | None, remote: str, now: float) -> RateVerdict:
         """Count a request against the caller's rate limit; None stands for a wrong key. The

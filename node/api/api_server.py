@@ -13,7 +13,14 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.typedefs import Middleware
 
 from node.api import limits
-from node.api.access import DOORKEEPER, AccessControl, AccessRules, is_loopback, set_caller
+from node.api.access import (
+    DOORKEEPER,
+    AccessControl,
+    AccessRules,
+    is_loopback,
+    refuse_credentials,
+    set_caller,
+)
 from node.api.direct_orders import DirectOrders
 from node.api.documents import add_documents
 from node.api.node_service import NodeService
@@ -27,7 +34,8 @@ from node.http.connection_limits import ConnectionLimits, connections_allowed
 from node.http.direct_answers import COMMON_HEADERS
 from node.http.http_requests import FIGURES, UNMATCHED, RequestFigures
 from node.http.rate_limit import RateVerdict
-from node.http.request_guard import NODE_HEADER, RequestGuard
+from node.http.request_guard import NODE_HEADER, RequestGuard, names_no_site
+from node.operations.public_operations import GET_HEALTH, GET_READY
 from node.operations.trading_operations import SUBMIT_ORDER
 from node.parts.table import annexes
 from node.views.views import ServiceError
@@ -37,6 +45,7 @@ log = logging.getLogger("node.api")
 
 GUARD: Final = web.AppKey("guard", RequestGuard)
 DIRECT: Final = web.AppKey("direct", DirectHandlers)  # the short ways of annexes
+PROBES: Final = frozenset({GET_HEALTH.name, GET_READY.name})  # of load balancers
 _VERDICT: Final = web.RequestKey("verdict", RateVerdict)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -69,7 +78,8 @@ async def guard_middleware(request: web.Request, handler: _Handler) -> web.Strea
     header = request.headers.get("Host", "")
     transport = request.transport
     sockname = transport.get_extra_info("sockname") if transport else None
-    if not request.app[GUARD].serves(header, sockname):
+    probe = _operation_of(request) in PROBES and names_no_site(header)
+    if not probe and not request.app[GUARD].serves(header, sockname):
         detail = (
             f"the Host header {header[:100]!r} is not an address of this node's API; "
             "use the URL that the node printed at its start"
@@ -102,9 +112,11 @@ async def auth_middleware(request: web.Request, handler: _Handler) -> web.Stream
     door, remote = request.app[DOORKEEPER], request.remote or ""
     caller, failure = None, None
     try:
-        caller = door.identify(
-            request.headers.get("Authorization"), secure=request.secure, remote=remote
-        )
+        refuse_credentials(request.query, "query parameter")
+        if len(request.headers.getall("Authorization", ())) > 1:
+            detail = "the header Authorization is given twice, and they may be different callers'"
+            raise ServiceError(401, "bad_authorization", f"{detail}; send it once")
+        caller = door.identify(request.headers, secure=request.secure, remote=remote)
     except ServiceError as error:
         failure = error
     verdict = door.count(caller, remote, _monotonic())
@@ -143,7 +155,8 @@ def _operation_of(request: web.Request) -> str:
     if resource is None:
         return UNMATCHED
     path = resource.canonical
-    return _OPERATIONS.get((request.method, path), path)
+    method = "GET" if request.method == "HEAD" else request.method
+    return _OPERATIONS.get((method, path), path)
 
 
 async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -282,7 +295,7 @@ class ApiServer:
         if self._runner is not None:
             raise RuntimeError("the API is already started")
         host = host.strip("[]")
-        if host.lower() == "localhost":
+        if host.lower().rstrip(".") == "localhost":
             host = "127.0.0.1"  # one socket, one port: port 0 would get another for each family
         names = frozenset[str]() if self._tls is None else self._tls.names
         app = make_app(

@@ -77,9 +77,7 @@ class DirectOrders:
             return False
         access, texts = self._access, self._service.texts
         try:
-            caller = access.identify(
-                headers.get("authorization"), secure=connection.secure, remote=connection.remote
-            )
+            caller = access.identify(headers, secure=connection.secure, remote=connection.remote)
             if not caller.may("trade"):
                 return False
             account = HOUSE if caller.account is None else caller.account

@@ -13,7 +13,9 @@ TRADING_CODES: Final[dict[str, tuple[str, str]]] = {
     ),
     "bad_authorization": (
         "Bad Authorization header",
-        "It must be `Authorization: Bearer KEY:SECRET`.",
+        "It must be `Authorization: Bearer KEY:SECRET`, once, with neither of them empty. Keys are not read from other "
+        "headers or from the query. Leave the header out to be the operator, where keys are optional; `GET /v1/session` "
+        "says who the caller is.",
     ),
     "bad_key": ("Bad key", "Unknown API key or wrong secret."),
     "bad_token": (

@@ -28,6 +28,10 @@ CONTENT_TYPE: Final = "application/problem+json"
 # Codes of the node's own refusals that are missing here get a title made from the code.
 CODES: Final[dict[str, tuple[str, str]]] = {
     "invalid_json": ("Invalid JSON", "The body is not JSON. Send one JSON object in UTF-8."),
+    "repeated_member": (
+        "Repeated member",
+        "An object of the body has a member twice, and only one of them can be meant. Send each once.",
+    ),
     "invalid_body": (
         "Invalid body",
         "The body is JSON, but a field is missing, unknown or of the wrong type; "

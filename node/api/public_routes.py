@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from node.api import limits
-from node.api.access import DOORKEEPER, admit, caller_of
+from node.api.access import DOORKEEPER, Caller, admit, caller_of
 from node.api.node_service import NodeService
 from node.api.operator_routes import ACCOUNT_ROUTES
 from node.api.order_routes import ORDER_ROUTES
@@ -36,6 +36,7 @@ from node.parts.table import annexes
 from node.version import VERSION
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
 from node.views.node_views import (
+    CallerAccess,
     CallRequest,
     ConnectRequest,
     HealthView,
@@ -163,14 +164,13 @@ async def get_status(request: web.Request) -> web.Response:
     return answer(request.app[SERVICE].status())
 
 
+# Health checks are of programs that add a query of their own, against caches.
 async def get_health(request: web.Request) -> web.Response:
-    query(request)
     status = request.app[SERVICE].status()
     return answer(HealthView(status="ok", node_id=status.node_id, version=status.version))
 
 
 async def get_ready(request: web.Request) -> web.StreamResponse:
-    query(request)
     found = request.app[SERVICE].ready()
     if found.ready:
         return answer(found)
@@ -183,19 +183,29 @@ async def get_session(request: web.Request) -> web.Response:
     query(request)
     service, caller = request.app[SERVICE], caller_of(request)
     account = None if caller.account is None else service.accounts.get(caller.account)
+    key = service.accounts.key(caller.key) if caller.key else None
     return answer(
         SessionView(
             node_id=service.node_id,
             version=VERSION,
             account=caller.account,
             account_name=None if account is None else account.name,
+            access=_access(caller),
             operator=caller.operator,
+            authenticated_by=caller.authenticated_by,
             permissions=sorted(caller.permissions),
             key=caller.key or None,
+            key_label=None if key is None else key.label,
             keys_required=request.app[DOORKEEPER].rules.keys_required,
             desk=any(part.name == "desk" for part in service.parts),
         )
     )
+
+
+def _access(caller: Caller) -> CallerAccess:
+    if caller.operator:
+        return "operator"
+    return "public" if caller.account is None else "account"
 
 
 async def get_diagnostics(request: web.Request) -> web.Response:
@@ -243,6 +253,7 @@ ROUTES: Final[tuple[Route, ...]] = (
 
 
 async def get_metrics(request: web.Request) -> web.Response:
+    query(request)
     admit(request, "node")
     return web.Response(
         body=request.app[SERVICE].metrics(), headers={"Content-Type": limits.METRICS_TYPE}

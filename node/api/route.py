@@ -18,6 +18,7 @@ from node.api import limits
 from node.api.access import caller_of
 from node.api.node_service import NodeService
 from node.http.http_requests import read_body as read_bytes
+from node.http.json_members import RepeatedMember, check_members
 from node.operations.operation import Operation
 from node.service.trading import Span
 from node.views.field_types import is_decimal
@@ -53,6 +54,17 @@ def decode_body(raw: bytes, kind: type[T]) -> T:
     Raises:
         ServiceError: 400 with the JSON pointer of the field that is wrong.
     """
+    body = _typed(raw, kind)
+    try:
+        check_members(raw)
+    except RepeatedMember as error:
+        raise ServiceError(400, "repeated_member", error.detail) from None
+    except (ValueError, RecursionError) as error:
+        raise _not_json(error) from None
+    return body
+
+
+def _typed(raw: bytes, kind: type[T]) -> T:
     try:
         decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.json.Decoder(kind))
         body: T = decoder.decode(raw)

@@ -14,6 +14,7 @@ import msgspec
 
 from node.api.problems import stream_problem
 from node.api.route import misfit, whole
+from node.http.json_members import RepeatedMember
 from node.streams.order_messages import (
     MAX_MANY,
     MAX_REQUEST_ID,
@@ -72,6 +73,16 @@ def reread(text: str) -> ReadMessage | Refused | None:
         return _reread_many(raw, request_id)
     found = _read(raw, _KINDS)
     return found if isinstance(found, Refused) else ReadMessage(request_id, False, [found])
+
+
+def repeated(text: str, error: RepeatedMember) -> Refused | None:
+    """The refusal of a message about orders that has a member twice; None when it is none about orders, or which
+    request it is has two meanings."""
+    raw = msgspec.json.decode(text)
+    op, request_id = raw.get("op"), raw.get("id")
+    if error.name in ("op", "id") or (op not in _KINDS and op != "many") or not _is_id(request_id):
+        return None
+    return refusal(op, request_id, ServiceError(400, "repeated_member", error.detail))
 
 
 def _reread_many(raw: dict[str, Any], request_id: str) -> ReadMessage | Refused:

@@ -32,12 +32,14 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from msgspec import UNSET
 
 from node.api import limits
-from node.api.access import DOORKEEPER, Caller, caller_of, check_access
+from node.api.access import ANYBODY, DOORKEEPER, Caller, caller_of, check_access
 from node.api.problems import problem
 from node.api.public_routes import SERVICE
+from node.api.route import query
 from node.api.stream_orders import StreamOrders
-from node.api.stream_requests import of_message, reread
+from node.api.stream_requests import of_message, repeated, reread
 from node.http.http_requests import FIGURES
+from node.http.json_members import RepeatedMember, check_members
 from node.http.rate_limit import RateVerdict
 from node.http.socket_session import End, SocketSession
 from node.streams.order_messages import Refused, TradingMessage
@@ -130,6 +132,8 @@ class _Connection:
             )
             await self._answer(StreamError(code="invalid_message", detail=detail))
             return
+        if await self._refuse_repeated(text):
+            return
         if isinstance(message, _TRADING):
             await self._orders.take(of_message(message), self._caller)
             await self._session.drained()
@@ -155,12 +159,28 @@ class _Connection:
         found = reread(text)
         if found is None:
             return False
+        if await self._refuse_repeated(text):
+            return True
         if isinstance(found, Refused):
             self._orders.refuse(found)
         else:
             await self._orders.take(found, self._caller)
         await self._session.drained()
         return True
+
+    async def _refuse_repeated(self, text: str) -> bool:
+        """Answer a message with a member that is there twice; False if there is none."""
+        try:
+            check_members(text)
+        except RepeatedMember as error:
+            refused = repeated(text, error)
+            if refused is not None:
+                self._orders.refuse(refused)
+                await self._session.drained()
+            else:
+                await self._answer(StreamError(code="invalid_message", detail=error.detail))
+            return True
+        return False
 
     def _count(self, caller: Caller | None) -> RateVerdict:
         """Count a request against the rate of its caller; None stands for a wrong key."""
@@ -205,6 +225,8 @@ class _Connection:
         if any(name.partition("/")[0] in PRIVATE | NODE for name in self._readers):
             detail = "unsubscribe from the channels of the account and of the node first"
             raise ServiceError(409, "already_subscribed", detail)
+        # After a failure the connection has no account, and is not the operator's as one without a key is.
+        self._caller = ANYBODY
         self._caller = self._identify(request)
         await self._answer(Authenticated(account=self._caller.account, id=request.id))
 
@@ -212,8 +234,9 @@ class _Connection:
         door, remote = self._request.app[DOORKEEPER], self._request.remote or ""
         caller, failure = None, None
         try:
-            header = f"Bearer {request.key}:{request.secret}"
-            caller = door.identify(header, secure=self._request.secure, remote=remote)
+            caller = door.authenticate(
+                request.key, request.secret, secure=self._request.secure, remote=remote
+            )
         except ServiceError as error:
             failure = error
         verdict = self._count(caller)  # count failed attempts too
@@ -258,6 +281,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     if not socket.can_prepare(request).ok:
         detail = "/v1/stream accepts WebSocket (RFC 6455) only; connect with a WebSocket client"
         return problem(request, 426, "upgrade_required", detail, headers={"Upgrade": "websocket"})
+    query(request)
     connections = request.app[CONNECTIONS]
     if len(connections) >= limits.STREAM_MAX_CLIENTS:
         detail = f"{limits.STREAM_MAX_CLIENTS} streams are open already; close one first"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import click
 
 from node.cli.client_session import CommandFailure, Exit, Session
 from node.client.node_finder import FoundNode, NoNode, find, is_running
@@ -37,7 +36,7 @@ def serve_attached(
         CommandFailure: the node does not take the service.
     """
     from node.client.attached_worker import AttachRefused
-    from node.daemon.process import loop_factory
+    from node.daemon.process import loop_factory, tell
 
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -48,7 +47,7 @@ def serve_attached(
         ) from None
     except KeyboardInterrupt:
         pass
-    click.echo("stopped")
+    tell("stopped")
     return Exit.OK
 
 
@@ -74,6 +73,7 @@ async def _stay_attached(process: Any, found: FoundNode, service: str) -> None:
     """Attach, and again whenever the node has been started anew."""
     from node.client.attached_worker import AttachRefused
     from node.client.exchange_client import NodeUnreachable
+    from node.daemon.process import tell
 
     directory = str(found.file.parent) if found.file is not None else None
     trust = Session(False, directory, None)
@@ -83,8 +83,8 @@ async def _stay_attached(process: Any, found: FoundNode, service: str) -> None:
     def attached(node_id: str) -> None:
         nonlocal lost
         lost = False
-        click.echo(f"node {node_id} offers {service!r}; process {os.getpid()} serves it")
-        click.echo("Ctrl-C ends.")
+        tell(f"node {node_id} offers {service!r}; process {os.getpid()} serves it")
+        tell("Ctrl-C ends.")
 
     while True:
         try:
@@ -103,7 +103,7 @@ async def _stay_attached(process: Any, found: FoundNode, service: str) -> None:
             if again is not None and again.operator_token == found.operator_token:
                 raise
         if not lost:
-            click.echo("exchange-node: the node has stopped; waiting for it", err=True)
+            tell("exchange-node: the node has stopped; waiting for it", sys.stderr)
         lost = True
         while (again := running_node(Path(directory or "."))) is None:  # noqa: ASYNC110
             await asyncio.sleep(AGAIN)

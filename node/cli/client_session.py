@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shlex
 import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
+from node.client.credentials import KeyRefused, parse_key
 from node.client.exchange_client import (
     DEFAULT_TIMEOUT,
     ApiError,
@@ -33,6 +35,9 @@ from node.client.server_trust import Trust
 T = TypeVar("T")
 G = TypeVar("G", bound=click.Group)
 KEY_VARIABLE: Final = "EXCHANGE_NODE_KEY"  # not an option: other users see command lines
+PROFILE_VARIABLE: Final = "EXCHANGE_NODE_DESK"
+DEBUG_VARIABLE: Final = "EXCHANGE_NODE_DEBUG"
+VARIABLES: Final = (KEY_VARIABLE, PROFILE_VARIABLE, DEBUG_VARIABLE)
 
 
 class Exit(IntEnum):
@@ -43,6 +48,7 @@ class Exit(IntEnum):
     USAGE = 2
     NO_NODE = 3
     UNEXPECTED = 4
+    NOT_PRINTED = 5
     INTERRUPTED = 130
 
 
@@ -57,9 +63,12 @@ class CommandFailure(click.ClickException):
         self.document = document
 
     def show(self, file: Any = None) -> None:
-        if self.document is not None:
-            print_json(self.document)
-        click.echo(f"exchange-node: {' '.join(self.message.split())}", file=file, err=file is None)
+        try:
+            if self.document is not None:
+                print_json(self.document)
+        finally:  # standard output may be closed or full
+            text = " ".join(self.message.split())
+            click.echo(f"exchange-node: {text}", file=file, err=file is None)
 
 
 def print_json(value: Any) -> None:
@@ -78,6 +87,7 @@ class BlockingTransport:
     def __init__(self, timeout: float = DEFAULT_TIMEOUT, *, trust: Trust | None = None) -> None:
         self._timeout = timeout
         self._trust = trust or Trust()
+        self.changed = False  # a request that may change something was answered
 
     def _connect(self, site: str) -> http.client.HTTPConnection:
         """Raises as connecting does, and `UntrustedNode`."""
@@ -106,7 +116,9 @@ class BlockingTransport:
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
             kind = answer.headers.get_content_type()
-            return ApiResponse(answer.status, kind, answer.read())
+            response = ApiResponse(answer.status, kind, answer.read())
+            self.changed |= method != "GET" and response.status < 300
+            return response
         except ssl.SSLCertVerificationError as error:
             raise UntrustedNode(site, ValueError(error.verify_message)) from error
         except ssl.SSLError as error:
@@ -143,14 +155,34 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a blocking transport must not wait")
 
 
-def key_and_secret(text: str) -> tuple[str, str]:
-    """Parse the value of EXCHANGE_NODE_KEY. Fails with exit code 2."""
-    key, colon, secret = text.partition(":")
-    if not (key and colon and secret):
+def _warn_of_misspelt() -> None:
+    """Name a variable that is probably meant for the key: without one a command acts as the operator."""
+    from difflib import get_close_matches
+
+    for name in os.environ:
+        if name not in VARIABLES and get_close_matches(name.upper(), [KEY_VARIABLE], cutoff=0.85):
+            click.echo(
+                f"exchange-node: warning: {name} is not used; did you mean {KEY_VARIABLE}?",
+                err=True,
+            )
+
+
+def key_in_environment() -> tuple[str, str] | None:
+    """Key and secret of EXCHANGE_NODE_KEY, None if it is not set. Fails with exit code 2."""
+    text = os.environ.get(KEY_VARIABLE)
+    if text is None:
+        _warn_of_misspelt()
+        return None
+    if not text.strip():
         raise click.UsageError(
-            f"{KEY_VARIABLE} must be KEY:SECRET, as printed by 'exchange-node account keys create'."
+            f"{KEY_VARIABLE} is set but empty: set it to KEY:SECRET, or unset it to act as the operator."
         )
-    return key, secret
+    try:
+        return parse_key(text)
+    except KeyRefused as error:
+        raise click.UsageError(
+            f"{KEY_VARIABLE} must be KEY:SECRET, as printed by 'exchange-node account keys create'; it {error}."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +201,8 @@ class Session:
         except NoNode as error:
             raise self.failure(str(error), Exit.NO_NODE, "no_node") from None
         except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--api") from None
+            hint = "--data-dir" if self.api is None else "--api"
+            raise click.BadParameter(str(error), param_hint=hint) from None
 
     def ask(
         self,
@@ -180,23 +213,23 @@ class Session:
         """Runs one request against the node, with every failure explained."""
         found = self.find()
         key, secret = self.credentials(found)
+        transport = BlockingTransport(timeout, trust=self.trust(found))
         client = ExchangeClient(
-            found.url,
-            key=key,
-            secret=secret,
-            node_id=found.node_id,
-            transport=BlockingTransport(timeout, trust=self.trust(found)),
+            found.url, key=key, secret=secret, node_id=found.node_id, transport=transport
         )
         try:
             return run_blocking(work(client))
         except ClientError as error:
             raise self.explain(error, found) from error
+        finally:
+            if transport.changed:
+                click.get_current_context().meta[_CHANGED] = True
 
     def credentials(self, found: FoundNode) -> tuple[str | None, str | None]:
         """Key and secret: those in EXCHANGE_NODE_KEY, else the operator's of the node on this machine."""
-        text = os.environ.get(KEY_VARIABLE, "")
-        if text:
-            return key_and_secret(text)
+        given = key_in_environment()
+        if given is not None:
+            return given
         return ("operator", found.operator_token) if found.operator_token else (None, None)
 
     def trust(self, found: FoundNode) -> Trust:
@@ -239,6 +272,12 @@ class Session:
 
 
 _META: Final = "exchange_node.options"
+_CHANGED: Final = "exchange_node.changed"
+
+
+def has_changed(ctx: click.Context) -> bool:
+    """Report if the node has answered a request of this command that may change something."""
+    return _CHANGED in ctx.meta
 
 
 def inherited(name: str) -> Any:
@@ -249,6 +288,24 @@ def inherited(name: str) -> Any:
 def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
     if value:
         ctx.meta.setdefault(_META, {})[param.name] = value
+
+
+def node_options() -> str:
+    """The options that named the node, as a shell reads them, after a blank; empty without any."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is None:
+        return ""
+    options = ""
+    for name, option in (("data_dir", "--data-dir"), ("api", "--api"), ("ca_file", "--api-cafile")):
+        value = ctx.params.get(name) or inherited(name)
+        if value is not None:
+            options += f" {option} {shlex.quote(str(value))}"
+    return options
+
+
+def shell_command(*words: str) -> str:
+    """A command for the node that this command is about, to be copied into a shell."""
+    return f"exchange-node {shlex.join(words)}{node_options()}"
 
 
 def common_options(group: G) -> G:

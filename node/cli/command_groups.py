@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
+
+from node.cli.client_session import node_options
+from node.cli.times import moment
 
 T = TypeVar("T")
 
@@ -43,6 +47,14 @@ def check_words(words: tuple[str, ...] | list[str]) -> None:
             raise click.NoSuchOption(word, possibilities=close, ctx=ctx)
 
 
+def wrong_text(error: ValueError) -> click.UsageError:
+    """The error of typed text. A command that it ends with is for the same node."""
+    text = str(error)
+    if re.search(r"exchange-node [a-z][^;,()]*$", text):
+        text += node_options()
+    return click.UsageError(text, ctx=click.get_current_context())
+
+
 def account_option(command: Callable[..., T]) -> Callable[..., T]:
     """Adds --account, for the operator."""
     return click.option(
@@ -63,11 +75,13 @@ def limit_option(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def span_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Adds --start, --end and --limit."""
-    command = limit_option(command)
-    command = click.option("--end", metavar="TIME", help="Not after.")(command)
+    """Adds --start and --end."""
+    command = click.option("--end", metavar="TIME", callback=moment, help="Not after.")(command)
     return click.option(
-        "--start", metavar="TIME", help="Not before: 2026-01-02T03:04:05Z, or milliseconds."
+        "--start",
+        metavar="TIME",
+        callback=moment,
+        help="Not before: 2026-01-02T03:04:05Z, or milliseconds.",
     )(command)
 
 

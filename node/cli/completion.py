@@ -122,12 +122,20 @@ def typed_order(ctx: click.Context, incomplete: str) -> Items:
     return _matching([("@", "limit price")], incomplete) if len(words) == 2 else []
 
 
+def commands(ctx: click.Context, incomplete: str) -> Items:
+    """Commands of this program."""
+    root = ctx.find_root()
+    return _matching(((name, "") for name in root.command.list_commands(root)), incomplete)  # type: ignore[attr-defined]
+
+
 # Metavar or name of a parameter -> what it stands for.
 _BY_METAVAR: Final[dict[str, Completer]] = {
     "MARKET": markets,
     "MARKET QTY [@ PRICE]": typed_order,
     "ID|NUMBER": orders,
     "[ID|NUMBER]": orders,
+    "[COMMAND]": commands,
+    "[COMMAND]...": commands,
     "NODE": peers,
     "SERVICE": services,
 }

@@ -4,53 +4,86 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any, Final, NoReturn
 
 import click
 
-from node.cli.client_session import CommandFailure, Exit, common_options, print_json
+from node.cli.client_session import (
+    DEBUG_VARIABLE,
+    CommandFailure,
+    Exit,
+    common_options,
+    has_changed,
+    print_json,
+    shell_command,
+)
+from node.cli.standard_streams import OutputLost, discard_output
+from node.cli.standard_streams import prepare as prepare_streams
+from node.parts.annex import ANNEXES
 from node.parts.table import annexes
 
-# Command -> where it is. Loaded when it is used: `exchange-node orders` should not pay for the rest.
-_OWN: Final = {
-    "start": "node.cli.commands.start_command:start",
-    "worker": "node.cli.commands.worker_command:worker",
-    "config": "node.cli.commands.config_command:config",
-    "service": "node.cli.service_unit:service",
-    "order": "node.cli.commands.order_commands:order",
-    "amend": "node.cli.commands.order_commands:amend",
-    "cancel": "node.cli.commands.order_commands:cancel",
-    "orders": "node.cli.commands.order_commands:orders",
-    "trades": "node.cli.commands.order_commands:trades",
-    "balances": "node.cli.commands.ledger_commands:balances",
-    "book": "node.cli.commands.market_commands:book",
-    "candles": "node.cli.commands.market_commands:candles",
-    "stream": "node.cli.commands.watch_commands:stream",
-    "markets": "node.cli.commands.market_commands:markets",
-    "market": "node.cli.commands.market_commands:market",
-    "account": "node.cli.commands.account_commands:account",
-    "ledger": "node.cli.commands.ledger_commands:ledger",
-    "journal": "node.cli.commands.journal_command:journal",
-    "open": "node.cli.commands.open_command:open_page",
-    "status": "node.cli.commands.network_commands:status",
-    "peers": "node.cli.commands.network_commands:peers",
-    "peer-list": "node.cli.commands.peer_list_command:peer_list",
-    "connect": "node.cli.commands.network_commands:connect",
-    "ping": "node.cli.commands.network_commands:ping",
-    "call": "node.cli.commands.service_commands:call",
-    "services": "node.cli.commands.service_commands:services",
-    "router": "node.cli.commands.service_commands:router",
-    "completion": "node.cli.completion:completion",
-    "manual": "node.cli.manual:manual",
-    "version": "node.cli.main:version",
+# Commands by what they are for: name -> where it is. Loaded when it is used: `exchange-node orders` should not
+# pay for the rest.
+GROUPS: Final[dict[str, dict[str, str]]] = {
+    "Run a node": {
+        "start": "node.cli.commands.start_command:start",
+        "status": "node.cli.commands.network_commands:status",
+        "open": "node.cli.commands.open_command:open_page",
+        "config": "node.cli.commands.config_command:config",
+        "service": "node.cli.service_unit:service",
+    },
+    "Trade": {
+        "order": "node.cli.commands.order_commands:order",
+        "amend": "node.cli.commands.order_commands:amend",
+        "cancel": "node.cli.commands.order_commands:cancel",
+        "orders": "node.cli.commands.order_commands:orders",
+        "trades": "node.cli.commands.order_commands:trades",
+    },
+    "Markets": {
+        "markets": "node.cli.commands.market_commands:markets",
+        "book": "node.cli.commands.market_commands:book",
+        "candles": "node.cli.commands.market_commands:candles",
+        "stream": "node.cli.commands.watch_commands:stream",
+        "market": "node.cli.commands.market_commands:market",
+    },
+    "Accounts and money": {
+        "account": "node.cli.commands.account_commands:account",
+        "whoami": "node.cli.commands.account_commands:whoami",
+        "balances": "node.cli.commands.ledger_commands:balances",
+        "ledger": "node.cli.commands.ledger_commands:ledger",
+    },
+    "Other nodes": {
+        "peers": "node.cli.commands.network_commands:peers",
+        "connect": "node.cli.commands.network_commands:connect",
+        "ping": "node.cli.commands.network_commands:ping",
+        "peer-list": "node.cli.commands.peer_list_command:peer_list",
+    },
+    "Copies of a node's data": {
+        "journal": "node.cli.commands.journal_command:journal",
+    },
+    "Functions that nodes serve": {
+        "worker": "node.cli.commands.worker_command:worker",
+        "call": "node.cli.commands.service_commands:call",
+        "services": "node.cli.commands.service_commands:services",
+        "router": "node.cli.commands.service_commands:router",
+    },
+    "Learn, and help": {
+        "help": "node.cli.main:help_command",
+        "completion": "node.cli.completion:completion",
+        "manual": "node.cli.manual:manual",
+        "version": "node.cli.main:version",
+    },
 }
-COMMANDS: Final = _OWN | {
-    command: f"node.annexes.{annex.name}.{where}"
-    for annex in annexes()
-    for command, where in annex.commands.items()
-}
+for _annex in annexes():
+    for _name, _where in _annex.commands.items():
+        GROUPS[_annex.group][_name] = f"{ANNEXES}.{_annex.name}.{_where}"
+COMMANDS: Final = {name: where for group in GROUPS.values() for name, where in group.items()}
+
+# Options whose value may be empty.
+EMPTY_OK: Final = frozenset({"--note", "--label", "--reason", "--bn"})
 
 EPILOG: Final = """\b
 Exit codes:
@@ -59,12 +92,9 @@ Exit codes:
   2    wrong usage, or settings, ports, directories and files that cannot be used
   3    no running node found
   4    unexpected failure
+  5    done, but the answer could not be printed: do not repeat it, look it up
   130  interrupted
 """
-
-
-class _OutputClosed(Exception):
-    """The reader of standard output is gone."""
 
 
 class CommandLine(click.Group):
@@ -72,6 +102,23 @@ class CommandLine(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            rows = []
+            for name in commands:
+                command = self.get_command(ctx, name)
+                if command is not None:
+                    text = command.get_short_help_str(formatter.width - width - 6)
+                    rows.append((name.ljust(width), text))
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _check_arguments(ctx, args)
+        return super().parse_args(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         where = COMMANDS.get(cmd_name)
@@ -91,26 +138,32 @@ class CommandLine(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except BrokenPipeError as error:  # click itself would exit with 1
-            raise _OutputClosed from error
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except OutputLost as lost:
+            lost.changed = has_changed(ctx)
+            raise
+        return result
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Runs a command and exits; never shows a traceback unless EXCHANGE_NODE_DEBUG is set."""
         kwargs["standalone_mode"] = False
         try:
             result = super().main(*args, **kwargs)
-            sys.stdout.flush()
-        except (_OutputClosed, BrokenPipeError):  # the reader of the output has closed it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(Exit.OK)
+            sys.stdout.flush()  # of --help, which invokes nothing
+        except OutputLost as lost:
+            sys.exit(_explain_lost(lost))
         except (click.Abort, KeyboardInterrupt):
             sys.exit(Exit.INTERRUPTED)
         except click.ClickException as error:
-            error.show()
+            try:
+                error.show()
+                sys.stdout.flush()
+            except OutputLost:  # of its document; what failed counts
+                discard_output()
             sys.exit(error.code if isinstance(error, CommandFailure) else error.exit_code)
         except Exception as error:
-            if os.environ.get("EXCHANGE_NODE_DEBUG"):
+            if os.environ.get(DEBUG_VARIABLE):
                 raise
             text = " ".join(f"{type(error).__name__}: {error}".split())
             click.echo(
@@ -122,9 +175,39 @@ class CommandLine(click.Group):
         sys.exit(result if isinstance(result, int) else Exit.OK)
 
 
+def _check_arguments(ctx: click.Context, args: list[str]) -> None:
+    """Refuse what no command can mean: empty arguments, of variables that a script has not set, and bytes
+    that are no text."""
+    before = ""
+    for arg in args:
+        if not arg.isprintable() and any("\ud800" <= char <= "\udfff" for char in arg):
+            shown = os.fsencode(arg).decode(errors="backslashreplace")
+            ctx.fail(f"The argument '{shown}' is not UTF-8 text.")
+        name, sign, value = arg.partition("=")
+        option = name if sign and name.startswith("--") else before
+        if not (value if sign and option == name else arg).strip() and option not in EMPTY_OK:
+            what = f"The value of {option}" if option.startswith("-") else "An argument"
+            ctx.fail(
+                f"{what} is empty: is a variable not set? Leave the option out, or give a value."
+            )
+        before = arg
+
+
+def _explain_lost(lost: OutputLost) -> Exit:
+    """Say what became of a command whose output was lost; returns its exit code."""
+    discard_output()
+    if lost.reader_left and not lost.changed:  # `| head` has what it wanted
+        return Exit.OK
+    what = "done, but the answer" if lost.changed else "the output"
+    click.echo(f"exchange-node: {what} could not be printed ({lost})", err=True)
+    return Exit.NOT_PRINTED
+
+
 def _unknown_command(name: str, rest: list[str]) -> str:
     if name.lower() in ("buy", "sell"):
-        return f"Unknown command {name!r}. Did you mean: exchange-node order {name.lower()} {' '.join(rest)}".rstrip()
+        return (
+            f"Unknown command {name!r}. Did you mean: {shell_command('order', name.lower(), *rest)}"
+        )
     close = difflib.get_close_matches(name.lower(), COMMANDS, n=2, cutoff=0.6)
     if close:
         return f"Unknown command {name!r}. Did you mean {' or '.join(close)}?"
@@ -168,11 +251,38 @@ def cli(ctx: click.Context) -> None:
       exchange-node book BTC-USD --watch             watch the order book
       exchange-node status                           how the node is
 
-    Every command has its own --help with examples. Commands find the node through its data
+    Every command has its own --help with examples (or: exchange-node help COMMAND). Commands find the node through its data
     directory (--data-dir or DATA_DIR) or its address (--api). --json prints JSON.
     """
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         ctx.color = False
+
+
+@click.command("help")
+@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.pass_context
+def help_command(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Show the help of a command, or list all commands.
+
+    \b
+    Examples:
+      exchange-node help
+      exchange-node help order
+      exchange-node help account keys create
+    """
+    here = ctx.find_root()
+    for number, word in enumerate(words):
+        command = here.command
+        if not isinstance(command, click.Group):
+            ctx.fail(f"{here.command_path} has no commands of its own.")
+        found = command.get_command(here, word.lower())
+        if found is None:
+            if number == 0:
+                ctx.fail(_unknown_command(word, []))
+            known = ", ".join(command.list_commands(here))
+            ctx.fail(f"{here.command_path} has no command {word!r}. It has {known}.")
+        here = click.Context(found, info_name=word.lower(), parent=here)
+    click.echo(here.get_help())
 
 
 @click.command()
@@ -209,6 +319,11 @@ def _check_system() -> None:
 def main() -> NoReturn:
     """The entry point of the `exchange-node` script."""
     _check_system()
+    prepare_streams()
+    if (
+        os.getpid() == 1
+    ):  # of a container: the system ends process 1 by no signal that it does not handle
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     if "_EXCHANGE_NODE_COMPLETE" in os.environ:
         import_module("node.cli.completion").prepare(COMMANDS)
     cli(prog_name="exchange-node")

@@ -1,4 +1,4 @@
-"""Parsing of typed text: an order (MARKET QTY [@ PRICE]), an amount of money, a time."""
+"""Parsing of typed text: an order (MARKET QTY [@ PRICE]), an amount of money."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 _DECIMAL = re.compile(r"(\d+(\.\d+)?|\.\d+)", re.ASCII)
 _ASSET = re.compile(r"[A-Za-z][A-Za-z0-9]{1,11}", re.ASCII)
-_DURATION = re.compile(r"(\d{1,9})([smhdSMHD])", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MARKET = re.compile(r"[A-Za-z][A-Za-z0-9]*([-/_.:]?[A-Za-z0-9]+)*", re.ASCII)
 
 
@@ -129,21 +126,3 @@ def parse_amount(words: list[str], usage: str, directions: str) -> tuple[str, st
     if not _ASSET.fullmatch(asset):
         raise OrderTextError(f"{asset!r} is not an asset; for example: {usage}")
     return decimal(amount, "amount"), asset.upper()
-
-
-def parse_expiry(text: str, now_ms: int) -> str:
-    """Convert an expiry to an API time. `30s`, `10m`, `2h` and `1d` count from now.
-
-    Raises:
-        OrderTextError: with what to type instead.
-    """
-    match = _DURATION.fullmatch(text)
-    if match:
-        seconds = int(match[1]) * _SECONDS[match[2].lower()]
-        return str(now_ms + seconds * 1000)
-    if _MOMENT.match(text) or (text.isascii() and text.isdigit() and len(text) >= 12):
-        return text
-    raise OrderTextError(
-        f"--expires {text!r} is not a time; write 30s, 10m, 2h, 1d, or a time such as "
-        "2026-01-02T03:04:05Z"
-    )

@@ -16,6 +16,7 @@ What streams is in `node.client.streaming_client`. Errors:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -23,6 +24,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from node.client.client_calls import OperatorCalls, OrderCalls
+from node.client.credentials import check_key, without_password
 from node.client.server_trust import Trust
 from node.operations import public_operations
 from node.operations.operation import Operation
@@ -35,6 +37,7 @@ from node.views.node_views import (
     PingView,
     RouterView,
     ServiceView,
+    SessionView,
     StatusView,
 )
 from node.views.views import BookView, CandleView, MarketView, TradeView
@@ -46,6 +49,7 @@ T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 35.0  # seconds; a little longer than the node's own timeout
 NODE_HEADER = "X-Exchange-Node"
+_FINAL_DOT = re.compile(r"\.(?=(:\d*)?$)")
 
 
 class ClientError(Exception):
@@ -89,21 +93,29 @@ class StreamClosed(ClientError):
 
 
 def checked_url(url: str) -> str:
-    """A node's URL without its final slash.
+    """A node's URL without its final slash, and its host name without a final dot, which certificates do not have.
 
     Raises:
         ValueError: it is none.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"a node's URL looks like http://127.0.0.1:8300, not {url!r}")
-    return url.rstrip("/")
+        raise ValueError(
+            f"a node's URL looks like http://127.0.0.1:8300, not {without_password(url)!r}"
+        )
+    netloc = _FINAL_DOT.sub("", parts.netloc)
+    return parts._replace(netloc=netloc).geturl().rstrip("/")
 
 
 def client_headers(key: str | None, secret: str | None, node_id: str | None) -> dict[str, str]:
-    """Headers of a request: credentials and the addressed node."""
+    """Headers of a request: credentials and the addressed node.
+
+    Raises:
+        KeyRefused: key and secret cannot be sent; the message does not have them.
+    """
     headers = {NODE_HEADER: node_id} if node_id else {}
     if key is not None:
+        check_key(key, secret or "")
         headers["Authorization"] = f"Bearer {key}:{secret}"
     return headers
 
@@ -333,6 +345,10 @@ class ExchangeClient(OrderCalls, OperatorCalls):
     async def router(self, *, events: int = 50, kind: str | None = None) -> RouterView:
         """State of the adaptive router, with its latest events."""
         return await self._call(public_operations.GET_ROUTER, events=events, kind=kind)
+
+    async def session(self) -> SessionView:
+        """Return the caller as the node knows it: operator or account, its key and permissions."""
+        return await self._call(public_operations.GET_SESSION)
 
     async def status(self) -> StatusView:
         return await self._call(public_operations.GET_STATUS)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
+
+from node.client.credentials import check_key, without_password
 
 DEFAULT_DATA_DIR: Final = (
     "~/.exchange-node"  # the default of DATA_DIR; importing config costs 0.15 s
@@ -54,14 +57,23 @@ class FoundNode:
                 f"{self.file} was left behind by a node that ended without stopping "
                 f"(process {self.pid} is gone); start it again with: {start}"
             )
-        return f"{self.file} names this address; if the node hangs, stop process {self.pid} and run: {start}"
+        process = f"process {self.pid}" if self.pid != 1 else "its container"  # 1 is init elsewhere
+        return f"{self.file} names this address; if the node hangs, stop {process} and run: {start}"
 
 
 def start_command(data_dir: Path) -> str:
     """The command that starts a node on `data_dir`."""
-    if data_dir == Path(DEFAULT_DATA_DIR).expanduser():
-        return "exchange-node start"
-    return f"exchange-node start --data-dir {data_dir}"
+    return f"exchange-node start{data_dir_option(data_dir)}"
+
+
+def data_dir_option(data_dir: Path) -> str:
+    """The option that names a data directory, as a shell reads it, after a blank; empty for the default."""
+    try:
+        if data_dir == Path(DEFAULT_DATA_DIR).expanduser():
+            return ""
+    except RuntimeError:  # there is no home directory
+        pass
+    return f" --data-dir {shlex.quote(str(data_dir))}"
 
 
 def is_running(pid: int) -> bool:
@@ -76,24 +88,44 @@ def is_running(pid: int) -> bool:
 
 
 def data_dir_in_force(option: str | None) -> Path:
-    """The data directory as `start` would choose it: option, DATA_DIR, .env, default."""
-    text = option or os.environ.get("DATA_DIR") or _from_env_file() or DEFAULT_DATA_DIR
-    return Path(text).expanduser()
+    """The data directory as `start` would choose it: option, DATA_DIR, .env, default.
+
+    Raises:
+        ValueError: it is empty, or has a ~ whose directory is unknown; the message says what to do.
+    """
+    text = option
+    if text is None:
+        text = os.environ.get("DATA_DIR")
+    if text is not None and not text.strip():
+        raise ValueError(
+            "DATA_DIR is set but empty: unset it, or set it to the directory of a node"
+        )
+    text = text or _from_env_file() or DEFAULT_DATA_DIR
+    try:
+        if text.startswith("~") and not os.environ.get("HOME", "unset"):
+            raise RuntimeError  # ~ would be the root directory
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"the home directory for {text} is unknown (HOME is not set, or empty): name the node with "
+            "--data-dir DIR or --api URL"
+        ) from None
 
 
 def _from_env_file() -> str | None:
+    """Raises `ValueError` if the file has a DATA_DIR that cannot be used: another node would be found."""
     env_file = Path(".env")
     try:
-        if not env_file.is_file() or "DATA_DIR" not in env_file.read_text("utf-8"):
+        if not env_file.is_file() or b"DATA_DIR" not in env_file.read_bytes():
             return None
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return None  # `start` reports what is wrong with it
-    from config import SettingError, load
+    from config import SettingError, data_dir_in_env_file
 
     try:
-        return str(load(env={}).settings.data_dir)
-    except SettingError:
-        return None
+        return data_dir_in_env_file(env_file)
+    except SettingError as error:
+        raise ValueError(error.problems[0]) from None
 
 
 def api_url(text: str) -> str:
@@ -102,6 +134,7 @@ def api_url(text: str) -> str:
     Raises:
         ValueError: it is no URL of an API; the message says why.
     """
+    text = text.strip()
     url = text if "://" in text else f"http://{text}"
     parts = urlsplit(url)
     try:
@@ -111,7 +144,8 @@ def api_url(text: str) -> str:
     except ValueError:
         sound = False
     if not sound:
-        raise ValueError(f"{text!r} is not the URL of a node, such as http://127.0.0.1:8300")
+        shown = without_password(text)
+        raise ValueError(f"{shown!r} is not the URL of a node, such as http://127.0.0.1:8300")
     return url.rstrip("/")
 
 
@@ -120,7 +154,7 @@ def find(data_dir: str | None = None, api: str | None = None) -> FoundNode:
 
     Raises:
         NoNode: no node runs on the data directory.
-        ValueError: `api` is no URL.
+        ValueError: `api` is no URL, or DATA_DIR cannot be used.
     """
     if api is not None:
         return FoundNode(api_url(api))
@@ -138,6 +172,8 @@ def find(data_dir: str | None = None, api: str | None = None) -> FoundNode:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise NoNode(f"{file} is damaged ({error}); restart the node, or use --api URL") from None
     try:
+        if running.operator_token:
+            check_key("operator", running.operator_token)
         url = api_url(running.api_url)
     except ValueError as error:
         raise NoNode(f"{file} is damaged ({error}); restart the node, or use --api URL") from None

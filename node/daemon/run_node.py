@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,10 +20,19 @@ from config import Loaded, Settings
 from exchange.journal.journal import JournalError
 from exchange.journal.market_history import HistoryError, MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
+from node.client.node_finder import data_dir_option
 from node.daemon.data_directory import holds_journal, open_key_and_journal
 from node.daemon.node import KnownNodes, Node
 from node.daemon.port_choice import PortTaken, wanted_ports
-from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.daemon.process import (
+    EXIT_FAILED,
+    EXIT_OK,
+    StartError,
+    claim_descriptors,
+    configure_logging,
+    loop_factory,
+    tell,
+)
 from node.daemon.progress import Progress
 from node.daemon.restore import marked
 from node.daemon.service_manager import ServiceManager, credential
@@ -76,15 +85,16 @@ def _run(
     as_json: bool = False,
 ) -> int:
     for warning in loaded.warnings:
-        print(f"exchange-node: warning: {warning}", file=sys.stderr)
+        tell(f"exchange-node: warning: {warning}", sys.stderr)
     collecting = gc.isenabled()
     gc.disable()  # until the node is ready
     try:
+        claim_descriptors()  # the loop needs some already
         configure_logging(loaded.settings)
         with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(loaded, stack, p2p_ports, prepare, as_json))
     except StartError as error:
-        print(f"exchange-node: {error}", file=sys.stderr)
+        tell(f"exchange-node: {error}", sys.stderr)
         return error.code
     finally:
         if collecting:
@@ -115,7 +125,7 @@ async def _serve(
     # again. It was off until now; a pass over all of it finds nothing worth its 35 ms.
     gc.freeze()
     gc.enable()
-    _print(_ready_line(node, settings) if as_json else banner(node, settings))
+    tell(_ready_line(node, settings) if as_json else banner(node, settings))
     manager = ServiceManager()
     manager.notify(READY="1", STATUS=_summary(node))
     supervision = asyncio.create_task(manager.run(lambda: _summary(node)), name="service manager")
@@ -127,20 +137,14 @@ async def _serve(
         failed, _ = group.split(JournalError)
         if failed is None:
             raise
-        print(f"exchange-node: {_first(failed)}; the node has stopped", file=sys.stderr)
+        tell(f"exchange-node: {_first(failed)}; the node has stopped", sys.stderr)
         return EXIT_FAILED
     finally:
         supervision.cancel()
         stop_watch.cancel()
     if not as_json:
-        _print("stopped")
+        tell("stopped")
     return EXIT_OK
-
-
-def _print(text: str) -> None:
-    """Print to standard output, which may be gone with a closed terminal or pipe."""
-    with suppress(OSError):
-        print(text, flush=True)
 
 
 async def _announce_stop(stop: asyncio.Event, manager: ServiceManager) -> None:
@@ -213,6 +217,7 @@ def open_node_parts(
     Raises:
         StartError: with what is wrong and what to do.
     """
+    claim_descriptors()
     data_dir = settings.data_dir
     for annex in wanted(settings):
         if annex.check:
@@ -347,7 +352,7 @@ def _check_recovered(data_dir: Path) -> None:
     if restored is not None:
         raise StartError(
             f"{data_dir} is older than its node: {restored.reason}. Bring it up to date with 'exchange-node "
-            f"recover --from-peers --data-dir {data_dir}'"
+            f"recover --from-peers{data_dir_option(data_dir)}'"
         )
 
 
@@ -385,8 +390,7 @@ def banner(node: Node, settings: Settings) -> str:
         for view in finding
     )
     extra = [name for name in status.services if name not in OFFERS]
-    default_dir = Path("~/.exchange-node").expanduser()
-    where = "" if settings.data_dir == default_dir else f" --data-dir {settings.data_dir}"
+    where = data_dir_option(settings.data_dir)
     lines = [
         f"exchange-node {VERSION}",
         f"  node       {node.node_id}",

@@ -99,7 +99,7 @@ def _names(certificate: x509.Certificate) -> frozenset[str]:
         return frozenset()
     names = found.get_values_for_type(x509.DNSName)
     addresses = found.get_values_for_type(x509.IPAddress)
-    return frozenset(name.lower() for name in [*names, *map(str, addresses)])
+    return frozenset(name.lower().rstrip(".") for name in [*names, *map(str, addresses)])
 
 
 def self_signed(directory: Path, hosts: Iterable[str]) -> Tls:
@@ -111,7 +111,7 @@ def self_signed(directory: Path, hosts: Iterable[str]) -> Tls:
     """
     certificate, key = directory / "api-cert.pem", directory / "api-key.pem"
     wanted = {"localhost", "127.0.0.1", "::1", socket.gethostname().lower()}
-    wanted |= {host.lower() for host in hosts if host not in ("0.0.0.0", "::")}
+    wanted |= {host.lower().rstrip(".") for host in hosts if host not in ("0.0.0.0", "::")}
     try:
         present = load_tls(certificate, key)
     except TlsError:

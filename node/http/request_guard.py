@@ -1,10 +1,12 @@
 """Hosts of the API, which a web page cannot pretend to ask.
 
-A page that resolves its own name to 127.0.0.1 (DNS rebinding) shows in the Host header.
+A page that resolves its own name to 127.0.0.1 (DNS rebinding) shows in the Host header. Names are compared without a
+final dot, which says only that a name is complete.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final, Protocol
@@ -40,11 +42,23 @@ def named(host: str | None, names: frozenset[str]) -> bool:
     return host is not None and (host in names or f"*.{host.partition('.')[2]}" in names)
 
 
+def names_no_site(header: str) -> bool:
+    """Return True for a Host header without a name: an IP address, or absent as in HTTP/1.0. Load balancers send such
+    ones. A browser's page has a name if that was resolved to this node."""
+    if not header:
+        return True
+    try:
+        ipaddress.ip_address(host_of(header) or "")
+    except ValueError:
+        return False
+    return True
+
+
 class RequestGuard:
     """Names of the API's hosts. `hosts` are names besides the loopback ones."""
 
     def __init__(self, hosts: Iterable[str], node_id: str) -> None:
-        self._names = LOOPBACK_NAMES | {host.lower().strip("[]") for host in hosts}
+        self._names = LOOPBACK_NAMES | {host.lower().strip("[]").rstrip(".") for host in hosts}
         self._node_id = node_id
 
     def serves(self, header: str, sockname: object) -> bool:

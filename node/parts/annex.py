@@ -42,6 +42,7 @@ class Annex:
     Attributes:
         name: of the folder.
         commands: commands of `exchange-node` -> click command.
+        group: heading of `exchange-node --help` that they are listed under.
         routes: REST operations, a tuple of `node.api.route.Route`.
         application: function(application, service, access rules) that adds what REST operations cannot
             express; it returns handlers of requests that need no application (`DirectHandlers`).
@@ -53,6 +54,7 @@ class Annex:
 
     name: str
     commands: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
     routes: str = ""
     application: str = ""
     wanted: Callable[[Settings], bool] = lambda settings: True

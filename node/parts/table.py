@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 NAMES: Final = (
     "bitfinex",
     "desk",
-    "standby",
-    "export",
-    "tracing",
-    "grenache",
     "backup",
     "recovery",
+    "standby",
+    "export",
+    "grenache",
+    "tracing",
     "demos",
     "learn",
 )

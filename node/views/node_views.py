@@ -351,6 +351,10 @@ class ConnectRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ]
 
 
+CallerAccess = Literal["operator", "account", "public"]
+Authentication = Literal["key", "token", "nothing"]
+
+
 class SessionView(msgspec.Struct, kw_only=True):
     """The caller of the request, its permissions, and the node that answers."""
 
@@ -358,9 +362,12 @@ class SessionView(msgspec.Struct, kw_only=True):
     version: str
     account: int | None  # None: no account, only public data; 0: the house
     account_name: str | None
-    operator: bool
+    access: CallerAccess  # operator: everything, for the house or any account; public: no account
+    operator: bool  # access is operator
+    authenticated_by: Authentication  # token: the operator's; nothing: no credentials were sent
     permissions: list[Permission]  # of the key; the operator has all
     key: str | None  # without its secret; None without a key
+    key_label: str | None
     keys_required: bool  # API_AUTH=required: without a key there is public data only
     desk: bool = False  # DESK_PROFILE names own nodes: /v1/desk
 

@@ -8,6 +8,8 @@ from typing import Final
 
 from exchange.market.candles import LATEST
 
+# 2001-01-01. Trades were none before, and seconds of any year to come are below it.
+_LEAST_MS: Final = 978_307_200_000
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -31,7 +33,13 @@ def time_of(text: str) -> int:
         ValueError: neither; the message says what to write.
     """
     if text.isascii() and text.isdigit() and len(text) <= 15:
-        return int(text) * 1000
+        number = int(text)
+        if 0 < number < _LEAST_MS:
+            raise ValueError(
+                f"{text} is in January 1970 to December 2000 as milliseconds; if it is seconds, write {number * 1000}, "
+                "else ISO 8601"
+            )
+        return number * 1000
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

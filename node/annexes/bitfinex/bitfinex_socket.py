@@ -52,6 +52,7 @@ from node.annexes.bitfinex.limits import (
 )
 from node.annexes.bitfinex.public_channels import ChannelStream, make_channel
 from node.annexes.bitfinex.symbols import Symbols
+from node.http.json_members import RepeatedMember, check_members
 from node.http.socket_session import End, SocketSession
 from node.service.market_data import MarketData
 from node.streams.stream import ReaderTooSlow
@@ -220,7 +221,11 @@ class BitfinexConnection:
             return
         try:
             message = orjson.loads(text)
-        except orjson.JSONDecodeError:
+            check_members(text)
+        except RepeatedMember as error:
+            await self._tell(_error(f"json: invalid: {error.detail}", UNKNOWN))
+            return
+        except (ValueError, RecursionError):
             await self._tell(_error("json: invalid", UNKNOWN))
             return
         event = message.get("event") if isinstance(message, dict) else None

@@ -27,6 +27,7 @@ from node.annexes.bitfinex import account_arrays
 from node.annexes.bitfinex.errors import BAD_PARAMETER, BitfinexError, bad, order_not_found
 from node.annexes.bitfinex.order_ids import own_number
 from node.annexes.bitfinex.symbols import Pair, Symbols
+from node.http.json_members import RepeatedMember, check_members
 
 Body = Mapping[str, Any]
 
@@ -58,10 +59,14 @@ def decode(raw: bytes | str) -> Any:
     """JSON with exact numbers.
 
     Raises:
-        BitfinexError: it is none, or nested too deeply.
+        BitfinexError: it is none, nested too deeply, or an object has a member twice.
     """
     try:
-        return _DECODER.decode(raw)
+        value = _DECODER.decode(raw)
+        check_members(raw)
+        return value
+    except RepeatedMember as error:
+        raise BitfinexError(BAD_PARAMETER, f"json: invalid: {error.detail}", 400) from None
     except (msgspec.DecodeError, ArithmeticError, RecursionError, UnicodeError):
         raise BitfinexError(BAD_PARAMETER, "json: invalid") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from operator import itemgetter
 from typing import Final
@@ -76,6 +77,7 @@ class Form:
             try:
                 if counted and not self.rate.allows(request.remote or "", self.clock()):
                     raise rate_limited()
+                _check_query(request)
                 return _json(await respond(request))
             except BitfinexError as error:
                 return _json(orjson.dumps(["error", error.code, error.text]), error.status)
@@ -204,6 +206,10 @@ def _calculated(calculate: Callable[[order_inputs.Body], str]) -> Respond:
         body = order_inputs.decode(raw) if raw.strip() else {}
         if not isinstance(body, dict):
             raise bad("body", "a JSON object is expected")
+        for name in request.query.keys() & body.keys():
+            raise BitfinexError(
+                BAD_PARAMETER, f"{name}: invalid: it is in the query and the body", 400
+            )
         return calculate({**request.query, **body})
 
     return respond
@@ -221,6 +227,16 @@ async def body_of(request: web.Request) -> bytes:
         raise bad("body", "it is too long") from None
     except TimeoutError:
         raise bad("body", "it did not come in time") from None
+
+
+def _check_query(request: web.Request) -> None:
+    """Refuse parameters that are given twice."""
+    if not request.rel_url.raw_query_string:
+        return
+    given = Counter(request.query.keys())
+    for name, times in given.items():
+        if times > 1:
+            raise BitfinexError(BAD_PARAMETER, f"{name[:40]}: invalid: it is given twice", 400)
 
 
 async def _nothing(_request: web.Request) -> str:

@@ -2,4 +2,8 @@
 
 from node.parts.annex import Annex
 
-ANNEX = Annex("demos", commands={"demo": "demo_command:demo"})
+ANNEX = Annex(
+    "demos",
+    commands={"demo": "demo_command:demo"},
+    group="Learn, and help",
+)

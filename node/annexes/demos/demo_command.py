@@ -70,13 +70,17 @@ def demo(
     module = importlib.import_module("node.annexes.demos.trading_demo")
     if open_page and ctx.get_parameter_source("seconds") is click.core.ParameterSource.DEFAULT:
         seconds = UNTIL_STOPPED
-    code: int = module.run(
-        nodes=nodes,
-        seconds=seconds,
-        seed=seed,
-        json=as_json,
-        open_page=open_in_browser if open_page else None,
-    )
+    process = importlib.import_module("node.daemon.process")
+    try:
+        code: int = module.run(
+            nodes=nodes,
+            seconds=seconds,
+            seed=seed,
+            json=as_json,
+            open_page=open_in_browser if open_page else None,
+        )
+    except process.StartError as error:
+        raise CommandFailure(str(error), Exit(error.code)) from None
     return code
 
 

@@ -5,6 +5,7 @@ from node.parts.annex import Annex
 ANNEX = Annex(
     "desk",
     commands={"desk": "desk_commands:desk"},
+    group="Accounts and money",
     routes="desk_routes:DESK_ROUTES",
     wanted=lambda settings: settings.desk_profile is not None,
     check="desk_part:check_desk",

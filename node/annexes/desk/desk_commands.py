@@ -16,11 +16,11 @@ from node.annexes.desk.desk_profile import DeskNode, nodes_of, read_profile
 from node.annexes.desk.desk_reader import DeskReader
 from node.annexes.desk.desk_views import DeskNodeView, DeskObligation
 from node.cli.client_session import (
-    KEY_VARIABLE,
+    PROFILE_VARIABLE,
     Exit,
     common_options,
     inherited,
-    key_and_secret,
+    key_in_environment,
     print_json,
 )
 from node.cli.command_groups import Group, account_option, limit_option, upper
@@ -30,7 +30,6 @@ from node.cli.tables import echo, fill_table, is_terminal, order_table, short
 T = TypeVar("T")
 V = TypeVar("V", bound="DeskView")
 
-PROFILE_VARIABLE: Final = "EXCHANGE_NODE_DESK"
 CODES: Final = {
     "no_node": Exit.NO_NODE,
     "wrong_node": Exit.NO_NODE,
@@ -57,8 +56,7 @@ class Desk:
 
     def ask(self, work: Callable[[DeskReader], Coroutine[Any, Any, V]]) -> V:
         """Ask all nodes side by side."""
-        text = os.environ.get(KEY_VARIABLE, "")
-        reader = DeskReader(lambda: self.nodes, key=key_and_secret(text) if text else None)
+        reader = DeskReader(lambda: self.nodes, key=key_in_environment())
         return asyncio.run(work(reader))
 
     def finish(self, view: DeskView, lines: Callable[[], list[Line]], empty: str) -> int:
@@ -104,6 +102,8 @@ def desk_options(command: Callable[..., T]) -> Callable[..., T]:
         *args: Any, nodes: str | None, profile: Path | None, as_json: bool, **kwargs: Any
     ) -> T:
         try:
+            if nodes is None and not os.environ.get(PROFILE_VARIABLE, "unset").strip():
+                raise ValueError(f"{PROFILE_VARIABLE} is set but empty: unset it, or name a file")
             if nodes is not None:
                 named = nodes_of(nodes)
             elif profile is not None:

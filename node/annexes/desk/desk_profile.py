@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from node.client.credentials import looks_like_key, read_text
+
 MAX_NODES: Final = 64
 MAX_FILE: Final = 64 * 1024  # bytes
 FIELDS: Final = ("name", "data_dir", "api", "ca_file", "key_file")
@@ -70,13 +72,13 @@ def read_profile(path: Path) -> list[DeskNode]:
         ValueError: it cannot be read, or is not as the module's docstring has it; the message says where.
     """
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise ValueError(f"{path} is longer than {MAX_FILE} bytes; expected {EXAMPLE}")
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(read_text(path, MAX_FILE))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is no TOML file: {error}; expected {EXAMPLE}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} {error}; expected {EXAMPLE}") from None
     entries = tables.pop("node", None)
     if tables or not isinstance(entries, list):
         found = f"has {', '.join(map(repr, tables))}" if tables else "has no [[node]]"
@@ -93,8 +95,11 @@ def _entry(entry: Any, number: int, path: Path) -> DeskNode:
     for name, value in entry.items():
         if name not in FIELDS:
             raise ValueError(f"{where} has {name!r}; expected one of {', '.join(FIELDS)}")
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{where}: {name} is {value!r}; expected a text")
+        if looks_like_key(value):
+            raise ValueError(f"{where}: {name} is a key; expected the path of a file that has it")
+    entry = {name: value.strip() for name, value in entry.items()}
     if ("data_dir" in entry) == ("api" in entry):
         raise ValueError(f"{where} needs one of data_dir and api")
     files = {name: path.parent / entry[name] for name in ("ca_file", "key_file") if name in entry}

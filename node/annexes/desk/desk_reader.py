@@ -34,6 +34,7 @@ from node.annexes.desk.desk_views import (
     DeskStatusView,
     DeskTradesView,
 )
+from node.client.credentials import parse_key, read_text
 from node.client.exchange_client import (
     AiohttpTransport,
     ApiError,
@@ -47,6 +48,7 @@ from node.client.server_trust import Trust
 T = TypeVar("T")
 Credentials = tuple[str, str]  # key and secret
 
+MAX_KEY_FILE: Final = 4096  # bytes
 TIMEOUT: Final = 10.0  # seconds for each node
 MAX_AT_ONCE: Final = 8  # nodes that are asked side by side
 
@@ -236,11 +238,10 @@ def _read_key(path: Path) -> Credentials:
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             text = f"{path} can be read by others; run: chmod 600 {path}"
             raise _Failure("key_file", text)
-        key, colon, secret = path.read_text("ascii").strip().partition(":")
-    except (OSError, UnicodeDecodeError) as error:
-        text = f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
+        return parse_key(read_text(path, MAX_KEY_FILE))
+    except OSError as error:
+        text = f"cannot read {path}: {error.strerror or error}"
         raise _Failure("key_file", text) from None
-    if not (key and colon and secret):
-        text = f"{path} must contain KEY:SECRET, as 'account keys create' prints it"
-        raise _Failure("key_file", text)
-    return key, secret
+    except ValueError as error:  # without the key
+        text = f"{path} must contain KEY:SECRET, as 'account keys create' prints it; it {error}"
+        raise _Failure("key_file", text) from None

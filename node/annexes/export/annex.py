@@ -5,6 +5,7 @@ from node.parts.annex import Annex
 ANNEX = Annex(
     "export",
     commands={"export": "export_command:export"},
+    group="Copies of a node's data",
     wanted=lambda settings: bool(settings.export_postgres or settings.export_nats),
     check="export_part:check_export",
     retention="export_process:retention",

@@ -5,6 +5,7 @@ from node.parts.annex import Annex
 ANNEX = Annex(
     "grenache",
     commands={"grape": "grape_command:grape"},
+    group="Other nodes",
     wanted=lambda settings: settings.discovery_grenache,
     part="grenache_part:GrenachePart",
 )

@@ -40,7 +40,7 @@ def _host(_ctx: click.Context, _param: click.Parameter, value: str | None) -> st
         raise click.BadParameter(f"{value!r} is not {Host().expected}") from None
 
 
-@click.command()
+@click.command(short_help="Run a Grape: a DHT node of Grenache with its HTTP API.")
 @click.option(
     "--dp",
     "--dht-port",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from config import Loaded, Settings, is_loopback
-from node.daemon.process import EXIT_OK, StartError, configure_logging, loop_factory
+from node.daemon.process import EXIT_OK, StartError, configure_logging, loop_factory, tell
 from node.version import VERSION
 from p2p.base.host_port import format_host_port
 from p2p.grenache.grape.grape import Grape
@@ -48,13 +48,13 @@ def run(
     settings: Settings = loaded.settings
     configure_logging(settings)
     for warning in loaded.warnings:
-        print(f"exchange-node: warning: {warning}", file=sys.stderr)
+        tell(f"exchange-node: warning: {warning}", sys.stderr)
     grape = Grape(grape_settings(settings, node_liveness=node_liveness, max_values=max_values))
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(settings, grape, max_payload, as_json))
     except StartError as error:
-        print(f"exchange-node: {error}", file=sys.stderr)
+        tell(f"exchange-node: {error}", sys.stderr)
         return error.code
 
 
@@ -68,22 +68,22 @@ async def _serve(settings: Settings, grape: Grape, max_payload: int, as_json: bo
         await _listen(settings, grape, api)
         gc.collect()
         gc.freeze()
-        print(_ready_line(grape, api) if as_json else banner(grape, api, settings), flush=True)
+        tell(_ready_line(grape, api) if as_json else banner(grape, api, settings))
         if not is_loopback(settings.grape_api_host):
             log.warning("the API listens on %s without access control", api.address[0])
 
-        def tell(line: str) -> None:
-            print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+        def tell_change(line: str) -> None:
+            tell(line, sys.stderr if as_json else sys.stdout)
 
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(_watch(grape, bool(settings.grape_bootstrap), tell))
+            watching = tasks.create_task(_watch(grape, bool(settings.grape_bootstrap), tell_change))
             await stop.wait()
             watching.cancel()
     finally:
         await api.stop()
         await grape.stop()
     if not as_json:
-        print("stopped", flush=True)
+        tell("stopped")
     return EXIT_OK
 
 

@@ -2,4 +2,8 @@
 
 from node.parts.annex import Annex
 
-ANNEX = Annex("learn", commands={"learn": "learn_command:learn"})
+ANNEX = Annex(
+    "learn",
+    commands={"learn": "learn_command:learn"},
+    group="Learn, and help",
+)

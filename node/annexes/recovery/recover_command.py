@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import click
@@ -55,7 +56,7 @@ def recover(
         process = importlib.import_module("node.daemon.process")
 
     def tell(text: str) -> None:
-        click.echo(f"exchange-node: {text}", err=True)
+        process.tell(f"exchange-node: {text}", sys.stderr)
 
     try:
         found = daemon.run_recovery(loaded, force=force, wait=wait, tell=tell)

@@ -22,6 +22,7 @@ from exchange.ledger.balances import PEER
 from exchange.ledger.statements import StatementTrade
 from exchange.model.instruments import instrument_of
 from exchange.model.records import Recovered
+from node.daemon import process
 from node.daemon.node import Node
 from node.daemon.port_choice import PortTaken, wanted_ports
 from node.daemon.process import StartError, configure_logging, loop_factory
@@ -63,7 +64,7 @@ def run_recovery(loaded: Loaded, *, force: bool, wait: float, tell: Tell) -> Rec
         RecoveryRefused: a known node did not answer, or the feeds contradict the journal.
     """
     for warning in loaded.warnings:
-        print(f"exchange-node: warning: {warning}", file=sys.stderr)
+        process.tell(f"exchange-node: warning: {warning}", sys.stderr)
     configure_logging(loaded.settings)
     ports = wanted_ports(loaded.settings.p2p_port, loaded.is_default("p2p_port"))
     with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:

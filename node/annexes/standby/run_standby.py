@@ -27,7 +27,14 @@ from node.annexes.standby.standby import Gap, Promotion, Standby
 from node.annexes.standby.standby_setup import TERMS, check_standby, lease_store
 from node.daemon import role_file
 from node.daemon.backup import BackupError
-from node.daemon.process import EXIT_FAILED, EXIT_OK, StartError, configure_logging, loop_factory
+from node.daemon.process import (
+    EXIT_FAILED,
+    EXIT_OK,
+    StartError,
+    configure_logging,
+    loop_factory,
+    tell,
+)
 from node.daemon.restore import Restored, mark, restore, unmark
 from node.daemon.role_file import Role
 from node.daemon.run_node import lock_directory, run
@@ -96,18 +103,18 @@ def run_standby(loaded: Loaded, of: HostPort, *, as_json: bool = False) -> int:
             if promoted is None:
                 return EXIT_OK
             if promoted.lossy:
-                print(
+                tell(
                     "exchange-node: this machine is the node now, and may lack its last events: run 'exchange-node "
                     "recover --from-peers', then start it",
-                    file=sys.stderr,
+                    sys.stderr,
                 )
                 return EXIT_OK
-            print("exchange-node: this machine is the node now", file=sys.stderr, flush=True)
+            tell("exchange-node: this machine is the node now", sys.stderr)
     except StartError as error:
-        print(f"exchange-node: {error}", file=sys.stderr)
+        tell(f"exchange-node: {error}", sys.stderr)
         return error.code
     except (JournalError, BackupError, OSError, ValueError) as error:
-        print(f"exchange-node: the standby has stopped: {error}", file=sys.stderr)
+        tell(f"exchange-node: the standby has stopped: {error}", sys.stderr)
         return EXIT_FAILED
     return run(loaded, as_json=as_json)
 
@@ -125,10 +132,9 @@ async def _follow(settings: Settings, of: HostPort, stack: ExitStack) -> Promoti
             )
         role_file.write(data_dir, Role(role="standby", epoch=0))
     identity = role_file.machine_identity(data_dir)
-    print(
+    tell(
         f"exchange-node: standby {identity.node_id} of {of}; the primary needs STANDBY_ALLOW={identity.node_id}",
-        file=sys.stderr,
-        flush=True,
+        sys.stderr,
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

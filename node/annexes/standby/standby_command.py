@@ -13,6 +13,7 @@ from node.cli.command_groups import Group
 from node.cli.commands.data_options import data_options
 from node.cli.commands.start_command import load_settings, start_options
 from node.cli.heavy_imports import heavy_imports
+from node.client.node_finder import data_dir_option
 
 PATIENCE: Final = 15.0  # s that a promotion may take
 LOOK_EVERY: Final = 0.1  # s
@@ -60,7 +61,13 @@ def standby(
 @standby.command(short_help="Show how far a standby is.")
 @data_options
 def status(settings: Any, as_json: bool) -> None:
-    """Show how far the standby of a data directory is."""
+    """Show how far the standby of a data directory is.
+
+    \b
+    Examples:
+      exchange-node standby status
+      exchange-node standby status --data-dir /srv/standby --json
+    """
     found = _status(settings)
     if as_json:
         print_json(found)
@@ -122,7 +129,7 @@ def _status(settings: Any) -> dict[str, Any]:
     found: dict[str, Any] | None = daemon.read_status(settings.data_dir)
     if found is None or time.time() - found["time"] > STALE:
         raise CommandFailure(
-            f"no standby runs on {settings.data_dir}: start it with 'exchange-node standby --of HOST:PORT'",
+            f"no standby runs on {settings.data_dir}: start it with: exchange-node standby --of HOST:PORT{data_dir_option(settings.data_dir)}",
             Exit.NO_NODE,
         )
     return found

@@ -5,10 +5,24 @@ from __future__ import annotations
 import click
 
 from exchange.model.records import Permission
-from node.cli.client_session import Session, client_options, common_options, print_json
-from node.cli.command_groups import LENIENT, Group, check_words, span_options, upper
+from node.cli.client_session import (
+    Session,
+    client_options,
+    common_options,
+    print_json,
+    shell_command,
+)
+from node.cli.command_groups import (
+    LENIENT,
+    Group,
+    check_words,
+    limit_option,
+    span_options,
+    upper,
+    wrong_text,
+)
 from node.cli.order_text import OrderTextError, parse_amount
-from node.cli.table_layout import Cell, Column, Line, table
+from node.cli.table_layout import Cell, Column, Line, clean, table
 from node.cli.tables import clock, echo
 from node.views.account_views import (
     AccountChange,
@@ -18,6 +32,7 @@ from node.views.account_views import (
     PostingView,
     TransferView,
 )
+from node.views.node_views import SessionView
 
 
 @common_options
@@ -61,10 +76,51 @@ def create(
         print_json(view)
     else:
         click.echo(f"account {view.number}: {view.name}")
-        click.echo(
-            f"  next: exchange-node account deposit {view.name} 1000 USD, "
-            f"exchange-node account keys create {view.name}"
+        click.echo(f"  next: {shell_command('account', 'deposit', view.name, '1000', 'USD')}")
+        click.echo(f"        {shell_command('account', 'keys', 'create', view.name)}")
+
+
+@click.command()
+@client_options
+def whoami(session: Session) -> None:
+    """Show for whom commands act here: operator or account.
+
+    Without EXCHANGE_NODE_KEY that is the operator, on the machine of the node.
+
+    \b
+    Examples:
+      exchange-node whoami
+      EXCHANGE_NODE_KEY=KEY:SECRET exchange-node whoami --api https://exchange.example.org
+      exchange-node whoami --json | jq -r '.access'
+    """
+    view = session.ask(lambda client: client.session())
+    if session.as_json:
+        print_json(view)
+        return
+    for line in _describe_caller(view):
+        click.echo(clean(line))
+
+
+def _describe_caller(view: SessionView) -> list[str]:
+    """Describe in lines for whom the node takes the caller, and by what."""
+    if view.access == "operator":
+        lines = ["operator: acts for the house, and with --account for any account"]
+    elif view.access == "account":
+        lines = [f"account {view.account}: {view.account_name}"]
+    else:
+        lines = ["no account: public data only; set EXCHANGE_NODE_KEY=KEY:SECRET to trade"]
+    if view.authenticated_by == "key":
+        label = f" ({view.key_label})" if view.key_label else ""
+        lines.append(f"  by    the key {view.key}{label}")
+    elif view.authenticated_by == "token":
+        lines.append("  by    the operator's token of the running node, in its data directory")
+    else:
+        lines.append(
+            "  by    no key: the node takes programs on this machine for the operator's"
+            if view.access == "operator"
+            else "  by    no key"
         )
+    return [*lines, f"  may   {', '.join(view.permissions) or 'look'}", f"  node  {view.node_id}"]
 
 
 @account.command("list")
@@ -130,7 +186,9 @@ def show(session: Session, name: str) -> None:
     if keys:
         lines += _key_table(keys)
     else:
-        lines.append([(f"  no keys: exchange-node account keys create {view.name}", "dim")])
+        lines.append(
+            [(f"  no keys: {shell_command('account', 'keys', 'create', view.name)}", "dim")]
+        )
     echo(lines)
 
 
@@ -146,7 +204,7 @@ def _money_command(verb: str, summary: str, text: str) -> None:
         try:
             amount, asset = parse_amount(list(words), usage, "'deposit' and 'withdraw'")
         except OrderTextError as error:
-            raise click.UsageError(str(error), ctx=click.get_current_context()) from None
+            raise wrong_text(error) from None
         if verb == "deposit":
             view = session.ask(lambda client: client.deposit(name, asset, amount, note=note))
         else:
@@ -315,7 +373,7 @@ def list_keys(session: Session, name: str) -> None:
     elif views:
         echo(_key_table(views))
     else:
-        click.echo(f"no keys: exchange-node account keys create {name}", err=True)
+        click.echo(f"no keys: {shell_command('account', 'keys', 'create', name)}", err=True)
 
 
 def _key_table(views: list[KeyView]) -> list[Line]:
@@ -355,6 +413,7 @@ def revoke_key(session: Session, key: str) -> None:
 @click.argument("name")
 @click.option("--asset", metavar="ASSET", help="Only this asset.")
 @span_options
+@limit_option
 @client_options
 def ledger(
     session: Session,

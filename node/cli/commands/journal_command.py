@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.cli.client_session import CommandFailure, Exit, common_options, print_json
-from node.cli.command_groups import Group
+from node.cli.command_groups import Group, span_options
 from node.cli.commands.data_options import data_options, explained, unused
 from node.cli.table_layout import Cell, Column, table
 from node.cli.tables import echo
+from node.client.node_finder import data_dir_option
 from node.daemon.progress import ByteProgress
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ def verify(settings: Settings, as_json: bool) -> int:
     help="Only this kind; may be repeated.",
 )
 @click.option("--account", metavar="NAME", help="Only of this account, by name or number.")
-@click.option("--start", metavar="TIME", help="Not before: 2026-01-02T03:04:05Z, or milliseconds.")
-@click.option("--end", metavar="TIME", help="Not after.")
+@span_options
 @data_options
 def export(
     kinds: tuple[str, ...],
@@ -123,8 +122,6 @@ def export(
                 click.echo(line)
         except LookupError as error:
             raise CommandFailure(str(error.args[0]), Exit.REFUSED) from None
-        except BrokenPipeError:
-            sys.stderr.close()
 
 
 @journal.command()
@@ -198,6 +195,6 @@ def _print_report(report: Repair, settings: Settings) -> None:
         click.echo(f"note      {note}")
     if report.original:
         click.echo(f"The damaged journal is in {report.original}. Before the next start:")
-        click.echo(f"  exchange-node recover --from-peers --data-dir {settings.data_dir}")
+        click.echo(f"  exchange-node recover --from-peers{data_dir_option(settings.data_dir)}")
     else:
         click.echo("Nothing was changed. --yes repairs it.")

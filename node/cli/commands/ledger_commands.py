@@ -9,8 +9,23 @@ import click
 import msgspec
 
 from exchange.ledger.statements import text_of, units
-from node.cli.client_session import Session, client_options, common_options, print_json
-from node.cli.command_groups import LENIENT, Group, account_option, check_words, span_options, upper
+from node.cli.client_session import (
+    Session,
+    client_options,
+    common_options,
+    print_json,
+    shell_command,
+)
+from node.cli.command_groups import (
+    LENIENT,
+    Group,
+    account_option,
+    check_words,
+    limit_option,
+    span_options,
+    upper,
+    wrong_text,
+)
 from node.cli.commands.reconcile_commands import reconcile, verify
 from node.cli.order_text import OrderTextError, decimal, parse_amount
 from node.cli.table_layout import Cell, Column, Line, table
@@ -82,6 +97,7 @@ ledger.add_command(verify)
 @click.argument("holder", default="outside")
 @click.option("--asset", metavar="ASSET", help="Only this asset.")
 @span_options
+@limit_option
 @client_options
 def entries(
     session: Session,
@@ -288,7 +304,7 @@ def settle(
         usage = f"exchange-node ledger settle {peer} {direction} 1200.50 USD"
         amount, asset = parse_amount(list(words), usage, "'paid' and 'received'")
     except OrderTextError as error:
-        raise click.UsageError(str(error), ctx=click.get_current_context()) from None
+        raise wrong_text(error) from None
     view = session.ask(lambda client: client.settle(peer, asset, amount, direction, note=note))
     if session.as_json:
         print_json(view)
@@ -333,7 +349,7 @@ def credit(session: Session, asset: str | None, limit: str | None, peer: str | N
     check_words([word for word in (asset, limit) if word is not None])
     if limit is None:
         raise click.UsageError(
-            f"how much? For example: exchange-node ledger credit {asset} 10000, or none",
+            f"how much? A number or none, for example: {shell_command('ledger', 'credit', asset, '10000')}",
             ctx=click.get_current_context(),
         )
     wanted: str | None = None
@@ -341,7 +357,7 @@ def credit(session: Session, asset: str | None, limit: str | None, peer: str | N
         try:
             wanted = limit if limit.strip("0.") == "" else decimal(limit, "limit")
         except OrderTextError as error:
-            raise click.UsageError(str(error), ctx=click.get_current_context()) from None
+            raise wrong_text(error) from None
     view = session.ask(lambda client: client.set_credit(asset.upper(), wanted, peer=peer))
     if session.as_json:
         print_json(view)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from exchange.market.candles import TIMEFRAMES
 from node.cli.client_session import Session, client_options, common_options, print_json
-from node.cli.command_groups import Group, limit_option
+from node.cli.command_groups import Group, limit_option, span_options
 from node.cli.ladder import draws_blocks, ladder
 from node.cli.table_layout import Cell, Column, table
 from node.cli.tables import candle_table, echo
+from node.cli.times import TimeframeType
 from node.views.account_views import HaltView, MarketStepsView
 
 
@@ -50,13 +50,12 @@ def book(session: Session, market: str, depth: int, watch: bool) -> None:
 @click.option(
     "--tf",
     "timeframe",
-    type=click.Choice(list(TIMEFRAMES)),
+    type=TimeframeType(),
     default="1h",
     show_default=True,
     help="The length of a candle.",
 )
-@click.option("--start", metavar="TIME", help="Not before: 2026-01-02T03:04:05Z, or milliseconds.")
-@click.option("--end", metavar="TIME", help="Not after.")
+@span_options
 @limit_option
 @client_options
 def candles(

@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from node.cli.client_session import Session, client_options, print_json
+from node.cli.client_session import (
+    Session,
+    client_options,
+    node_options,
+    print_json,
+    shell_command,
+)
 from node.cli.table_layout import Line, clean, folded
 from node.cli.tables import echo, is_terminal, peer_table, policy_table
 from node.client.exchange_client import ExchangeClient
@@ -198,11 +204,14 @@ def peers(
             for symbol, steps in peer.other_steps.items():
                 click.echo(
                     f"{clean(peer.node_id or '?')[:12]} trades {clean(symbol)} in steps of {clean(steps)}, this node in "
-                    "others: their orders do not meet; see 'exchange-node market steps'",
+                    f"others: their orders do not meet; see: {shell_command('market', 'steps')}",
                     err=True,
                 )
     else:
-        click.echo("no peers yet; name one with: exchange-node connect HOST:PORT", err=True)
+        click.echo(
+            f"no peers yet; name one with: exchange-node connect HOST:PORT{node_options()}",
+            err=True,
+        )
 
 
 @click.command()
@@ -259,6 +268,8 @@ def check_address(text: str) -> None:
     Raises:
         click.BadParameter: with what to type instead.
     """
+    from p2p.base.host_port import is_ip, parse_host_port
+
     hint = "HOST:PORT"
     host, colon, port = text.rpartition(":")
     if "://" in text:
@@ -266,17 +277,21 @@ def check_address(text: str) -> None:
             f"{text!r} is a URL; give the peer port's address, such as 192.168.1.20:3000",
             param_hint=hint,
         )
-    if text.count(":") > 1 and not (host.startswith("[") and host.endswith("]")):
+    meant = [f"[{text}]:3000"] if is_ip(text) and ":" in text else []
+    meant += [f"[{host}]:{port}"] if is_ip(host) and ":" in host and port else []
+    if meant:
         raise click.BadParameter(
-            f"put an IPv6 address in brackets: [{text}]:3000 or [{host}]:{port}", param_hint=hint
+            f"put an IPv6 address in brackets: {' or '.join(meant)}", param_hint=hint
         )
-    if not colon or not host:
+    if text and (not colon or text.endswith((":", "]"))):
         raise click.BadParameter(
-            f"{text!r} has no port; peers listen on 3000 by default: {text.strip(':')}:3000",
+            f"{text!r} has no port; peers listen on 3000 by default: {text.rstrip(':')}:3000",
             param_hint=hint,
         )
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise click.BadParameter(f"{port!r} is not a port from 1 to 65535", param_hint=hint)
+    try:
+        parse_host_port(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=hint) from None
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args
@@ -10,12 +11,27 @@ import click
 import msgspec
 
 from exchange.model.commands import SelfTrade
-from node.cli.client_session import Session, client_options, common_options, print_json
-from node.cli.command_groups import LENIENT, account_option, check_words, limit_option, upper
+from node.cli.client_session import (
+    CommandFailure,
+    Session,
+    client_options,
+    common_options,
+    node_options,
+    print_json,
+)
+from node.cli.command_groups import (
+    LENIENT,
+    account_option,
+    check_words,
+    limit_option,
+    upper,
+    wrong_text,
+)
 from node.cli.order_check import confirm_amendment, confirm_order, yes_option
 from node.cli.order_outcomes import WORKING, describe_order
-from node.cli.order_text import OrderTextError, decimal, parse_expiry, parse_order
+from node.cli.order_text import OrderTextError, decimal, parse_order
 from node.cli.tables import echo, fill_table, is_terminal, order_table, trade_table
+from node.cli.times import TimeTextError, parse_expiry
 from node.views.views import AmendRequest, OrderRequest, OrderView, Side
 
 T = TypeVar("T")
@@ -30,8 +46,10 @@ class _OrderGroup(click.Group):
             return super().resolve_command(ctx, [args[0].lower(), *args[1:]])
         sides = [word.lower() for word in args if word.lower() in ("buy", "sell")]
         side = sides[0] if sides else "buy|sell"
-        rest = " ".join(word for word in args if word.lower() != side)
-        return ctx.fail(f"missing 'buy' or 'sell': write exchange-node order {side} {rest}")
+        rest = shlex.join(word for word in args if word.lower() != side)
+        return ctx.fail(
+            f"missing 'buy' or 'sell': write exchange-node order {side} {rest}{node_options()}"
+        )
 
 
 @common_options
@@ -59,8 +77,8 @@ def _place(
     try:
         typed = parse_order(side, list(words), price)
         request = _request(side, typed.market, typed.quantity, typed.price, options)
-    except OrderTextError as error:
-        raise click.UsageError(str(error), ctx=click.get_current_context()) from None
+    except (OrderTextError, TimeTextError) as error:
+        raise wrong_text(error) from None
     if not yes:
         confirm_order(session, request)
     view = session.ask(lambda client: client.submit(request, account=account))
@@ -74,7 +92,7 @@ def _place(
 def _request(
     side: Side, market: str, quantity: str, price: str | None, options: dict[str, Any]
 ) -> OrderRequest:
-    """Raises `OrderTextError` for numbers and times that are none."""
+    """Raises `OrderTextError`, `TimeTextError` for numbers and times that are none."""
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("display_quantity", "stop", "trailing_offset", "oco_stop", "worst_price"):
         if name in given:
@@ -89,9 +107,12 @@ def _outcome(session: Session, view: OrderView, account: str | None) -> OrderVie
     """The order once other nodes have answered what was asked of them, or after a moment."""
     deadline = time.monotonic() + OUTCOME_WAIT
     order_id = view.id
-    while view.pending.strip("0.") and time.monotonic() < deadline:
-        time.sleep(0.02)
-        view = session.ask(lambda client: client.order(order_id, account=account))
+    try:
+        while view.pending.strip("0.") and time.monotonic() < deadline:
+            time.sleep(0.02)
+            view = session.ask(lambda client: client.order(order_id, account=account))
+    except (CommandFailure, KeyboardInterrupt):
+        pass  # the order is placed: its last known state is the answer
     return view
 
 
@@ -100,7 +121,10 @@ def _without_ended_link(session: Session, view: OrderView, account: str | None) 
     linked = view.linked_order_id
     if linked is None:
         return view
-    other = session.ask(lambda client: client.order(linked, account=account))
+    try:
+        other = session.ask(lambda client: client.order(linked, account=account))
+    except CommandFailure:  # the amendment is done: the node's answer to it is shown
+        return view
     return view if other.status in WORKING else msgspec.structs.replace(view, linked_order_id=None)
 
 
@@ -116,7 +140,9 @@ def _order_options(command: Callable[..., T]) -> Callable[..., T]:
                 "kill, all at once or nothing; gtd: until --expires.",
             ),
             click.option(
-                "--expires", metavar="TIME", help="Ends then: 30s, 10m, 2h, 1d, or an ISO time."
+                "--expires",
+                metavar="TIME",
+                help="Ends then: 30s, 10m, 2h, 1d, or a time with its zone, such as 2026-01-02T03:04:05Z.",
             ),
             click.option(
                 "--post-only", is_flag=True, default=None, help="Never trade at once, only rest."
@@ -214,7 +240,9 @@ order.add_command(_order_command("sell"))
 @click.option("--stop", metavar="PRICE")
 @click.option("--trailing-offset", metavar="DISTANCE")
 @click.option("--display-quantity", metavar="QTY")
-@click.option("--expires", metavar="TIME", help="30s, 10m, 2h, 1d from now, or an ISO time.")
+@click.option(
+    "--expires", metavar="TIME", help="30s, 10m, 2h, 1d from now, or a time with its zone."
+)
 @account_option
 @yes_option
 @client_options
@@ -243,8 +271,8 @@ def amend(
                 given[name] = parse_expiry(value, int(time.time() * 1000))
             else:
                 given[name] = decimal(value, name)
-    except OrderTextError as error:
-        raise click.UsageError(str(error), ctx=click.get_current_context()) from None
+    except (OrderTextError, TimeTextError) as error:
+        raise wrong_text(error) from None
     changes = AmendRequest(**given)
     if not yes and (changes.price is not None or changes.quantity is not None):
         confirm_amendment(session, order_id, changes, account)

@@ -11,9 +11,10 @@ import msgspec
 
 from exchange.ledger.reconciliation import Comparison, Evidence, evaluate
 from exchange.ledger.statements import StatementError
-from node.cli.client_session import Exit, Session, client_options, print_json
+from node.cli.client_session import Exit, Session, client_options, node_options, print_json
 from node.cli.table_layout import Cell, Column, Line, clean, table
 from node.cli.tables import clock, echo, is_terminal, short
+from node.client.credentials import decode_text
 from node.views.statement_views import (
     AssetAgreementView,
     ComparisonView,
@@ -114,11 +115,11 @@ def load(session: Session, path: Path) -> Evidence:
     try:
         if path.stat().st_size > MAX_FILE:
             raise session.failure(f"{path} is too large", Exit.REFUSED, "malformed")
-        return msgspec.json.decode(path.read_bytes(), type=Evidence)
+        return msgspec.json.decode(decode_text(path.read_bytes()), type=Evidence)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise session.failure(f"cannot read {path}: {reason}", Exit.USAGE, "no_file") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise session.failure(
             f"{path} was not made by 'ledger reconcile --save': {error}", Exit.REFUSED, "malformed"
         ) from None
@@ -241,7 +242,7 @@ def _notes(view: ComparisonView, peer: str) -> list[str]:
         else:
             notes.append(
                 f"if that payment was made, record it here: exchange-node ledger settle "
-                f"{view.peer[:10]} {words}; if not, ask node {peer} what it was"
+                f"{view.peer[:10]} {words}{node_options()}; if not, ask node {peer} what it was"
             )
     if any(not trade.under_way for trade in view.trades):
         notes.append(

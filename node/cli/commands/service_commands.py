@@ -13,6 +13,7 @@ import msgspec
 from node.cli.client_session import Session, client_options, print_json, print_json_line
 from node.cli.table_layout import Cell, Column, Line, clean, table
 from node.cli.tables import clock, echo, is_terminal, short
+from node.client.credentials import decode_text
 from node.views.node_views import CallRequest, RouterView, ServiceView
 
 FRAME: Final = 1.0  # seconds between two looks of `router --watch`
@@ -85,7 +86,10 @@ def _payload(text: str | None) -> Any:
     if text is None:
         return None
     if text == "-":
-        text = sys.stdin.read()
+        try:
+            text = decode_text(sys.stdin.buffer.read())
+        except ValueError as error:
+            raise click.BadParameter(f"standard input {error}", param_hint="JSON") from None
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError) as error:

@@ -17,8 +17,10 @@ from msgspec import UNSET
 
 from node.cli.client_session import Session, client_options, print_json_line
 from node.cli.ladder import draws_blocks, ladder
+from node.cli.standard_streams import OutputLost
 from node.cli.table_layout import Line, clean
 from node.cli.tables import clock, echo, to_rich
+from node.cli.times import TimeframeType
 from node.client.book_replica import BookReplica
 from node.client.exchange_client import ClientError
 from node.streams.node_messages import NODE_CHANNELS
@@ -122,7 +124,7 @@ def _first(group: BaseException) -> BaseException:
 
 
 async def _until_unread() -> None:
-    """Raise BrokenPipeError once standard output has no reader, even while nothing is printed."""
+    """Raise OutputLost once standard output has no reader, even while nothing is printed."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
@@ -133,7 +135,7 @@ async def _until_unread() -> None:
     pipe.register(descriptor, 0)  # the end of the pipe is reported without a request
     while not pipe.poll(0):  # noqa: ASYNC110 - the pipe has no event
         await asyncio.sleep(PIPE_CHECK)
-    raise BrokenPipeError
+    raise OutputLost(BrokenPipeError())
 
 
 @asynccontextmanager
@@ -273,7 +275,7 @@ async def _live(client: StreamingClient, market: str, depth: int) -> None:
     help="Levels or orders of a book, a side.  [default: 25]",
 )
 @click.option("--own", is_flag=True, help="The book of this node's own orders.")
-@click.option("--tf", "timeframe", metavar="LENGTH", help="Of candles.  [default: 1m]")
+@click.option("--tf", "timeframe", type=TimeframeType(), help="Of candles.  [default: 1m]")
 @click.option(
     "--conflate",
     type=click.IntRange(0, 60_000),

@@ -93,12 +93,15 @@ def test_a_list_of_a_stronger_source_replaces_the_weaker_one_even_when_empty(
     assert peers({"BOOTSTRAP_PEERS": ""}) == ()
 
 
-def test_an_empty_variable_that_cannot_be_empty_counts_as_not_set(tmp_path: Path) -> None:
+def test_a_variable_that_is_set_but_empty_is_refused_unless_empty_is_a_value(
+    tmp_path: Path,
+) -> None:
     env_file = tmp_path / "e"
-    env_file.write_text("P2P_PORT=1234\nMAX_PEERS=\n")
-    loaded = load(env={"P2P_PORT": " "}, env_file=env_file)
-    assert (loaded.settings.p2p_port, loaded.settings.max_peers) == (1234, 50)
-    assert loaded.is_default("max_peers")
+    env_file.write_text("P2P_PORT=1234\nMAX_PEERS=\nBOOTSTRAP_PEERS=\n")
+    assert problems(env={"P2P_PORT": " ", "LOG_FILE": ""}, env_file=env_file) == [
+        "P2P_PORT= (environment) is set but empty: unset it, or give a port number from 0 to 65535",
+        f"MAX_PEERS= (.env {env_file}) is set but empty: unset it, or give a whole number from 1 to 10000",
+    ]
 
 
 def test_by_default_the_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +185,9 @@ def test_an_env_file_that_is_named_must_be_readable(tmp_path: Path) -> None:
     path = tmp_path / "none"
     assert problems(env_file=path) == [f"cannot read {path}: No such file or directory"]
     path.write_bytes(b"P2P_NETWORK=\xff\n")
-    assert problems(env_file=path) == [f"cannot read {path}: it is not UTF-8 text"]
+    assert problems(env_file=path) == [
+        f"cannot read {path}: it is not UTF-8 text (line 1); save it as UTF-8"
+    ]
 
 
 def test_lines_of_the_env_file_that_are_no_assignments_are_named_by_number(tmp_path: Path) -> None:

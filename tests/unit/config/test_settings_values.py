@@ -133,7 +133,11 @@ WRONG = [
         for name in ADDRESSES
         for bad, detail in (
             ("a:1,b", "'b' has no port"),
-            (":3000", "':3000' has no port"),
+            (":3000", "':3000' has no host"),
+            ("https://example.org", "'https://example.org' is a URL"),
+            ("http://u:secret@example.org:3000", "'http://***@example.org:3000' is a URL"),
+            ("ws://1.2.3.4:80", "'ws://1.2.3.4:80' is a URL"),
+            ("a:b:3000", "'a:b:3000' has more than one colon"),
             ("[::1]", "'[::1]' has no port"),
             ("::1:3000", "'::1:3000' is an IPv6 address without brackets"),
             ("a:0", "the port of 'a:0' is not from 1 to 65535"),

@@ -15,6 +15,7 @@ from exchange.ledger.accounts import (
     MAX_KEYS,
     MAX_LIMIT,
     MAX_NONCE,
+    RESERVED,
     AccountError,
     Accounts,
     AuthError,
@@ -394,3 +395,18 @@ def test_accounts_keys_and_used_nonces_survive_a_restart():
 def test_a_stored_key_without_an_account_is_refused():
     key = ApiKey(KEY, SECRET, 4, frozenset({"read"}), 6)
     assert code_of(lambda: Accounts().restore([], [key], {})) == "unknown_account"
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED | {"suspense-2", "Fees", "OUTSIDE"}))
+def test_a_name_of_the_ledger_is_refused_for_new_accounts_and_read_of_earlier_ones(
+    name: str,
+) -> None:
+    accounts = Accounts()
+    with pytest.raises(AccountError, match="ledger itself uses") as caught:
+        accounts.create(1, name)
+    assert caught.value.code == "bad_name"
+    accounts.restore([Account(7, name, 1)], [], {})
+    found = accounts.by_name(name)
+    assert found is not None
+    assert (found.number, found.name) == (7, name)
+    assert accounts.create(2, f"{name}-of-alice").number == 8

@@ -21,21 +21,25 @@ def door(**rules: object) -> AccessControl:
     return AccessControl(accounts, AccessRules(**rules))  # type: ignore[arg-type]
 
 
-def refusal(door: AccessControl, header: str | None, *, secure: bool, remote: str) -> str:
+def bearer(credentials: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {credentials}"}
+
+
+def refusal(door: AccessControl, headers: dict[str, str], *, secure: bool, remote: str) -> str:
     with pytest.raises(ServiceError) as caught:
-        door.identify(header, secure=secure, remote=remote)
+        door.identify(headers, secure=secure, remote=remote)
     assert SECRET not in caught.value.detail
     return caught.value.code
 
 
 @pytest.mark.parametrize("remote", [NEAR, "::1", "127.9.9.9", "::1%lo"])
 def test_keys_are_taken_on_this_machine_over_anything(remote: str) -> None:
-    caller = door().identify(f"Bearer {KEY}:{SECRET}", secure=False, remote=remote)
+    caller = door().identify(bearer(f"{KEY}:{SECRET}"), secure=False, remote=remote)
     assert (caller.account, caller.permissions, caller.operator) == (1, {"read"}, False)
 
 
 def test_keys_of_other_machines_need_tls_unless_configured_otherwise() -> None:
-    header = f"Bearer {KEY}:{SECRET}"
+    header = bearer(f"{KEY}:{SECRET}")
     assert refusal(door(), header, secure=False, remote=FAR) == "tls_required"
     assert refusal(door(), header, secure=False, remote="") == "tls_required"
     assert door().identify(header, secure=True, remote=FAR).account == 1
@@ -43,22 +47,80 @@ def test_keys_of_other_machines_need_tls_unless_configured_otherwise() -> None:
 
 
 def test_without_a_key_one_is_the_operator_only_where_keys_are_optional() -> None:
-    assert door().identify(None, secure=False, remote=NEAR) is THE_OPERATOR
-    assert door(keys_required=True).identify(None, secure=True, remote=NEAR) is ANYBODY
+    assert door().identify({}, secure=False, remote=NEAR) is THE_OPERATOR
+    assert door(keys_required=True).identify({}, secure=True, remote=NEAR) is ANYBODY
 
 
 def test_the_operators_token_is_compared_whole() -> None:
     held = door(keys_required=True, operator_token="token")
-    assert held.identify("bearer operator:token", secure=True, remote=FAR).operator
-    for wrong in ("", "toke", "tokens", "TOKEN", "tökén"):
-        assert refusal(held, f"Bearer operator:{wrong}", secure=True, remote=FAR) == "bad_token"
+    assert held.identify(
+        {"authorization": "bearer operator:token"}, secure=True, remote=FAR
+    ).operator
+    for wrong in ("toke", "tokens", "TOKEN", "tökén"):
+        assert refusal(held, bearer(f"operator:{wrong}"), secure=True, remote=FAR) == "bad_token"
     none = door(keys_required=True)
-    assert refusal(none, "Bearer operator:", secure=True, remote=FAR) == "bad_token"
+    assert refusal(none, bearer("operator:x"), secure=True, remote=FAR) == "bad_token"
 
 
-@pytest.mark.parametrize("header", ["", "Bearer", "Bearer x", f"Basic {KEY}:{SECRET}", "x" * 9999])
-def test_other_headers_are_refused(header: str) -> None:
-    assert refusal(door(), header, secure=True, remote=NEAR) == "bad_authorization"
+@pytest.mark.parametrize("token", ["", "token"])
+@pytest.mark.parametrize("required", [False, True])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        " ",
+        "Bearer",
+        "Bearer ",
+        "Bearer  \t",
+        "Bearer :",
+        "Bearer  : ",
+        f"Bearer {KEY}:",
+        f"Bearer :{SECRET}",
+        "Bearer operator:",
+        "Bearer x",
+        f"Basic {KEY}:{SECRET}",
+        f"{KEY}:{SECRET}",
+        "x" * 9999,
+    ],
+)
+def test_empty_and_other_authorization_headers_are_refused(
+    header: str, required: bool, token: str
+) -> None:
+    held = door(keys_required=required, operator_token=token)
+    headers = {"authorization": header}
+    assert refusal(held, headers, secure=True, remote=NEAR) == "bad_authorization"
+
+
+@pytest.mark.parametrize("value", ["", " ", f"{KEY}:{SECRET}"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-API-Key",
+        "x-api-key",
+        "X_API_KEY",
+        "Api-Key",
+        "apikey",
+        "X-Api-Secret",
+        "X-Auth-Token",
+        "Token",
+        "X-Access-Token",
+        "bfx-apikey",
+        "bfx-token",
+        "bfx-signature",
+        "X-MBX-APIKEY",
+        "CB-ACCESS-KEY",
+    ],
+)
+def test_keys_in_other_headers_are_refused_and_not_the_operators(name: str, value: str) -> None:
+    assert refusal(door(), {name: value}, secure=False, remote=NEAR) == "bad_authorization"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Accept", "Cookie", "Sec-WebSocket-Key", "X-Request-Id", "X-Exchange-Node", "X-Forwarded-For"],
+)
+def test_headers_that_are_no_credentials_are_left_alone(name: str) -> None:
+    assert door().identify({name: "x"}, secure=False, remote=NEAR) is THE_OPERATOR
 
 
 @pytest.mark.parametrize(

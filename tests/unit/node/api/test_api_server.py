@@ -18,7 +18,7 @@ from node.api import ApiServer, limits
 from node.api.api_server import make_app
 from node.api.problems import CODES
 from node.http.http_requests import RequestFigures
-from node.http.request_guard import host_of
+from node.http.request_guard import RequestGuard, host_of
 from node.views.views import ServiceError
 
 BUY = {"market": "BTC-USD", "side": "buy", "quantity": "0.5", "price": "30000"}
@@ -282,7 +282,7 @@ async def test_a_body_that_comes_in_pieces_is_read_whole(api: Api) -> None:
     assert len(api.service.own) == 2
 
 
-async def raw_request(api: Api, *parts: bytes) -> bytes:
+async def raw_request(api: Api, *parts: bytes, method: bytes = b"GET ") -> bytes:
     """Sends bytes, a moment between the parts, and returns the first that come back."""
     site = urlsplit(api.url)
     reader, writer = await asyncio.open_connection(site.hostname, site.port)
@@ -294,7 +294,7 @@ async def raw_request(api: Api, *parts: bytes) -> bytes:
             await writer.drain()
         answer = await reader.readuntil(b"\r\n\r\n")
         length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        return answer + await reader.readexactly(length)
+        return answer + await reader.readexactly(0 if method == b"HEAD " else length)
     finally:
         writer.close()
         await writer.wait_closed()
@@ -400,8 +400,61 @@ async def test_a_foreign_host_header_is_refused(api: Api, host: str) -> None:
     assert api.service.own == []
 
 
-async def test_a_request_without_host_is_refused(api: Api) -> None:
-    assert b" 403 Forbidden" in await raw_request(api, b"GET /v1/status HTTP/1.0\r\n\r\n")
+PATHS = ("/v1/status", "/v1/session", "/v1/orders", "/metrics", "/", "/docs", "/v2/platform/status")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_request_without_host_is_refused(api: Api, path: str) -> None:
+    request = f"GET {path} HTTP/1.0\r\n\r\n".encode()
+    assert b" 403 Forbidden" in await raw_request(api, request)
+
+
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/ready", "/v1/health?cache=1", "/v1/ready?"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b" HTTP/1.0\r\n",
+        b" HTTP/1.0\r\nConnection: keep-alive\r\n",
+        b" HTTP/1.0\r\nHost:\r\n",
+        b" HTTP/1.0\r\nHost: 10.1.2.3\r\n",
+        b" HTTP/1.1\r\nHost: 10.1.2.3:8300\r\n",
+        b" HTTP/1.1\r\nHost: 10.1.2.3.\r\n",
+        b" HTTP/1.1\r\nHost: [2001:db8::1]:8300\r\nUser-Agent: check\r\n",
+        b" HTTP/1.1\r\nHost: [2001:db8::1]\r\n",
+    ],
+)
+async def test_load_balancers_are_answered(api: Api, path: str, headers: bytes) -> None:
+    for method in (b"GET ", b"HEAD "):
+        answer = await raw_request(api, method + path.encode() + headers + b"\r\n", method=method)
+        assert answer.split(b" ", 2)[1] == b"200", answer
+
+
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/ready"])
+@pytest.mark.parametrize("host", ["evil.example", "10.0.0.1.evil.example", "0x7f.1", "a@10.0.0.1"])
+async def test_pages_under_a_name_of_theirs_get_no_health(api: Api, path: str, host: str) -> None:
+    assert_problem(await api.get(path, headers={"Host": host}), 403, "forbidden_host")
+    origin = {"Origin": f"http://{host}", "Host": "10.0.0.1"}
+    assert_problem(await api.get(path, headers=origin), 403, "forbidden_origin")
+
+
+@pytest.mark.parametrize(
+    "configured", ["node.example.org", "node.example.org.", "NODE.example.ORG."]
+)
+@pytest.mark.parametrize(
+    "asked", ["node.example.org", "node.example.org.:8300", "Node.Example.Org."]
+)
+def test_a_final_dot_changes_no_name(configured: str, asked: str) -> None:
+    guard = RequestGuard([configured], ME)
+    assert guard.serves(asked, None)
+    assert not guard.serves(f"evil.{asked}", None)
+
+
+@pytest.mark.parametrize("host", ["localhost.", "127.0.0.1.", "localhost.:8300", "LOCALHOST."])
+async def test_pages_of_the_node_under_a_name_with_a_final_dot_are_its_own(
+    api: Api, host: str
+) -> None:
+    answer = await api.post("/v1/orders", BUY, headers={"Host": host, "Origin": f"http://{host}"})
+    assert answer.status == 201
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +20,9 @@ from exchange.model.commands import TimeInForce
 from node.api.access import AccessRules
 from node.cli.main import cli
 from node.cli.order_outcomes import describe_order
-from node.cli.order_text import OrderTextError, parse_amount, parse_expiry
+from node.cli.order_text import parse_amount
 from node.cli.tables import fill_table, to_ansi
+from node.cli.times import TimeTextError, parse_expiry
 from node.http.api_tls import Tls, self_signed
 from node.views.views import FillView, OrderView
 
@@ -28,7 +31,7 @@ class RunningApi:
     """A server in a thread of its own, with the node.json that a node writes."""
 
     def __init__(self, directory: Path, tls: Tls | None = None) -> None:
-        self._directory = directory
+        self.directory = directory
         self._tls = tls
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -46,7 +49,7 @@ class RunningApi:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         rules = AccessRules(keys_required=True, operator_token=TOKEN)
-        journal = self._directory / "journal"
+        journal = self.directory / "journal"
         async with running_api(journal, rules=rules, tls=self._tls) as api:
             self.url = api.url
             self.write(api.node.node_id)
@@ -61,7 +64,7 @@ class RunningApi:
             "node_id": node_id,
             "pid": 1,
         }
-        (self._directory / "node.json").write_text(json.dumps(content))
+        (self.directory / "node.json").write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -103,6 +106,37 @@ def make_account(name: str, *money: str) -> str:
 
 
 # Accounts
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_comes_next_can_be_copied_into_a_shell(api: RunningApi, before: bool) -> None:
+    directory = api.directory.parent / "it's a link"
+    directory.symlink_to(api.directory)
+    where = ("--data-dir", str(directory))
+    hints = []
+    for words in ("create", "keys list", "show"):
+        command = ("account", *words.split(), "alice")
+        result = run(*where, *command) if before else run(*command, *where)
+        found = re.findall(r"exchange-node (account .*)", result.output)
+        assert found, result.output
+        hints += [shlex.split(hint) for hint in found]
+    for hint in hints:
+        assert hint[-2:] == list(where)
+        assert run(*hint).exit_code == 0
+    directory.unlink()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("suspense", "Suspense", "suspense-2", "fees", "FEES", "outside", "house", "House"),
+        *("operator", "account", "peer", "public", "ourselves", "0", "17"),
+    ],
+)
+def test_names_with_a_meaning_of_their_own_are_refused(api: RunningApi, name: str) -> None:
+    refused = run("account", "create", name)
+    assert (refused.exit_code, f"{name!r}" in refused.stderr) == (1, True)
+    assert [account["name"] for account in document("account", "list")] == ["house"]
 
 
 def test_an_account_is_made_funded_and_shown(api: RunningApi) -> None:
@@ -353,7 +387,7 @@ def test_amounts_and_times_are_read() -> None:
     assert parse_expiry("2026-01-02T03:04:05Z", 0) == "2026-01-02T03:04:05Z"
     assert parse_expiry("1767323045000", 0) == "1767323045000"
     for wrong in ("", "5", "1x", "-1h", "tomorrow", "1.5h"):
-        with pytest.raises(OrderTextError, match="30s, 10m"):
+        with pytest.raises(TimeTextError, match="30s, 10m"):
             parse_expiry(wrong, 0)
 
 

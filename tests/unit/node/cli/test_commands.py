@@ -237,10 +237,10 @@ def test_a_refusal_of_the_node_is_one_line_and_code_1(
         (("orders", "--limit", "1001"), "1<=x<=1000"),
         (("connect",), "Missing argument 'HOST:PORT'"),
         (("connect", "10.0.0.1"), "10.0.0.1:3000"),
-        (("connect", ":3000"), "has no port"),
-        (("connect", "10.0.0.1:x"), "'x' is not a port"),
-        (("connect", "10.0.0.1:0"), "'0' is not a port"),
-        (("connect", "10.0.0.1:70000"), "not a port"),
+        (("connect", ":3000"), "has no host"),
+        (("connect", "10.0.0.1:x"), "port 'x' is not a number"),
+        (("connect", "10.0.0.1:0"), "port '0' is not a number"),
+        (("connect", "10.0.0.1:70000"), "not a number from 1 to 65535"),
         (("connect", "fe80::1:3000"), "brackets"),
         (("connect", "http://10.0.0.1:3000"), "is a URL"),
         (("ping",), "Missing argument 'NODE'"),
@@ -315,6 +315,9 @@ def test_the_node_is_found_by_option_variable_env_file_and_url(
     (elsewhere / ".env").write_text(f"DATA_DIR={tmp_path}\n")
     assert run("status").exit_code == 0
     (elsewhere / ".env").write_bytes(b"\xffDATA_DIR=x")
+    unreadable = run("status")
+    assert (unreadable.exit_code, "not UTF-8 text" in unreadable.stderr) == (2, True)
+    (elsewhere / ".env").unlink()
     monkeypatch.setenv("HOME", str(elsewhere))
     assert run("status").exit_code == 3
 

@@ -112,6 +112,23 @@ async def test_only_trusted_servers_are_used(tls: Tls, tmp_path: Path) -> None:
             assert [await tried(t) for t in transports(trust)] == [outcome] * 2, trust
 
 
+@pytest.mark.parametrize("dotted", ["localhost.", "LOCALHOST."])
+async def test_a_final_dot_changes_nothing_about_a_certificate(
+    tls: Tls, tmp_path: Path, dotted: str
+) -> None:
+    trust = Trust(ca_file=tls.certificate)
+    async with running_api(tmp_path / "journal", tls=tls) as api:
+        url = api.url.replace("127.0.0.1", dotted)
+        await ask(url, AiohttpTransport(trust=trust))
+        await asyncio.to_thread(asyncio.run, ask(url, BlockingTransport(trust=trust)))
+
+
+def test_a_final_dot_of_a_configured_name_is_not_in_the_certificate(tmp_path: Path) -> None:
+    made = self_signed(tmp_path, ["Node.Example.org."])
+    assert "node.example.org" in made.names
+    assert self_signed(tmp_path, ["node.example.org"]).fingerprint == made.fingerprint
+
+
 async def test_names_of_the_certificate_are_names_of_the_api(tls: Tls, tmp_path: Path) -> None:
     async with running_api(tmp_path / "journal", tls=tls) as api:
         context = ssl.create_default_context(cafile=tls.certificate)
@@ -126,6 +143,7 @@ async def test_names_of_the_certificate_are_names_of_the_api(tls: Tls, tmp_path:
                 return answer.status
 
         assert await status("exchange.example") == 200
+        assert await status("exchange.example.") == 200
         assert await status("evil.example") == 403
 
 

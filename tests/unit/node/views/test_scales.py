@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -11,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exchange.model.decimals import plain
-from exchange.model.instruments import MAX_LOTS, MAX_TICKS, Instrument
+from exchange.model.instruments import MAX_LOTS, MAX_TEXT, MAX_TICKS, Instrument
+from node.views.field_types import SIGNED_PATTERN
 from node.views.scales import Scale
 
 
@@ -69,8 +71,16 @@ written = st.one_of(
 def test_a_text_is_read_or_refused_as_the_instrument_does(step: Decimal, text: str) -> None:
     instrument = Instrument("AAA-BBB", step, step)
     scale = Scale(instrument)
-    assert outcome(scale.ticks, text) == outcome(instrument.to_ticks, text)
-    assert outcome(scale.lots, text) == outcome(instrument.to_lots, text)
+    plain = len(text) > MAX_TEXT or re.fullmatch(SIGNED_PATTERN, text)
+    for read, reference, what in (
+        (scale.ticks, instrument.to_ticks, "price"),
+        (scale.lots, instrument.to_lots, "quantity"),
+    ):
+        refusal = f"{what}: {text!r} is not a decimal number such as 30000.5"
+        assert outcome(read, text) == (outcome(reference, text) if plain else refusal)
+    assert outcome(lambda value: scale.ticks_near(value, up=True), text) == outcome(
+        lambda value: instrument.ticks_near(value, up=True), text
+    )
 
 
 @given(steps, st.decimals(min_value=0, max_value=10**12, places=9).map(lambda d: format(d, "f")))
