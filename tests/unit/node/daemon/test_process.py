@@ -1,4 +1,4 @@
-"""What all programs share: a log that never holds up the program, and lines on streams that may be gone."""
+"""Set-up that all programs share: a log that never holds up the program, and lines on streams that may be gone."""
 
 from __future__ import annotations
 
