@@ -32,6 +32,7 @@ from node.api.route import (
     read_body,
     span,
 )
+from node.http.http_requests import route_path
 from node.operations import public_operations
 from node.version import VERSION
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
@@ -267,10 +268,11 @@ def add_routes(app: web.Application, service: NodeService) -> None:
     app[TASKS] = set()
     for route in ROUTES:
         operation = route.operation
+        path = route_path(operation.path)
         if operation.method == "GET":
-            app.router.add_get(operation.path, _guarded(route))
+            app.router.add_get(path, _guarded(route))
         else:
-            app.router.add_route(operation.method, operation.path, _guarded(route))
+            app.router.add_route(operation.method, path, _guarded(route))
     _refuse_other_methods(app)
     app.on_cleanup.append(_cancel_work)
 

@@ -31,6 +31,7 @@ from node.bitfinex.order_inputs import Body
 from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.public_rest import Form, body_of
 from node.bitfinex.symbols import Pair, Symbols
+from node.http.http_requests import route_path
 
 Answer = Callable[[KeySession, web.Request, Body], Awaitable[str]]
 
@@ -101,7 +102,8 @@ class PrivateRest:
                 answer = self._durable(answer)
             if path not in _OF_EVERY_KEY:
                 answer = _permitted("trade" if path.startswith("w/") else "read", answer)
-            router.add_post(f"/v2/auth/{path}", form.of(self._signed(answer, form), counted=False))
+            signed = form.of(self._signed(answer, form), counted=False)
+            router.add_post(route_path(f"/v2/auth/{path}"), signed)
         nothing = form.of(self._signed(_nothing, form), counted=False)
         router.add_route("*", "/v2/auth/{path:.*}", nothing)
 

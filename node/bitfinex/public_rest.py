@@ -35,7 +35,7 @@ from node.bitfinex.limits import (
     TRADES_DEFAULT,
 )
 from node.bitfinex.symbols import Pair, Symbols
-from node.http.http_requests import read_body
+from node.http.http_requests import read_body, route_path
 from node.http.rate_limit import RateLimit
 from node.service.market_data import MarketData
 
@@ -112,7 +112,7 @@ class Rest:
             ("/v2/book/{symbol}/{precision}", self._book),
             ("/v2/candles/{key}/{section}", self._candles),
         ):
-            router.add_get(path, self._form.of(respond))
+            router.add_get(route_path(path), self._form.of(respond))
         calculations = Calculations(self._market_data, self._symbols)
         for path, calculate in (
             ("/v2/calc/trade/avg", calculations.trade_average),
