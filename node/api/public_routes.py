@@ -19,6 +19,7 @@ from node.api.order_routes import ORDER_ROUTES
 from node.api.problems import problem
 from node.api.route import (
     ABOUT,
+    PAGE,
     SERVICE,
     SPAN,
     TASKS,
@@ -28,6 +29,7 @@ from node.api.route import (
     dumps,
     finish,
     number,
+    page,
     query,
     read_body,
     span,
@@ -55,7 +57,7 @@ T = TypeVar("T")
 
 
 async def list_trades(request: web.Request) -> web.Response:
-    values = query(request, "market", *SPAN)
+    values = query(request, "market", *PAGE)
     part = span(values)
     views = await request.app[SERVICE].trade_history(
         market=values.get("market"),
@@ -63,8 +65,9 @@ async def list_trades(request: web.Request) -> web.Response:
         end=part.end,
         limit=part.limit,
         newest_first=part.newest_first,
+        skip=part.skip,
     )
-    return answer(views)
+    return page(request, values, part, views, lambda view: view.time)
 
 
 async def list_candles(request: web.Request) -> web.Response:

@@ -173,10 +173,12 @@ class PrivateRest:
         return await self._accountant.open_orders(session.account, body, self._pair(request))
 
     async def _past_orders(self, session: KeySession, request: web.Request, body: Body) -> str:
-        return await self._accountant.past_orders(session.account, body, self._pair(request))
+        return await self._accountant.past_orders(
+            request, session.account, body, self._pair(request)
+        )
 
     async def _trades(self, session: KeySession, request: web.Request, body: Body) -> str:
-        return await self._accountant.trades(session.account, body, self._pair(request))
+        return await self._accountant.trades(request, session.account, body, self._pair(request))
 
     async def _trades_of_order(self, session: KeySession, request: web.Request, body: Body) -> str:
         symbol, _, order_id = request.match_info["order"].rpartition(":")
@@ -185,7 +187,7 @@ class PrivateRest:
 
     async def _ledger(self, session: KeySession, request: web.Request, body: Body) -> str:
         currency = request.match_info.get("currency")
-        return await self._accountant.ledger(session.account, body, currency)
+        return await self._accountant.ledger(request, session.account, body, currency)
 
     async def _available(self, session: KeySession, _request: web.Request, body: Body) -> str:
         return await self._accountant.available(session.account, body)

@@ -29,6 +29,7 @@ from node.client.exchange_client import (
 )
 from node.client.node_finder import FoundNode, NoNode, find
 from node.client.server_trust import Trust
+from node.views.limits import CURSOR_HEADER
 
 T = TypeVar("T")
 G = TypeVar("G", bound=click.Group)
@@ -106,7 +107,8 @@ class BlockingTransport:
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
             kind = answer.headers.get_content_type()
-            return ApiResponse(answer.status, kind, answer.read())
+            cursor = answer.headers.get(CURSOR_HEADER)
+            return ApiResponse(answer.status, kind, answer.read(), cursor)
         except ssl.SSLCertVerificationError as error:
             raise UntrustedNode(site, ValueError(error.verify_message)) from error
         except ssl.SSLError as error:
