@@ -72,6 +72,7 @@ class NodeStatus:
                 *self._warnings,
                 *self._faults(),
                 *self._disagreements(),
+                *self._overlay.links.refusal_warnings(),
                 *([] if self._journal.trouble is None else [self._journal.trouble]),
                 *(text for part in self._parts for text in part.warnings()),
             ],
