@@ -104,6 +104,7 @@ export class Head {
     for (const { number, name } of accounts) {
       if (number !== 0 && !known.has(name)) choice.append(h("option", { value: name }, name));
     }
+    choice.value = this.model.account.value ?? "";
   }
 
   /** @param {string} name the view that is shown */
