@@ -157,7 +157,7 @@ async def _fund_you(console: Console, node: Node) -> None:
 
 
 def _program() -> str:
-    """How this program is called from here: by its name, or by the path it was called by."""
+    """Name of this program, or the path it was called by where the name leads nowhere."""
     called = sys.argv[0]
     name = "exchange-node"
     if shutil.which(name) is not None or Path(called).name != name:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -29,6 +30,7 @@ LOGS: Final = ROOT / ".ci" / "log"
 STARTED: Final = 300.0  # seconds, with the installation
 STOPPED: Final = 30.0
 TESTED: Final = 7200.0
+COLOUR: Final = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 SHOWN: Final = 60  # last lines of what failed
 # Nothing leaves this machine but for the package index.
 ALONE: Final = {"P2P_HOST": "127.0.0.1", "DISCOVERY_MDNS": "false"}
@@ -51,7 +53,7 @@ def start_a_node(root: BareRoot, line: str, log: Path) -> str:
     """Copy the line, wait for an answer of the node, press Ctrl-C; how long each took."""
     runtime = root.home / ".exchange-node" / "node.json"
     began = time.monotonic()
-    with log.open("wb") as output, root.typed(line, output) as terminal:
+    with log.open("wb") as output, root.typed(line, output, ALONE) as terminal:
         try:
             if (code := terminal.wait(STARTED, runtime.exists)) is not None:
                 raise Failed(f"ended with {code}")
@@ -77,6 +79,11 @@ def answers(runtime: Path) -> bool:
     return False
 
 
+def printed(log: Path) -> list[str]:
+    """Lines that a command printed, without what colours them."""
+    return COLOUR.sub("", log.read_text("utf-8", "replace")).splitlines()
+
+
 def run_tests(root: BareRoot, line: str, log: Path) -> str:
     """Copy the line of the tests; what pytest says at its end, with the reasons of what was skipped."""
     with log.open("wb") as output, root.typed(line, output) as terminal:
@@ -84,7 +91,7 @@ def run_tests(root: BareRoot, line: str, log: Path) -> str:
             code = terminal.wait(TESTED)
         except TimeoutError as error:
             raise Failed(str(error)) from None
-    lines = log.read_text("utf-8", "replace").splitlines()
+    lines = printed(log)
     if code != 0:
         raise Failed(f"ended with {code}")
     return "\n".join([line for line in lines if line.startswith("SKIPPED")] + lines[-1:])
@@ -99,7 +106,6 @@ def check(release: str, lines: ReadmeLines, mirror: str, *, whole: bool, keep: b
         print(f"{release}, {time.monotonic() - began:5.1f} s: {text}", flush=True)
 
     with bare_root(release, lines.packages, mirror, way_to_the_index(), keep=keep) as root:
-        root.settings.update(ALONE)
         tests = lines.tests if whole else f"{lines.tests} {' '.join(OF_TOOLS)}"
         say(f"Debian with {' '.join(lines.packages)}, and a user")
         for name, line, run in (("start", lines.start, start_a_node), ("tests", tests, run_tests)):
@@ -108,8 +114,8 @@ def check(release: str, lines: ReadmeLines, mirror: str, *, whole: bool, keep: b
             try:
                 said = run(root, line, log)
             except Failed as error:
-                last = log.read_text("utf-8", "replace").splitlines()[-SHOWN:]
-                raise Failed("\n".join([f"{release}: {line}: {error}", *last])) from None
+                last = "\n".join(printed(log)[-SHOWN:])
+                raise Failed(f"{last}\n{release}: {line}\n{error}; see {log}") from None
             say(said)
 
 

@@ -11,9 +11,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -35,7 +35,6 @@ class BareRoot:
 
     folder: Path
     way: WayToTheIndex
-    settings: dict[str, str] = field(default_factory=dict)  # more of the user's environment
 
     def prepare(self) -> None:
         """Make the user and his copy of this checkout; bring in the way to the package index."""
@@ -70,15 +69,17 @@ class BareRoot:
         return self._inside(HOME)
 
     @contextmanager
-    def typed(self, line: str, output: IO[bytes]) -> Iterator[Terminal]:
+    def typed(
+        self, line: str, output: IO[bytes], settings: Mapping[str, str] | None = None
+    ) -> Iterator[Terminal]:
         """Type a line at a terminal in the checkout. What runs is ended when this is left."""
-        terminal = Terminal(self._command(line), output)
+        terminal = Terminal(self._command(line, settings or {}), output)
         try:
             yield terminal
         finally:
             terminal.close()
 
-    def _command(self, line: str) -> list[str]:
+    def _command(self, line: str, settings: Mapping[str, str]) -> list[str]:
         bare = f"{self.folder}"
         steps = [
             f"mount -t proc proc {bare}/proc",
@@ -93,7 +94,7 @@ class BareRoot:
             "TERM": "xterm",
             "LANG": "C.UTF-8",
             **self.way.environment,
-            **self.settings,
+            **settings,
         }
         return [
             "unshare", "--mount", "--pid", "--fork", "--kill-child",
