@@ -2,7 +2,7 @@
 
 Makes a minimal root with debootstrap, with the packages that the README names and nothing else, and
 an ordinary user. He copies the README's line that starts a node, waits until it answers and presses
-Ctrl-C. Then he copies the line of the tests: by default it runs those that need tools, which are
+Ctrl-C. He pastes the bot of docs/api.md. Then he copies the line of the tests: by default it runs those that need tools, which are
 skipped there, and those of the command line; with --whole all of them. Needs root.
 """
 
@@ -22,10 +22,11 @@ from typing import Final
 
 from tests.bare.bare_root import BareRoot, bare_root
 from tests.bare.machine import mirror, way_to_the_index
-from tests.bare.readme_lines import ROOT, ReadmeLines, readme_lines
+from tests.bare.readme_lines import ROOT, ReadmeLines, bot_block, readme_lines
 
 RELEASES: Final = ("bookworm", "trixie")
 TOOLS: Final = ("debootstrap", "unshare", "chroot", "git", "tar")
+API: Final = ROOT / "docs" / "api.md"
 LOGS: Final = ROOT / ".ci" / "log"
 STARTED: Final = 300.0  # seconds, with the installation
 STOPPED: Final = 30.0
@@ -69,6 +70,19 @@ def start_a_node(root: BareRoot, line: str, log: Path) -> str:
     return f"started after {installed:.1f} s, answered after {answered:.1f} s"
 
 
+def run_the_bot(root: BareRoot, block: str, log: Path) -> str:
+    """Paste the block of docs/api.md after the line that starts a node; the bot prints what it shows."""
+    _, printed_there = bot_block(API.read_text("utf-8"))
+    with log.open("wb") as output, root.typed(block, output, ALONE) as terminal:
+        try:
+            code = terminal.wait(STARTED)
+        except TimeoutError as error:
+            raise Failed(str(error)) from None
+    if code != 0 or printed(log)[-2:] != printed_there.splitlines():
+        raise Failed(f"ended with {code}, and the bot did not print what docs/api.md shows")
+    return f"the bot of docs/api.md printed {printed(log)[-1]!r}"
+
+
 def answers(runtime: Path) -> bool:
     """Report if the node says that it is ready."""
     with suppress(OSError, ValueError):
@@ -108,7 +122,12 @@ def check(release: str, lines: ReadmeLines, mirror: str, *, whole: bool, keep: b
     with bare_root(release, lines.packages, mirror, way_to_the_index(), keep=keep) as root:
         tests = lines.tests if whole else f"{lines.tests} {' '.join(OF_TOOLS)}"
         say(f"Debian with {' '.join(lines.packages)}, and a user")
-        for name, line, run in (("start", lines.start, start_a_node), ("tests", tests, run_tests)):
+        block, _ = bot_block(API.read_text("utf-8"))
+        for name, line, run in (
+            ("start", lines.start, start_a_node),
+            ("bot", f". .venv/bin/activate\n{block}", run_the_bot),
+            ("tests", tests, run_tests),
+        ):
             say(f"$ {line}")
             log = LOGS / f"bare-{release}-{name}.log"
             try:

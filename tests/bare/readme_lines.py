@@ -31,3 +31,17 @@ def readme_lines(text: str) -> ReadmeLines:
             f"one that runs the tests, each beginning with `python3 -m venv`, not {starts + tests}"
         )
     return ReadmeLines(tuple(packages[1].split()), starts[0], tests[0])
+
+
+def bot_block(text: str) -> tuple[str, str]:
+    """The block to paste in docs/api.md that ends with a bot, and what the bot prints."""
+    section = text.split("### A bot in ten lines\n")[1].split("\n### ")[0]
+    found: list[str] = []
+    inside = False
+    for line in section.splitlines():
+        if line.startswith("    "):
+            found += [] if inside else [""]
+            found[-1] += f"{line[4:]}\n"
+        inside = line.startswith("    ")
+    block, printed = found
+    return block, printed
