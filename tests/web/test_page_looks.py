@@ -66,8 +66,12 @@ WATCH_CANVAS = """(() => {
   window.writtenOverTheEdge = [];
   const write = CanvasRenderingContext2D.prototype.fillText;
   CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
-    const right = x + this.measureText(text).width;
-    if (x < 0 || right > this.canvas.clientWidth) window.writtenOverTheEdge.push([text, x, right]);
+    const size = this.measureText(text);
+    const [right, top] = [x + size.width, y - size.actualBoundingBoxAscent];
+    const { clientWidth, clientHeight } = this.canvas;
+    if (x < 0 || right > clientWidth || top < 0 || y + size.actualBoundingBoxDescent > clientHeight) {
+      window.writtenOverTheEdge.push([text, x, right, top, clientWidth, clientHeight]);
+    }
     write.call(this, text, x, y);
   };
 })()"""
@@ -177,6 +181,16 @@ def test_long_numbers_are_written_smaller_instead_of_cut(
     assert page.evaluate("window.writtenOverTheEdge") == []
     as_it_is, uncut = pictures_with_and_without_cutting(page, ".ladder table")
     assert as_it_is == uncut
+
+
+def test_a_price_at_the_upper_edge_of_the_chart_is_left_out(nodes: Nodes, pages: Pages) -> None:
+    node = nodes.start("a")
+    node.sell("0.5", 30000, market="BTC-USD")
+    node.buy("0.2", 30000, market="BTC-USD")  # alone, so that 30030 is at the edge
+    page = pages.open(node.api_url, path="#/market/BTC-USD", init=WATCH_CANVAS)
+    page.get_by_text("1 trade", exact=False).first.wait_for()
+    page.wait_for_timeout(150)
+    assert page.evaluate("window.writtenOverTheEdge") == []
 
 
 def test_a_level_that_is_gone_leaves_no_mark(nodes: Nodes, pages: Pages) -> None:

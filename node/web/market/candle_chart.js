@@ -16,6 +16,7 @@ const PAGE = 300; // candles of one request for history
 const AXIS = 62; // least pixels of the price axis
 const BEFORE = 6; // pixels before a price on it
 const AFTER = 4;
+const HALF = 7; // half the height of a number
 const BOTTOM = 18; // of the time axis
 const WIDEST = 40; // pixels of a candle
 const NARROWEST = 2;
@@ -224,7 +225,7 @@ export class CandleChart {
       this.readout,
       h("time", { datetime: candle.time }, moment(candle.time)),
       ` O ${price(candle.open)} H ${price(candle.high)} L ${price(candle.low)} C ${price(candle.close)}`,
-      ` V ${candle.volume} · ${candle.trades} trades`,
+      ` V ${candle.volume} · ${candle.trades} trade${candle.trades === 1 ? "" : "s"}`,
     );
     this.plot.canvas.setAttribute(
       "aria-label",
@@ -286,6 +287,7 @@ export class CandleChart {
     for (const price of ticks(low, high, 6)) {
       context.fillStyle = colours.faint;
       context.fillRect(0, Math.round(y(price)), right, 1);
+      if (y(price) < HALF) continue; // there is no room for its number
       context.fillStyle = colours.text;
       context.fillText(price.toFixed(this.digits), right + BEFORE, y(price));
     }
