@@ -40,7 +40,7 @@ def quick(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """All tests on each Python that is installed; arguments after `--` go to pytest."""
-    session.install(*(LOCK if session.python == "3.11" else ()), "-e", ".[test]")
+    session.install(*LOCK, "-e", ".[test]")
     session.run("pytest", "-n", "2", *session.posargs)
 
 

@@ -72,6 +72,8 @@ PROCESSES = (
     Part("prometheus", "python -m tests.prometheus"),
     Part("openapi", "python -m tests.openapi --examples 50"),
     Part("documents", "python -m tests.documents"),
+    Part("bare", "python -m tests.bare bookworm"),
+    Part("bare-whole", "python -m tests.bare trixie --whole"),
 )
 
 
@@ -99,7 +101,8 @@ def other_pythons() -> tuple[Part, ...]:
             Part(
                 f"python{version}",
                 f"{shlex.quote(python)} -m venv {own}"
-                f" && {own}/bin/pip install --quiet --disable-pip-version-check -e '.[test]'"
+                f" && {own}/bin/pip install --quiet --disable-pip-version-check -c tests/requirements.lock"
+                f" -e '.[test]'"
                 f" && {own}/bin/pytest -n 2 tests/unit",
             )
         )

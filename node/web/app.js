@@ -74,12 +74,22 @@ class App {
         await new Promise((resolve) => setTimeout(resolve, delay));
       }
     }
+    await this.#actFor();
     this.model.stream.open();
     lookUpPending(this.model);
     const session = this.model.session.value;
     if (session !== null && session.account === null && storedCredentials() === null) {
       await this.#signIn("");
     }
+  }
+
+  /** Act for the account that the page's address names, where the operator may: `#/market/BTC-USD/you`. */
+  async #actFor() {
+    const wanted = decodeURIComponent(location.hash.split("/")[3] ?? "");
+    if (wanted === "" || !this.model.isOperator) return;
+    /** @type {{name: string}[]} */
+    const accounts = await this.model.api.get("/v1/accounts").catch(() => []);
+    if (accounts.some(({ name }) => name === wanted)) this.model.account.value = wanted;
   }
 
   /** @param {string} problem */

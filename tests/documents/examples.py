@@ -9,13 +9,15 @@ document and in the output alike, by `NORMAL` alone. A command without output be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PROMPT: Final = re.compile(r"^    (?P<node>[A-Z]?)\$ (?P<command>.*)$")
+CALLED: Final = re.compile(r"(?:^|[|;&(])\s*([a-z][\w.-]*)(?=\s|$)")
 INDENT: Final = "    "
 
 # What differs from run to run: times, addresses with free ports, take numbers, milliseconds, secrets.
@@ -65,6 +67,13 @@ def examples(text: str) -> list[Example]:
         else:
             open_one = None
     return found
+
+
+def missing_programs(lines: Iterable[str]) -> list[str]:
+    """Programs that lines of a shell call and this machine lacks."""
+    bare = [re.sub(r"'[^']*'|\"[^\"]*\"", "", line) for line in lines]
+    called = {name for line in bare for name in CALLED.findall(line)} - {"exchange-node"}
+    return sorted(name for name in called if shutil.which(name) is None)
 
 
 def normal(lines: str) -> str:

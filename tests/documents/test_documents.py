@@ -16,6 +16,7 @@ from tests.documents.examples import (
     documents,
     examples,
     instruments,
+    missing_programs,
     typed_lines,
     with_outputs,
 )
@@ -49,6 +50,8 @@ def parse(command: click.Command, words: list[str], parent: click.Context | None
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", TYPED, ids=lambda path: path.name)
 def test_examples_retyped_from_a_fresh_start_print_the_shown_output(path: Path) -> None:
+    if missing := missing_programs(each.command for each in examples(path.read_text("utf-8"))):
+        pytest.skip(f"{path.name} calls {', '.join(missing)}: not installed")
     assert check(path) == []
 
 
@@ -79,6 +82,16 @@ def test_examples_are_found_with_their_node_and_output() -> None:
         ("A", "exchange-node status", 3),
     ]
     assert instruments(TEXT) == '[BTC-USD]\ntick = "1"\n'
+
+
+def test_programs_that_the_examples_call_are_looked_for_before_they_are_typed() -> None:
+    lines = [
+        "nix-1 -d 'a | nix-2; nix-3'",
+        "exchange-node orders --json | nix-4 -r '.[0]' && sleep 1; nix-5",
+        "URL=$(nix-6 .url file)",
+        'cat "x;nix-7 y"',
+    ]
+    assert missing_programs(lines) == ["nix-1", "nix-4", "nix-5", "nix-6"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -67,6 +68,7 @@ def test_there_are_lines_and_programs() -> None:
     assert len(programs()) >= 2
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_line_of_curl_is_answered(typist: Typist) -> None:
     key = key_of(typist)
     for line in curl_lines():

@@ -1,85 +1,57 @@
-"""The walk-through of docs/api.md, a bot that trades against another node, run as it is written."""
+"""The bot of docs/api.md, pasted into a shell as it stands."""
 
 from __future__ import annotations
 
 import os
-import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from bitfinex_world import IGNORED
-from processes import ROOT, SETTINGS, environment, eventually
+from tests.bare.readme_lines import bot_block
+from tests.integration.processes import ROOT, SETTINGS, environment
 
-from tests.ports import free_port
-
-pytestmark = [*IGNORED]
+INSTALL = "python3 -m venv .venv && .venv/bin/pip install -q ccxt"  # runs in tests/bare
 
 
-def blocks(heading: str) -> list[str]:
-    """The indented blocks of a section."""
-    text = (ROOT / "docs" / "api.md").read_text("utf-8")
-    section = text.split(f"### {heading}\n")[1].split("\n### ")[0]
-    found: list[str] = []
-    inside = False
-    for line in section.splitlines():
-        if line.startswith("    "):
-            found += [] if inside else [""]
-            found[-1] += f"{line[4:]}\n"
-        inside = line.startswith("    ")
-    return found
+def program(path: Path, options: str) -> None:
+    """A program of this environment, by another name."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} {options}"$@"\n')
+    path.chmod(0o755)
+
+
+def paste(block: str, directory: Path, programs: Path) -> tuple[int, str, str]:
+    """Exit code, output and errors of a shell that reads the block from its terminal."""
+    path = f"{programs}:{os.environ['PATH']}"
+    shell = subprocess.Popen(
+        ["bash"],
+        cwd=directory, env={**environment(**SETTINGS), "PATH": path}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, errors = shell.communicate(block, timeout=90)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)  # the node goes on after the block
+    return shell.returncode, output, errors
 
 
 def test_a_bot_in_ten_lines(tmp_path: Path) -> None:
-    commands, bot, printed = blocks("A bot in ten lines")
-    assert len(bot.splitlines()) == 10
-    for port in ("3000", "8300", "3100", "8400"):  # what is free here
-        free = str(free_port())
-        commands, bot = (re.sub(rf"\b{port}\b", free, text) for text in (commands, bot))
-    (tmp_path / "bot.py").write_text(bot)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, options in (("exchange-node", "-m node.cli.main "), ("python", "")):
-        program = programs / name
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} {options}"$@"\n')
-        program.chmod(0o755)
-    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    surroundings = {**environment(**SETTINGS), "PATH": path}
-    log = (tmp_path / "nodes.log").open("wb")
-    nodes: list[subprocess.Popen[bytes]] = []
+    block, printed = bot_block((ROOT / "docs" / "api.md").read_text("utf-8"))
+    assert len(block.split("<<'END'\n")[1].split("END\n")[0].splitlines()) == 10
+    assert block.count(INSTALL) == 1
+    program(tmp_path / "bin" / "exchange-node", "-P -m node.cli.main ")
+    program(tmp_path / "bin" / "program-of-the-bot", "")
+    installed = "mkdir -p .venv/bin && ln -sf ../../../bin/program-of-the-bot .venv/bin/python"
+    code, output, errors = paste(block.replace(INSTALL, installed), tmp_path, tmp_path / "bin")
+    assert (code, output.endswith(printed)) == (0, True), f"{output}\n{errors}"
 
-    def run(command: str) -> str | None:
-        done = subprocess.run(
-            ["/bin/sh", "-c", command],
-            cwd=tmp_path,
-            env=surroundings,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode:  # the nodes are still starting, or the offer is on its way
-            log.write(done.stderr.encode())
-            return None
-        return done.stdout or " "
 
-    output = ""
-    try:
-        for command in commands.splitlines():
-            if command.endswith("&"):
-                started = subprocess.Popen(
-                    ["/bin/sh", "-c", f"exec {command.removesuffix('&')}"],
-                    cwd=tmp_path,
-                    env=surroundings,
-                    stdout=log,
-                    stderr=log,
-                )
-                nodes.append(started)
-            else:
-                output = eventually(lambda command=command: run(command), what=command)  # type: ignore[misc]
-    finally:
-        for node in nodes:
-            node.kill()
-            node.wait()
-        log.close()
-    assert output == printed, (tmp_path / "nodes.log").read_text("utf-8", "replace")
+def test_the_block_ends_where_the_program_is_not_found(tmp_path: Path) -> None:
+    block, _ = bot_block((ROOT / "docs" / "api.md").read_text("utf-8"))
+    program(tmp_path / "bin" / "exchange-node", "-c 'raise SystemExit(127)' ")
+    code, output, _ = paste(block.replace(INSTALL, "true"), tmp_path, tmp_path / "bin")
+    assert (code, output) == (127, "")

@@ -43,7 +43,7 @@ def test_candles_of_every_length_with_values_and_history(nodes: Nodes, pages: Pa
     page.route("**/v1/candles/**", history)
     page.goto(f"{node.api_url}/#/market/TEST-USD")
     readout = page.locator(".chart .readout")
-    readout.get_by_text("O 100.00 H 100.00 L 100.00 C 100.00 V 2 · 1 trades").wait_for()
+    readout.get_by_text("O 100.00 H 100.00 L 100.00 C 100.00 V 2 · 1 trade").wait_for()
     chart = page.locator(".chart canvas")
     chart.focus()
     for _ in range(3):
@@ -61,5 +61,5 @@ def test_candles_of_every_length_with_values_and_history(nodes: Nodes, pages: Pa
     readout.get_by_text("C 60.00 V 7").wait_for()
     for length in TIMEFRAMES:
         page.get_by_label("length of a candle").select_option(length)
-        readout.get_by_text("C 100.00 V 2 · 1 trades").wait_for()
+        readout.get_by_text("C 100.00 V 2 · 1 trade").wait_for()
     assert len(asked) >= len(TIMEFRAMES)

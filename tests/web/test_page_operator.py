@@ -204,3 +204,22 @@ def test_the_desk_view_has_all_own_nodes_and_names_those_that_do_not_answer(
     orders = page.get_by_role("region", name="Open orders").get_by_role("row")
     assert "a TEST-USD sell" in orders.nth(1).inner_text().replace("\t", " ")
     page.get_by_text("Nothing is open with nodes outside.").wait_for()
+
+
+def test_the_address_names_the_account_that_the_operator_acts_for(
+    nodes: Nodes, pages: Pages
+) -> None:
+    node = nodes.start("a")
+    node.cli("account", "create", "you")
+    node.cli("account", "deposit", "you", "1000", "USD")
+    page = pages.open(node.api_url, path="#/market/TEST-USD/you")
+    page.get_by_label("Price (USD)").fill("100")
+    page.get_by_label("Quantity (TEST)").fill("1")
+    page.get_by_role("button", name="Buy 1 TEST").click()
+    page.locator(".toast.good").wait_for()
+    assert len(node.cli("orders", "--account", "you")) == 1
+    assert node.orders() == []
+    assert page.get_by_label("act for account").input_value() == "you"
+    other = pages.open(node.api_url, path="#/market/TEST-USD/nobody-here")
+    other.locator("button.send:not([disabled])").wait_for()
+    assert other.get_by_label("act for account").input_value() == ""

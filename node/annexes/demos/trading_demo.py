@@ -1,4 +1,5 @@
-"""`exchange-node demo`: a few real nodes in one process, simulated traders, and a check at the end."""
+"""`exchange-node demo`: a few real nodes in one process, simulated traders, an account for who watches,
+and a check at the end."""
 
 from __future__ import annotations
 
@@ -6,7 +7,10 @@ import asyncio
 import json as jsonlib
 import logging
 import random
+import shlex
+import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,6 +30,7 @@ from config import HostPort, Settings
 from exchange.model.commands import HOUSE
 from node.daemon.node import Node
 from node.daemon.run_node import start_node
+from node.views.account_views import AccountRequest, KeyRequest, MoneyRequest
 from node.views.views import OrderRequest, ServiceError
 
 MARKET = "BTC-USD"
@@ -36,6 +41,8 @@ ORDERS_PER_SECOND = 20.0  # of one trader
 SPREAD_TICKS = 40.0  # standard deviation of limit prices around the mid price
 WIDTH = 110  # characters of the summary
 QUIET_TIMEOUT = 15.0  # seconds for the nodes to agree after the last order
+YOU = "you"  # account of the person who runs the demo, on the first node
+FUNDS = (("USD", "100000"), ("BTC", "2"))
 
 
 OpenPage = Callable[[str], bool]
@@ -85,6 +92,7 @@ async def _demo(
             if not await _meet(members):
                 console.print("the nodes did not find each other in time", style="red")
                 return 1
+            await _fund_you(console, members[0].node)
             if open_page is not None:
                 _show_pages(console, members, open_page)
             started = time.monotonic()
@@ -125,11 +133,44 @@ async def _start(count: int, seed: int, scratch: Path, stack: ExitStack) -> list
     return members
 
 
+async def _fund_you(console: Console, node: Node) -> None:
+    """Open an account apart from the traders', with money and a key, and print how to trade with it."""
+    operator = node.operations
+    await operator.create(AccountRequest(name=YOU))
+    for asset, amount in FUNDS:
+        await operator.deposit(YOU, MoneyRequest(asset=asset, amount=amount))
+    key = await operator.create_key(YOU, KeyRequest(label="demo"))
+    money = " and ".join(f"{amount} {asset}" for asset, amount in FUNDS)
+    console.print(
+        f"your account on node A while the demo runs (longer: --seconds 600): {YOU}, with {money}; "
+        "in another terminal:",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"  EXCHANGE_NODE_KEY={key.key}:{key.secret} {_program()} order buy {MARKET} 0.1"
+        f" --api {node.api.url}",
+        highlight=False,
+        soft_wrap=True,  # one line to copy, whatever the terminal's width
+    )
+    console.file.flush()
+
+
+def _program() -> str:
+    """Name of this program, or the path it was called by where the name leads nowhere."""
+    called = sys.argv[0]
+    name = "exchange-node"
+    if shutil.which(name) is not None or Path(called).name != name:
+        return name
+    return shlex.quote(str(Path(called).absolute()))
+
+
 def _show_pages(console: Console, members: list[DemoNode], open_page: OpenPage) -> None:
     """Print where the pages of the nodes are, and open the first one where that is possible."""
     for member in members:
         console.print(f"page of node {member.name}: {member.node.api.url}/", highlight=False)
-    url = f"{members[0].node.api.url}/#/market/{MARKET}"
+    url = f"{members[0].node.api.url}/#/market/{MARKET}/{YOU}"
+    console.print(f"and as {YOU}: {url}", highlight=False, soft_wrap=True)
     if not open_page(url):
         console.print("no browser can be opened from here; open one of these addresses in one")
     console.file.flush()

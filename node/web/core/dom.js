@@ -67,6 +67,34 @@ export function setClass(element, name, on) {
   if (element.classList.contains(name) !== on) element.classList.toggle(name, on);
 }
 
+/** Blank of a cell, in digits: CSS has half of it on each side. */
+const BLANK = 1.2;
+
+/**
+ * Columns of a table as wide as their longest texts; CSS makes the digits as small as all of them need
+ * (`--digits`).
+ * @param {HTMLTableElement} table with a `col` for each column
+ * @param {number[]} lengths of the longest texts, in digits
+ */
+export function fitColumns(table, lengths) {
+  const all = lengths.reduce((sum, length) => sum + length + BLANK, 0);
+  const known = table.dataset["lengths"];
+  table.dataset["lengths"] = lengths.join(" ");
+  if (known === table.dataset["lengths"]) return;
+  table.style.setProperty("--digits", String(all));
+  table.querySelectorAll("col").forEach((column, at) => {
+    column.style.width = `${((lengths[at] + BLANK) / all) * 100}%`;
+  });
+}
+
+/**
+ * The length of the longest text.
+ * @param {string[]} texts
+ */
+export function longest(texts) {
+  return Math.max(0, ...texts.map((text) => text.length));
+}
+
 let ids = 0;
 
 /** A fresh id, for labels and descriptions. */

@@ -7,13 +7,16 @@ import { fill, h, select, setText, button } from "../core/dom.js";
 import { padded, digitsOf } from "../core/decimal.js";
 import { moment } from "../core/format.js";
 import { Scope } from "../core/state.js";
-import { Plot, ticks } from "./canvas.js";
+import { Plot, ticks, widest } from "./canvas.js";
 
 /** @typedef {import("../core/types.js").Candle} Candle */
 
 export const LENGTHS = "1m 5m 15m 30m 1h 3h 4h 6h 12h 1D 1W 7D 14D 1M".split(" ");
 const PAGE = 300; // candles of one request for history
-const RIGHT = 62; // pixels of the price axis
+const AXIS = 62; // least pixels of the price axis
+const BEFORE = 6; // pixels before a price on it
+const AFTER = 4;
+const HALF = 7; // half the height of a number
 const BOTTOM = 18; // of the time axis
 const WIDEST = 40; // pixels of a candle
 const NARROWEST = 2;
@@ -32,6 +35,7 @@ export class CandleChart {
     /** @type {number[]} */
     this.times = [];
     this.width = 9; // pixels of a candle
+    this.axis = AXIS; // pixels of the price axis, as wide as its prices
     this.offset = 0; // candles between the newest and the right edge
     this.cursor = -1; // index of the candle that is pointed at
     /** The length whose history is being loaded. */
@@ -191,7 +195,7 @@ export class CandleChart {
 
   /** @param {number} x */
   #indexAt(x) {
-    const fromRight = Math.floor((this.plot.box.clientWidth - RIGHT - x) / this.width);
+    const fromRight = Math.floor((this.plot.box.clientWidth - this.axis - x) / this.width);
     const index = this.times.length - 1 - this.offset - fromRight;
     return fromRight >= 0 && index >= 0 && index < this.times.length ? index : -1;
   }
@@ -200,7 +204,7 @@ export class CandleChart {
   #point(index, follow = false) {
     this.cursor = index;
     if (follow) {
-      const shown = Math.floor((this.plot.box.clientWidth - RIGHT) / this.width) - 1;
+      const shown = Math.floor((this.plot.box.clientWidth - this.axis) / this.width) - 1;
       const back = this.times.length - 1 - index;
       if (back < this.offset) this.#scroll(back - this.offset);
       else if (back > this.offset + shown) this.#scroll(back - this.offset - shown);
@@ -221,7 +225,7 @@ export class CandleChart {
       this.readout,
       h("time", { datetime: candle.time }, moment(candle.time)),
       ` O ${price(candle.open)} H ${price(candle.high)} L ${price(candle.low)} C ${price(candle.close)}`,
-      ` V ${candle.volume} · ${candle.trades} trades`,
+      ` V ${candle.volume} · ${candle.trades} trade${candle.trades === 1 ? "" : "s"}`,
     );
     this.plot.canvas.setAttribute(
       "aria-label",
@@ -234,9 +238,9 @@ export class CandleChart {
    * @param {import("./canvas.js").Colours} colours
    */
   #paint(context, width, height, colours) {
-    const [right, bottom] = [width - RIGHT, height - BOTTOM];
+    const bottom = height - BOTTOM;
     const last = this.times.length - 1 - this.offset;
-    const first = Math.max(0, last - Math.floor(right / this.width));
+    const first = Math.max(0, last - Math.floor((width - this.axis) / this.width));
     const shown = this.times.slice(first, last + 1).map((time) => {
       const c = /** @type {Candle} */ (this.candles.get(time));
       const [open, high, low, close, volume] = [c.open, c.high, c.low, c.close, c.volume].map(Number);
@@ -247,6 +251,9 @@ export class CandleChart {
     let high = Math.max(...shown.map((c) => c.high));
     const margin = (high - low) * 0.06 || high * 0.001 || 1;
     [low, high] = [low - margin, high + margin];
+    const prices = [high.toFixed(this.digits), this.#newestClose];
+    this.axis = Math.max(AXIS, BEFORE + Math.ceil(widest(context, prices)) + AFTER);
+    const right = width - this.axis;
     const most = Math.max(...shown.map((c) => c.volume)) || 1;
     const y = (/** @type {number} */ price) => 4 + ((high - price) / (high - low)) * (bottom * 0.82 - 4);
     this.#grid(context, { low, high, right, bottom, y }, shown, colours);
@@ -280,8 +287,9 @@ export class CandleChart {
     for (const price of ticks(low, high, 6)) {
       context.fillStyle = colours.faint;
       context.fillRect(0, Math.round(y(price)), right, 1);
+      if (y(price) < HALF) continue; // there is no room for its number
       context.fillStyle = colours.text;
-      context.fillText(price.toFixed(this.digits), right + 6, y(price));
+      context.fillText(price.toFixed(this.digits), right + BEFORE, y(price));
     }
     const day = ["1D", "1W", "7D", "14D", "1M"].includes(this.timeframe);
     /** @type {Intl.DateTimeFormatOptions} */
@@ -299,19 +307,23 @@ export class CandleChart {
     });
   }
 
+  /** The price of the last trade as it is written, "" without one. */
+  get #newestClose() {
+    const candle = this.candles.get(this.times.at(-1) ?? 0);
+    return candle === undefined ? "" : padded(candle.close, this.digits);
+  }
+
   /**
    * @param {CanvasRenderingContext2D} context @param {(price: number) => number} y
    * @param {number} right @param {import("./canvas.js").Colours} colours
    */
   #lastPrice(context, y, right, colours) {
-    const time = this.times.at(-1);
-    const candle = time === undefined ? undefined : this.candles.get(time);
-    if (candle === undefined) return;
-    const at = y(Number(candle.close));
+    const close = this.#newestClose;
+    const at = y(Number(close));
     context.fillStyle = colours.accent;
     context.fillRect(0, Math.round(at), right, 1);
-    context.fillRect(right + 2, at - 9, RIGHT - 2, 18);
+    context.fillRect(right + 2, at - 9, this.axis - 2, 18);
     context.fillStyle = colours.back;
-    context.fillText(padded(candle.close, this.digits), right + 6, at);
+    context.fillText(close, right + BEFORE, at);
   }
 }

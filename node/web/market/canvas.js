@@ -74,3 +74,11 @@ export function ticks(low, high, most) {
   for (let value = Math.ceil(low / step) * step; value <= high + step / 1e6; value += step) found.push(value);
   return found;
 }
+
+/**
+ * Pixels of the widest text.
+ * @param {CanvasRenderingContext2D} context @param {string[]} texts
+ */
+export function widest(context, texts) {
+  return Math.max(0, ...texts.map((text) => context.measureText(text).width));
+}

@@ -2,7 +2,7 @@
 
 import { splitOrderId } from "../core/book.js";
 import { Decimal, ZERO, digitsOf, mostDigits, padded } from "../core/decimal.js";
-import { h, select, setClass, setText } from "../core/dom.js";
+import { fitColumns, h, longest, select, setClass, setText } from "../core/dom.js";
 import { shortId } from "../core/format.js";
 import { drawer } from "../core/state.js";
 
@@ -10,7 +10,8 @@ import { drawer } from "../core/state.js";
 /** @typedef {import("./feed.js").MarketFeed} MarketFeed */
 
 const ROWS = 13; // of a side
-const LONG = 6; // decimals of quantities beyond which they are written smaller
+const HEADS = ["Price", "Quantity", "Total", "Own"];
+const BOLD = 1.1; // width of a bold digit, in others
 const POINT = "Point at a level to see whose orders it has.";
 
 /**
@@ -40,9 +41,7 @@ export class LadderView {
     this.asks = Array.from({ length: ROWS }, () => this.#row("sell", pick)).reverse();
     this.bids = Array.from({ length: ROWS }, () => this.#row("buy", pick));
     this.spread = h("td", { colspan: 4, class: "spread" });
-    const heads = ["Price", "Quantity", "Total", "Own"].map((text) =>
-      h("th", { scope: "col", class: "number" }, text),
-    );
+    const heads = HEADS.map((text) => h("th", { scope: "col", class: "number" }, text));
     const body = h(
       "tbody",
       {},
@@ -64,17 +63,19 @@ export class LadderView {
       (value) => feed.setScope(value === "own" ? "own" : "network"),
     );
     scope.setAttribute("aria-label", "whose orders");
+    this.table = h(
+      "table",
+      {},
+      h("caption", { class: "unseen" }, `Order book of ${market.symbol}: asks above, bids below`),
+      h("colgroup", {}, ...HEADS.map(() => h("col"))),
+      h("thead", {}, h("tr", {}, ...heads)),
+      body,
+    );
     this.element = h(
       "section",
       { class: "panel ladder", "aria-label": "order book" },
       h("header", {}, h("h2", { text: "Book" }), scope),
-      h(
-        "table",
-        {},
-        h("caption", { class: "unseen" }, `Order book of ${market.symbol}: asks above, bids below`),
-        h("thead", {}, h("tr", {}, ...heads)),
-        body,
-      ),
+      this.table,
       this.detail,
     );
     this.empty = false;
@@ -161,10 +162,10 @@ export class LadderView {
     const totals = [this.#totals(book.bids.sorted), this.#totals(book.asks.sorted)];
     const shown = [...book.bids.sorted.slice(0, ROWS), ...book.asks.sorted.slice(0, ROWS)];
     this.digits.quantity = mostDigits(shown.map(({ entry }) => entry[1]));
-    setClass(this.element, "long", this.digits.quantity > LONG);
     const most = Math.max(...totals.map((list) => list[list.length - 1]?.toNumber() ?? 0));
     this.#side(this.bids, book.bids, totals[0], own, most);
     this.#side(this.asks, book.asks, totals[1], own, most);
+    this.#fit();
     const [bid, ask] = [book.bids.sorted[0]?.price, book.asks.sorted[0]?.price];
     const last = this.feed.trades.value[0];
     const spread = bid && ask ? `spread ${ask.minus(bid).toFixed(this.digits.price)}` : "no spread";
@@ -175,6 +176,16 @@ export class LadderView {
     this.element.dataset["levels"] = String(book.bids.sorted.length + book.asks.sorted.length);
     this.#keepFocusable();
     this.#describeEmpty(book.time !== "" && bid === undefined && ask === undefined);
+  }
+
+  /** Give each column the room that its numbers need. Own orders, also hidden ones, rarely need more. */
+  #fit() {
+    const texts = (/** @type {"price" | "quantity" | "total" | "own"} */ name) =>
+      longest(this.#lines.map((row) => row[name].textContent ?? ""));
+    const [price, quantity, total] = [texts("price"), texts("quantity"), texts("total")];
+    const own = Math.max(quantity, texts("own")) * BOLD;
+    const heads = HEADS.map((text) => text.length);
+    fitColumns(this.table, [price, quantity, total, own].map((length, at) => Math.max(length, heads[at])));
   }
 
   /** A hint where there are no orders yet. @param {boolean} empty */
@@ -201,20 +212,19 @@ export class LadderView {
   #side(rows, half, totals, own, most) {
     rows.forEach((row, at) => {
       const level = half.sorted[at];
+      const mine = level && own.get(`${half.side} ${level.entry[0]}`);
       setClass(row.element, "void", level === undefined);
+      setClass(row.element, "mine", mine !== undefined);
       row.held = level?.entry[0] ?? "";
       row.price.hidden = level === undefined;
       if (level === undefined) {
         for (const cell of [row.price, row.quantity, row.total, row.own]) setText(cell, "");
         return;
       }
-      const mine = own.get(`${half.side} ${level.entry[0]}`);
       setText(row.price, level.price.toFixed(this.digits.price));
       setText(row.quantity, Decimal.of(level.entry[1]).toFixed(this.digits.quantity));
       setText(row.total, totals[at].toFixed(this.digits.quantity));
       setText(row.own, mine ? mine.toString() : "");
-      row.own.title = mine ? mine.toString() : "";
-      setClass(row.element, "mine", mine !== undefined);
       const share = `${most > 0 ? Math.round((totals[at].toNumber() / most) * 100) : 0}%`;
       if (row.share !== share) {
         row.share = share;

@@ -1,11 +1,13 @@
 /** The tape: public trades, newest first. */
 
-import { h, setText } from "../core/dom.js";
+import { fitColumns, h, longest, setText } from "../core/dom.js";
 import { digitsOf, mostDigits, padded } from "../core/decimal.js";
 import { clock, shortId } from "../core/format.js";
 import { drawer } from "../core/state.js";
 
 const ROWS = 40;
+const HEADS = ["Price", "Quantity", "Time", "Maker"];
+const LETTER = 1.15; // width of a letter of an id, in digits
 
 export class Tape {
   /** @param {import("./feed.js").MarketFeed} feed @param {import("../core/types.js").Market} market */
@@ -13,6 +15,14 @@ export class Tape {
     this.feed = feed;
     this.digits = { price: digitsOf(market.tick), quantity: 0 };
     this.rows = Array.from({ length: ROWS }, () => h("tr", { hidden: true }, ...Array.from({ length: 4 }, () => h("td", { class: "number" }))));
+    this.table = h(
+      "table",
+      {},
+      h("caption", { class: "unseen" }, `Public trades of ${market.symbol}, newest first`),
+      h("colgroup", {}, ...HEADS.map(() => h("col"))),
+      h("thead", {}, h("tr", {}, ...HEADS.map((t) => h("th", { scope: "col", class: "number" }, t)))),
+      h("tbody", {}, ...this.rows),
+    );
     this.element = h(
       "section",
       { class: "panel tape", "aria-label": "trades" },
@@ -20,17 +30,7 @@ export class Tape {
       h(
         "div",
         { class: "scroller", tabindex: "0", role: "group", "aria-label": "list of trades" },
-        h(
-          "table",
-          {},
-          h("caption", { class: "unseen" }, `Public trades of ${market.symbol}, newest first`),
-          h(
-            "thead",
-            {},
-            h("tr", {}, ...["Price", "Quantity", "Time", "Maker"].map((t) => h("th", { scope: "col", class: "number" }, t))),
-          ),
-          h("tbody", {}, ...this.rows),
-        ),
+        this.table,
       ),
     );
     const draw = drawer(() => this.#draw());
@@ -53,5 +53,10 @@ export class Tape {
       texts.forEach((text, column) => setText(row.children[column], text));
       row.title = `${trade.side === "buy" ? "bought from" : "sold to"} ${trade.maker}`;
     });
+    const columns = HEADS.map((head, at) =>
+      Math.max(head.length, longest(this.rows.map((row) => row.children[at].textContent ?? ""))),
+    );
+    columns[3] *= LETTER;
+    fitColumns(this.table, columns);
   }
 }

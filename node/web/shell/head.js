@@ -42,6 +42,7 @@ export class Head {
     this.theme = 0;
     this.nav = h("nav", { class: "views", "aria-label": "views" });
     this.who = h("div", { class: "who" });
+    this.accounts = h("select"); // for the operator: the account in view
     this.themeButton = button("◐", () => this.nextTheme(), { class: "quiet" });
     this.brand = h("a", { class: "brand", href: "#/market" });
     this.element = h(
@@ -59,6 +60,7 @@ export class Head {
       strip.element,
     );
     model.session.follow(() => this.#build());
+    model.account.follow(() => this.#choose());
     this.#nameTheme();
   }
 
@@ -87,11 +89,12 @@ export class Head {
 
   /** The operator chooses the account in view. */
   #accounts() {
-    const choice = select([["", "the house"]], this.model.account.value ?? "", (value) => {
+    const choice = select([["", "the house"]], "", (value) => {
       this.model.account.value = value === "" ? null : value;
     });
     choice.setAttribute("aria-label", "act for account");
     choice.addEventListener("focus", () => void this.#fillAccounts(choice));
+    this.accounts = choice;
     void this.#fillAccounts(choice);
     return choice;
   }
@@ -104,6 +107,12 @@ export class Head {
     for (const { number, name } of accounts) {
       if (number !== 0 && !known.has(name)) choice.append(h("option", { value: name }, name));
     }
+    this.#choose();
+  }
+
+  /** Show the account that the operator acts for. */
+  #choose() {
+    this.accounts.value = this.model.account.value ?? "";
   }
 
   /** @param {string} name the view that is shown */
