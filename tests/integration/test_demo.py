@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from processes import ROOT, environment, eventually, run_cli
 
-from node.demos import trading_demo
+from node.annexes.demos import trading_demo
 
 
 def test_the_demo_trades_and_all_books_agree() -> None:
