@@ -30,9 +30,6 @@ from typing import Any, Final, Protocol
 import msgspec
 from sortedcontainers import SortedList
 
-BUY: Final = 1
-SELL: Final = -1
-
 Fill = tuple[int, int, int]  # key of the resting order, price in ticks, quantity in lots
 Level = tuple[int, int, int]  # price in ticks, quantity in lots, number of orders
 Resting = tuple[int, int, int, int, Any]  # key, price, quantity, time, rank

@@ -16,6 +16,7 @@ from exchange.engine.engine import MESSAGES, Engine
 from exchange.feeds.feed_limits import FeedFigures
 from exchange.journal.journal import Journal, JournalError
 from exchange.journal.market_history import MarketHistory
+from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instruments, InstrumentsFileError
 from exchange.model.ports import Send
 from exchange.model.records import Recovered
@@ -66,7 +67,7 @@ from node.views.node_views import (
     StatusView,
     TopologyView,
 )
-from node.views.order_mapping import BUY, SELL, side_word
+from node.views.order_mapping import side_word
 from node.views.statement_views import ReconciliationView
 from node.views.timestamps import iso
 from p2p.base.errors import NoProvider

@@ -20,9 +20,11 @@ LEAST: Final = 0.01  # part of the work that an estimate is made from
 
 
 def duration(seconds: float) -> str:
-    """75 -> 1 min 15 s."""
+    """75 -> 1 min 15 s; 90,000 -> 1 d 1 h."""
     whole = max(0, round(seconds))
-    hours, minutes = whole // 3600, whole // 60 % 60
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

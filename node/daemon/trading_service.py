@@ -13,6 +13,7 @@ from exchange.ledger.accounts import Accounts
 from exchange.market.candles import LATEST, TIMEFRAMES, TradeRecord
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Selection
+from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
 from exchange.model.records import Order
 from exchange.orders.engine_context import Drained
@@ -26,7 +27,7 @@ from node.service.refusals import refusals
 from node.service.trading import Span
 from node.streams.stream_registry import StreamRegistry
 from node.views.account_views import MAX_CANCEL_MS, MIN_CANCEL_MS, CancelAfterView
-from node.views.order_mapping import BUY, SELL, OrderMapping, candle_view
+from node.views.order_mapping import OrderMapping, candle_view
 from node.views.timestamps import iso
 from node.views.views import (
     AmendRequest,

@@ -14,7 +14,8 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from exchange.market.candles import LATEST
 from exchange.market.market import NUMBER_BITS, OwnerIndex
-from exchange.market.order_book import BUY, SELL, OrderBook
+from exchange.market.order_book import OrderBook
+from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
 from node.streams.book_checksums import MODULUS, level_check, order_check
 from node.streams.stream_messages import Level, RestingOrder

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Final
 
 from exchange.market.candles import Candle
-from exchange.market.order_book import BUY, SELL
+from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
 from node.service.market_data import Change, MarketData
 from node.streams.book_views import BookSource, BookTooLarge, LevelsView, OrdersView, OwnBook

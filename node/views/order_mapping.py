@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from exchange.market.candles import Candle, TradeRecord
 from exchange.model.commands import Amend, NewOrder
 from exchange.model.decimals import plain
+from exchange.model.events import BUY, SELL
 from exchange.model.instruments import (
     MAX_TEXT,
     Instrument,
@@ -37,8 +38,6 @@ from node.views.views import (
     Status,
     TradeView,
 )
-
-BUY, SELL = 1, -1
 
 
 def side_word(side: int) -> Side:

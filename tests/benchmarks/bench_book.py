@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from exchange.market import order_book
-from exchange.market.order_book import BUY, SELL, OrderBook
+from exchange.market.order_book import OrderBook
+from exchange.model.events import BUY, SELL
 from tests.benchmarks.book_peers import CANCEL, LIMIT, MARKET, PEERS, Operation, Ours
 from tests.benchmarks.report import Row
 

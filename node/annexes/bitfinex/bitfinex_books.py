@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from exchange.market.order_book import Level
+from exchange.model.events import BUY, SELL
 from node.annexes.bitfinex.errors import BAD_PARAMETER, BitfinexError
 from node.annexes.bitfinex.limits import BOOK_LENGTHS, BOOK_MAX
 from node.annexes.bitfinex.order_ids import OrderIds
@@ -22,7 +23,6 @@ from node.views.scales import Scale
 RAW: Final = "R0"
 PRECISIONS: Final = {"P0": 0, "P1": 4, "P2": 3, "P3": 2, "P4": 1}  # significant digits; 0: all
 CHECKED: Final = 25  # entries a side that a checksum covers
-BUY, SELL = 1, -1
 
 
 class Entry(NamedTuple):

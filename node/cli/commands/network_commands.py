@@ -17,6 +17,7 @@ from node.cli.client_session import (
 from node.cli.table_layout import Line, clean, folded
 from node.cli.tables import echo, is_terminal, peer_table, policy_table
 from node.client.exchange_client import ExchangeClient
+from node.daemon.progress import duration
 from node.views.node_views import (
     ExportView,
     GrenacheView,
@@ -48,17 +49,6 @@ def status(session: Session) -> None:
         print_json(view)
     else:
         echo(describe_status(view))
-
-
-def duration(seconds: float) -> str:
-    """3725 -> 1 h 2 min."""
-    whole = int(seconds)
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 def describe_status(view: StatusView) -> list[Line]:

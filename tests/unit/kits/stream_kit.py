@@ -11,7 +11,7 @@ from jsonschema import Draft7Validator
 from market_kit import ME, PEER, FakeMarkets, FakeTrading
 
 from exchange.market.market import NUMBER_BITS
-from exchange.market.order_book import BUY, SELL
+from exchange.model.events import BUY, SELL
 from node.api.asyncapi import document
 from node.client.book_replica import BookReplica
 from node.streams.book_views import precise

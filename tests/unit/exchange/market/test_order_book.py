@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from exchange.market.order_book import BUY, SELL, OrderBook
+from exchange.market.order_book import OrderBook
+from exchange.model.events import BUY, SELL
 
 
 def book_of(*orders: tuple[int, int, int, int]) -> OrderBook:

@@ -11,7 +11,7 @@ from fake_service import ME, FakeService
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.cli.commands.network_commands import describe_status, duration
+from node.cli.commands.network_commands import describe_status
 from node.cli.commands.service_commands import why_lines
 from node.cli.commands.watch_commands import book_view, describe, frame_lines
 from node.cli.ladder import bar, draws_blocks, ladder
@@ -19,6 +19,7 @@ from node.cli.order_text import OrderTextError, parse_order
 from node.cli.table_layout import Column, Line, align, table
 from node.cli.tables import clock, order_table, peer_table, to_ansi, to_rich
 from node.client.book_replica import BookReplica
+from node.daemon.progress import duration
 from node.streams.book_checksums import MODULUS, level_check
 from node.streams.stream_messages import BookL2, BookL2Snapshot, Level, Trades
 from node.views.node_views import RouterEventView, RouterView

@@ -9,7 +9,7 @@ import pytest
 from market_kit import ME, PEER
 from stream_kit import BTC, Client, Place
 
-from exchange.market.order_book import BUY, SELL
+from exchange.model.events import BUY, SELL
 from node.client.book_replica import BookFault, BookReplica, ChecksumMismatch, SequenceGap
 from node.streams import book_views
 from node.streams.book_checksums import line_check

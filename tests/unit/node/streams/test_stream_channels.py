@@ -9,7 +9,7 @@ from market_kit import ME, NOW, PEER
 from stream_kit import BTC, Place, reading
 
 from exchange.market.candles import MINUTE
-from exchange.market.order_book import BUY, SELL
+from exchange.model.events import BUY, SELL
 from exchange.model.records import Fill, Order
 from node.service.trading import Balance
 from node.streams.market_streams import SNAPSHOT_TRADES, TickerStream

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stream_kit import BTC, Client, Place, reading
 
-from exchange.market.order_book import BUY
+from exchange.model.events import BUY
 from node.service.market_data import Change
 from node.streams.stream import Ended
 from node.streams.stream_messages import Resume, Subscribe
