@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, TypeVar
 
 from p2p.grenache.errors import GrapeUnreachable, GrenacheError
+from p2p.ground.owned_tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
 
@@ -18,16 +19,13 @@ class SharedWork:
     """Tasks by key, from the first call until `close`."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = OwnedTasks(log, expected=(GrenacheError,))  # waiters got it
         self._shared: dict[Hashable, asyncio.Task[Any]] = {}
         self._closed = False
 
     def own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a task; `close` cancels it if it still runs."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
+        return self._tasks.start(work)
 
     async def share(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of `work`, or of the same work that is under way. That goes on when one who waits
@@ -66,18 +64,8 @@ class SharedWork:
     async def close(self) -> None:
         """Cancel everything and wait for its end."""
         self._closed = True
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def _unshare(self, key: Hashable, task: asyncio.Task[Any]) -> None:
         if self._shared.get(key) is task:
             del self._shared[key]
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        # Waiters got the exception; log it in case there were none.
-        if error is not None and not isinstance(error, GrenacheError):
-            log.error("a task failed", exc_info=error)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from p2p.base.errors import ConnectFailed, HandshakeRefused, P2PError
 from p2p.base.host_port import normal_host
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.peers.peer_manager import PeerManager
 from p2p.reachability.hole_punching import (
     METHOD,
@@ -67,14 +68,12 @@ class PunchService:
         self._reachable = reachable
         self._relayed = relayed
         self._now = clock
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks(log)
         rpc.serve(METHOD, self._on_offer, body_type=PunchOffer)
         rpc.serve(SYNC_METHOD, self._on_sync, body_type=PunchSync)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def look(self) -> None:
         """Begin the next punch, if one is due. Called now and then."""
@@ -87,9 +86,7 @@ class PunchService:
             self._start(self._offer(node))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(work)
 
     # The side that offers
 

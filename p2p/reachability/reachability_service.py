@@ -23,6 +23,7 @@ from p2p.addresses.address import INBOUND, PeerFound
 from p2p.base.errors import Code, ConnectFailed, P2PError
 from p2p.base.host_port import format_host_port, is_ip, normal_host
 from p2p.base.network_group import is_local
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.peers.peer_manager import PeerManager
 from p2p.reachability.dial_back import PROOF_BYTES, DialBackRules
 from p2p.reachability.dial_back_messages import (
@@ -96,8 +97,7 @@ class ReachabilityService:
         self._codec = Codec()
         self._rules = DialBackRules(rng)
         self._said: Reachability | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._loop_task: asyncio.Task[None] | None = None
+        self._tasks = OwnedTasks(log)
         self.punching = PunchService(
             node_id,
             direct,
@@ -116,7 +116,7 @@ class ReachabilityService:
         peers.follow(self)
 
     async def start(self) -> None:
-        self._loop_task = asyncio.create_task(self._run(), name="reachability")
+        self._tasks.start(self._run(), name="reachability")
 
     @property
     def mapping_text(self) -> str:
@@ -131,10 +131,7 @@ class ReachabilityService:
         for mapping in self._mappings:
             await mapping.stop()
         await self.punching.stop()
-        tasks = [*self._tasks, *([self._loop_task] if self._loop_task else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     # Links
 
@@ -170,9 +167,7 @@ class ReachabilityService:
     async def _run(self) -> None:
         while True:
             for action in self.core.due(self._now()):
-                task = asyncio.create_task(self._carry_out(action))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._tasks.start(self._carry_out(action))
             self.state_changes()
             self.punching.look()
             await asyncio.sleep(TICK)

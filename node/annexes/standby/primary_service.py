@@ -35,6 +35,7 @@ from node.daemon.released_position import ReleasedPosition
 from node.daemon.role_file import Role
 from node.views.node_views import StandbyView
 from p2p.base.identity import Identity
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.wire.tls import server_context
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class PrimaryService:
         self._tail: Tail | None = None
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking = OwnedTasks(log)
         self._trouble = ""  # of the store
 
     # Gate
@@ -124,9 +125,7 @@ class PrimaryService:
             if isinstance(effect, ShipFrames):
                 self._ship(effect)
             elif isinstance(effect, Read | Swap):
-                task = asyncio.create_task(self._ask(effect), name="lease")
-                self._asking.add(task)
-                task.add_done_callback(self._asking.discard)
+                self._asking.start(self._ask(effect), name="lease")
         if self.primary.stopped is not None:
             self._stopped(self.primary.stopped)
             return
@@ -164,9 +163,10 @@ class PrimaryService:
         """Close all connections."""
         if self._server is not None:
             self._server.close()
-        for task in (*self._links, *self._asking):
+        for task in self._links:
             task.cancel()
-        await asyncio.gather(*self._links, *self._asking, return_exceptions=True)
+        await asyncio.gather(*self._links, return_exceptions=True)
+        await self._asking.close()
         if self._store is not None:
             await self._store.close()
         self._forget_link()

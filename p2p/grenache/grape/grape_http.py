@@ -40,6 +40,7 @@ from p2p.grenache.errors import BadInput, GrenacheError
 from p2p.grenache.rpc import rpc_server
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.web_guard import HostGuard
+from p2p.ground.owned_tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class GrapeApi:
         self._begun_count = 0
         self._overdue_timer: asyncio.TimerHandle | None = None
         self._started = 0.0
-        self._answering: set[asyncio.Task[None]] = set()  # requests that are answered directly
+        self._answering = OwnedTasks(log)  # requests that are answered directly
         self._address: Address | None = None
         self.counters = ApiCounters()
 
@@ -169,9 +170,7 @@ class GrapeApi:
         if self._overdue_timer is not None:
             self._overdue_timer.cancel()
             self._overdue_timer = None
-        for task in self._answering:
-            task.cancel()
-        await asyncio.gather(*self._answering, return_exceptions=True)
+        await self._answering.close()
         self._address = None
 
     @property
@@ -204,11 +203,7 @@ class GrapeApi:
         if begin is not None and self._begun(begin, connection, body, own_host):
             return True
         answering = self._result(head.target, body, own_host)
-        task = asyncio.get_running_loop().create_task(
-            self._reply(connection, head.target, answering)
-        )
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        self._answering.start(self._reply(connection, head.target, answering))
         return True
 
     def _begun(
