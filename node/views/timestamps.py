@@ -40,6 +40,8 @@ def time_of(text: str) -> int:
                 "else ISO 8601"
             )
         return number * 1000
+    if text.isascii() and text.isdigit() and len(text) <= 19:
+        raise ValueError(f"is in milliseconds; {text} is too long for that: write {text[:13]}")
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
