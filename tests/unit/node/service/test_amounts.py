@@ -89,7 +89,7 @@ def test_times_are_iso_or_milliseconds(text: str, us: int) -> None:
     assert time_of(text) == us
 
 
-@pytest.mark.parametrize("text", ["", "now", "1" * 16, "-1", "٣"])
+@pytest.mark.parametrize("text", ["", "now", "1" * 20, "-1", "٣"])
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be a time such as"):
         time_of(text)
