@@ -99,5 +99,5 @@ def test_other_times_are_refused(text: str) -> None:
     "text", ["00", "1", "20260102", "1700000000", "1" * 16, "1" * 20, "1" * 99]
 )
 def test_other_numbers_are_no_milliseconds(text: str) -> None:
-    with pytest.raises(ValueError, match="is in milliseconds; .* write"):
+    with pytest.raises(ValueError, match=r"is in milliseconds; .* write"):
         time_of(text)
