@@ -115,8 +115,8 @@ def client_headers(key: str | None, secret: str | None, node_id: str | None) -> 
         KeyRefused: key and secret cannot be sent; the message does not have them.
     """
     headers = {NODE_HEADER: node_id} if node_id else {}
-    if key is not None:
-        check_key(key, secret or "")
+    if key is not None or secret is not None:  # half of a key is a mistake, not the operator
+        check_key(key or "", secret or "")
         headers["Authorization"] = f"Bearer {key}:{secret}"
     return headers
 

@@ -272,6 +272,7 @@ class Node(TradingService):
             parts,
             self._warnings,
             started=now,
+            clock_warnings=self._readiness.clock_warnings,
         )
         self._outside: OutsideServices | None = None
         offers = {} if recover_from is not None else public_offers(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from config import Settings
 from exchange.engine.engine import Engine
@@ -31,6 +31,7 @@ class NodeStatus:
         parts: Sequence[NodePart],
         warnings: Sequence[str],
         started: float,
+        clock_warnings: Callable[[], list[str]] = list,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -41,6 +42,7 @@ class NodeStatus:
         self._parts = parts
         self._warnings = warnings
         self._started = started
+        self._clock_warnings = clock_warnings
 
     def view(self, now: float, api_url: str) -> StatusView:
         """`api_url`: where the API is served."""
@@ -73,6 +75,7 @@ class NodeStatus:
                 *self._faults(),
                 *self._disagreements(),
                 *self._overlay.links.refusal_warnings(),
+                *self._clock_warnings(),
                 *([] if self._journal.trouble is None else [self._journal.trouble]),
                 *(text for part in self._parts for text in part.warnings()),
             ],
