@@ -15,7 +15,7 @@ from node.client.credentials import (
     read_text,
     without_password,
 )
-from node.client.exchange_client import ExchangeClient, checked_url
+from node.client.exchange_client import ExchangeClient, checked_url, client_headers
 from node.client.node_finder import api_url
 from node.client.streaming_client import StreamingClient
 
@@ -125,3 +125,14 @@ def test_a_password_in_an_address_is_not_repeated(check: object, url: str) -> No
         check(url)  # type: ignore[operator]
     assert "pass" not in str(caught.value)
     assert without_password("http://h:1/a") == "http://h:1/a"
+
+
+@pytest.mark.parametrize(
+    ("key", "secret"), [(None, "secret"), ("key", None), ("", ""), ("key", "")]
+)
+def test_half_of_a_key_is_refused_and_does_not_act_as_operator(
+    key: str | None, secret: str | None
+) -> None:
+    with pytest.raises(KeyRefused):
+        client_headers(key, secret, None)
+    assert client_headers(None, None, None) == {}
