@@ -1,4 +1,4 @@
-"""What all programs share: a log that never holds up the program, and lines on streams that may be gone."""
+"""Parts of all programs: a log that never holds them up, and lines on streams that may be gone."""
 
 from __future__ import annotations
 
