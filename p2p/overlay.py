@@ -129,7 +129,7 @@ class Overlay:
         protocols = set(self._codec.payloads)
         if not settings.secure:
             protocols.discard(SEGMENT_TYPE)
-        self._direct = DirectConnectionService(
+        self.links = DirectConnectionService(
             identity,
             network=settings.network,
             codec=self._codec,
@@ -142,9 +142,9 @@ class Overlay:
             clock=self._loop.time,
         )
         if settings.direct:
-            self.peers.dialer = self._direct
-        if self._direct.tls is not None:
-            self.router.encrypt_relayed(*self._direct.tls)
+            self.peers.dialer = self.links
+        if self.links.tls is not None:
+            self.router.encrypt_relayed(*self.links.tls)
         self.router.on_useful = self.peers.admission.news
         self.router.defer = self._defer
         self.grenache = grenache
@@ -166,12 +166,12 @@ class Overlay:
         Raises:
             OSError: the address cannot be bound.
         """
-        self.address = await self._direct.start(self._settings.host, port)
+        self.address = await self.links.start(self._settings.host, port)
 
     async def start(self) -> None:
         """Start discovery and dialling."""
         if self.grenache is not None:
-            self.peers.dial_over_grenache(self.grenache.start(self._direct))
+            self.peers.dial_over_grenache(self.grenache.start(self.links))
         if self._settings.direct:
             self.reachability = self._make_reachability()
             await self.reachability.start()
@@ -185,7 +185,7 @@ class Overlay:
         return ReachabilityService(
             self.node_id,
             core,
-            self._direct,
+            self.links,
             self.peers,
             self.rpc,
             rng=random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
@@ -326,7 +326,7 @@ class Overlay:
         self._stopped = True
         await self.rpc.close()
         self._send_now()
-        await self._direct.stop()
+        await self.links.stop()
         if self.grenache is not None:
             await self.grenache.stop()
         if self._ticker is not None:
@@ -426,7 +426,7 @@ class Overlay:
         """Handle broadcasts that the router put off in turns of their own, which the links of a network group share."""
         address = self.peers.links[node].peer.address
         flow = node if is_local(address) else network_group(address)
-        self._direct.turns.defer(
+        self.links.turns.defer(
             (node, origin), ("deferred", flow), lambda: self._handle_deferred(node, origin)
         )
 

@@ -228,10 +228,13 @@ class Archive:
         end: int | None = None,
         limit: int = 100,
         newest_first: bool = True,
+        skip: int = 0,
     ) -> list[Order]:
         """List finished orders of an account by their last change, then by number."""
         where = ("orders", "account", account, "market", market, "updated", "number")
-        return [_order_of(data) for data in self._part(where, start, end, limit, newest_first)]
+        return [
+            _order_of(data) for data in self._part(where, start, end, limit, newest_first, skip)
+        ]
 
     def fills_of(
         self,
@@ -243,18 +246,21 @@ class Archive:
         end: int | None = None,
         limit: int = 100,
         newest_first: bool = True,
+        skip: int = 0,
     ) -> list[Fill]:
         """List fills of an account's orders by time, then in the order of writing."""
         if order is None:
             where = ("fills", "account", account, "market", market, "time", "id")
-            return [_fill_of(data) for data in self._part(where, start, end, limit, newest_first)]
+            return [
+                _fill_of(data) for data in self._part(where, start, end, limit, newest_first, skip)
+            ]
         way = "DESC" if newest_first else "ASC"
         rows = self._ask(
             f'SELECT data FROM fills WHERE "order" = ? AND account = ? AND time BETWEEN ? AND ? '  # noqa: S608
-            f"AND ifnull(market = ?, 1) ORDER BY time {way}, id {way} LIMIT ?",
+            f"AND ifnull(market = ?, 1) ORDER BY time {way}, id {way} LIMIT ? OFFSET ?",
             (
                 *(order, account, start, FOREVER if end is None else end),
-                *(None if market is None else self._names.get(market, 0), limit),
+                *(None if market is None else self._names.get(market, 0), limit, skip),
             ),
         )
         return [_fill_of(data) for (data,) in rows]
@@ -268,10 +274,13 @@ class Archive:
         end: int | None = None,
         limit: int = 100,
         newest_first: bool = True,
+        skip: int = 0,
     ) -> list[Posting]:
         """List postings of a holder by time, then in the order of writing."""
         where = ("postings", "holder", holder, "asset", asset, "time", "id")
-        return [_posting_of(data) for data in self._part(where, start, end, limit, newest_first)]
+        return [
+            _posting_of(data) for data in self._part(where, start, end, limit, newest_first, skip)
+        ]
 
     def orders(self, *, market: str | None = None, limit: int) -> list[Order]:
         """List finished orders of all accounts, greatest numbers first."""
@@ -353,8 +362,10 @@ class Archive:
         end: int | None,
         limit: int,
         newest_first: bool,
+        skip: int,
     ) -> list[bytes]:
-        """Query each market (or asset) alone by time, so that one index serves one market and all."""
+        """Query each market (or asset) alone by time, so that one index serves one market and all. `skip`: rows left
+        out at the beginning."""
         table, whose, holder, of, name, time, key = where
         way = "DESC" if newest_first else "ASC"
         text = (
@@ -364,9 +375,11 @@ class Archive:
         names = list(self._names.values()) if name is None else [self._names.get(name, 0)]
         rows: list[tuple[int, int, bytes]] = []
         for number in names:
-            rows += self._ask(text, (holder, number, start, FOREVER if end is None else end, limit))
+            rows += self._ask(
+                text, (holder, number, start, FOREVER if end is None else end, limit + skip)
+            )
         rows.sort(key=lambda row: row[:2], reverse=newest_first)
-        return [data for _, _, data in rows[:limit]]
+        return [data for _, _, data in rows[skip:][:limit]]
 
     def _ask(self, text: str, values: Sequence[object]) -> list[Any]:
         with self._reading:

@@ -34,10 +34,12 @@ from node.http.api_tls import Tls
 from node.http.connection_limits import ConnectionLimits, connections_allowed
 from node.http.direct_answers import COMMON_HEADERS
 from node.http.http_requests import FIGURES, UNMATCHED, RequestFigures
+from node.http.paging import NEXT_CURSOR
 from node.http.rate_limit import RateVerdict
 from node.http.request_guard import NODE_HEADER, RequestGuard, names_no_site
 from node.operations.public_operations import GET_HEALTH, GET_READY
 from node.operations.trading_operations import SUBMIT_ORDER
+from node.views.limits import CURSOR_HEADER
 from node.views.views import ServiceError
 from p2p.base.direct_requests import DirectHandlers
 
@@ -165,6 +167,9 @@ async def _common_headers(request: web.Request, response: web.StreamResponse) ->
         response.headers["RateLimit-Limit"] = str(verdict.limit)
         response.headers["RateLimit-Remaining"] = str(verdict.remaining)
         response.headers["RateLimit-Reset"] = str(verdict.reset)
+    cursor = request.get(NEXT_CURSOR)
+    if cursor is not None:
+        response.headers[CURSOR_HEADER] = cursor
     cached = response.headers.get("Cache-Control")
     response.headers.update(COMMON_HEADERS)
     if cached is not None:

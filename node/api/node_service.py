@@ -172,9 +172,10 @@ class NodeService(Protocol):
         end: int | None = None,
         limit: int = 100,
         newest_first: bool = True,
+        skip: int = 0,
     ) -> list[TradeView]:
         """Public trades of the network seen by this node, from `start` to `end` (us since the epoch,
-        both included)."""
+        both included), without the first `skip`."""
         ...
 
     async def candles(

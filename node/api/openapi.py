@@ -16,8 +16,9 @@ import orjson
 from node.api.call_examples import examples
 from node.api.problems import CODES, CONTENT_TYPE
 from node.api.public_routes import ROUTES
-from node.operations.operation import Access, Operation, Param
+from node.operations.operation import CURSOR, Access, Operation, Param
 from node.views.field_types import DECIMAL_PATTERN, MOMENT, POSITIVE_PATTERN, SIGNED_PATTERN
+from node.views.limits import CURSOR_HEADER
 from node.views.problem_view import Problem
 
 OPERATIONS: Final = tuple(route.operation for route in ROUTES)
@@ -127,6 +128,13 @@ def _operation(
     if operation.status == 201:
         responses["201"]["headers"] = {
             "Location": {"description": "Path of the order.", "schema": {"type": "string"}}
+        }
+    if CURSOR in operation.params:
+        responses["200"]["headers"] = {
+            CURSOR_HEADER: {
+                "description": "Of a full page: `cursor` of the request for the next one.",
+                "schema": CURSOR.schema,
+            }
         }
     for status in sorted({*_EVERYWHERE, *operation.problems}):
         responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}

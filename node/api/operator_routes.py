@@ -7,11 +7,12 @@ from typing import Final
 from aiohttp import web
 
 from node.api.route import (
+    PAGE,
     SERVICE,
-    SPAN,
     Route,
     answer,
     finish,
+    page,
     query,
     read_body,
     span,
@@ -124,10 +125,10 @@ async def change_market_steps(request: web.Request) -> web.Response:
 
 
 async def list_postings(request: web.Request) -> web.Response:
-    values = query(request, "holder", "asset", *SPAN)
-    holder = values.get("holder", "outside")
-    views = await _operations(request).postings(holder, span(values), asset=values.get("asset"))
-    return answer(views)
+    values = query(request, "holder", "asset", *PAGE)
+    holder, part = values.get("holder", "outside"), span(values)
+    views = await _operations(request).postings(holder, part, asset=values.get("asset"))
+    return page(request, values, part, views, lambda view: view.time)
 
 
 async def list_positions(request: web.Request) -> web.Response:

@@ -7,14 +7,15 @@ from typing import Final
 from aiohttp import web
 
 from node.api.route import (
+    PAGE,
     SERVICE,
-    SPAN,
     Route,
     account_of,
     answer,
     bad_parameter,
     finish,
     flag,
+    page,
     query,
     read_body,
     span,
@@ -49,14 +50,20 @@ async def amend_order(request: web.Request) -> web.Response:
 
 
 async def list_orders(request: web.Request) -> web.Response:
-    values = query(request, "market", "open", "account", *SPAN)
-    return answer(
-        await request.app[SERVICE].orders(
-            account=account_of(request, values),
-            market=values.get("market"),
-            open_only=flag(values, "open", True),
-            span=span(values),
-        )
+    values = query(request, "market", "open", "account", *PAGE)
+    part, open_only = span(values), flag(values, "open", True)
+    views = await request.app[SERVICE].orders(
+        account=account_of(request, values),
+        market=values.get("market"),
+        open_only=open_only,
+        span=part,
+    )
+    return page(
+        request,
+        values,
+        part,
+        views,
+        lambda view: view.created if open_only else view.updated or view.created,
     )
 
 
@@ -117,15 +124,15 @@ async def cancel_after(request: web.Request) -> web.Response:
 
 
 async def list_fills(request: web.Request) -> web.Response:
-    values = query(request, "market", "order", "account", *SPAN)
-    return answer(
-        await request.app[SERVICE].fills(
-            account=account_of(request, values),
-            market=values.get("market"),
-            order=values.get("order"),
-            span=span(values),
-        )
+    values = query(request, "market", "order", "account", *PAGE)
+    part = span(values)
+    views = await request.app[SERVICE].fills(
+        account=account_of(request, values),
+        market=values.get("market"),
+        order=values.get("order"),
+        span=part,
     )
+    return page(request, values, part, views, lambda view: view.time)
 
 
 async def list_balances(request: web.Request) -> web.Response:
@@ -134,12 +141,12 @@ async def list_balances(request: web.Request) -> web.Response:
 
 
 async def list_postings(request: web.Request) -> web.Response:
-    values = query(request, "asset", "account", *SPAN)
-    return answer(
-        await request.app[SERVICE].operations.postings(
-            f"account:{account_of(request, values)}", span(values), asset=values.get("asset")
-        )
+    values = query(request, "asset", "account", *PAGE)
+    part = span(values)
+    views = await request.app[SERVICE].operations.postings(
+        f"account:{account_of(request, values)}", part, asset=values.get("asset")
     )
+    return page(request, values, part, views, lambda view: view.time)
 
 
 async def list_fees(request: web.Request) -> web.Response:

@@ -89,7 +89,10 @@ CODES: Final[dict[str, tuple[str, str]]] = {
         "or lot.",
     ),
     "bad_order_id": ("Bad order id", "Neither the full id of an order nor its number."),
-    "bad_client_id": ("Bad client id", "Too long, empty, or with unprintable characters."),
+    "bad_client_id": (
+        "Bad client id",
+        "Too long, empty, with unprintable characters, or `.` or `..`, which paths cannot carry.",
+    ),
     "client_id_reused": (
         "Client id reused",
         "An earlier order has this client_id, and it was another order.",

@@ -19,6 +19,7 @@ from node.api.order_routes import ORDER_ROUTES
 from node.api.problems import problem
 from node.api.route import (
     ABOUT,
+    PAGE,
     SERVICE,
     SPAN,
     TASKS,
@@ -28,10 +29,12 @@ from node.api.route import (
     dumps,
     finish,
     number,
+    page,
     query,
     read_body,
     span,
 )
+from node.http.http_requests import route_path
 from node.operations import public_operations
 from node.version import VERSION
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
@@ -54,7 +57,7 @@ T = TypeVar("T")
 
 
 async def list_trades(request: web.Request) -> web.Response:
-    values = query(request, "market", *SPAN)
+    values = query(request, "market", *PAGE)
     part = span(values)
     views = await request.app[SERVICE].trade_history(
         market=values.get("market"),
@@ -62,8 +65,9 @@ async def list_trades(request: web.Request) -> web.Response:
         end=part.end,
         limit=part.limit,
         newest_first=part.newest_first,
+        skip=part.skip,
     )
-    return answer(views)
+    return page(request, values, part, views, lambda view: view.time)
 
 
 async def list_candles(request: web.Request) -> web.Response:
@@ -267,10 +271,11 @@ def add_routes(app: web.Application, service: NodeService) -> None:
     app[TASKS] = set()
     for route in ROUTES:
         operation = route.operation
+        path = route_path(operation.path)
         if operation.method == "GET":
-            app.router.add_get(operation.path, _guarded(route))
+            app.router.add_get(path, _guarded(route))
         else:
-            app.router.add_route(operation.method, operation.path, _guarded(route))
+            app.router.add_route(operation.method, path, _guarded(route))
     _refuse_other_methods(app)
     app.on_cleanup.append(_cancel_work)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -19,6 +19,7 @@ from node.api.access import caller_of
 from node.api.node_service import NodeService
 from node.http.http_requests import read_body as read_bytes
 from node.http.json_members import RepeatedMember, check_members
+from node.http.paging import NEXT_CURSOR, Cursor, end_of_page, read_cursor
 from node.operations.operation import Operation
 from node.service.trading import Span
 from node.views.field_types import is_decimal
@@ -221,17 +222,45 @@ def newest_first(values: dict[str, str]) -> bool:
 
 
 SPAN: Final = ("start", "end", "limit", "sort")
+PAGE: Final = (*SPAN, "cursor")
 
 
 def span(values: dict[str, str]) -> Span:
     """The part of a history that is asked for. Times are shown in ms, so `end` is the whole one."""
     end = moment(values, "end")
-    return Span(
+    found = Span(
         start=moment(values, "start") or 0,
         end=None if end is None else end + 999,
         limit=number(values, "limit", DEFAULT_LIMIT, MAX_LIMIT),
         newest_first=newest_first(values),
     )
+    cursor = _cursor(values)
+    return found if cursor is None else found.behind(cursor.ms, cursor.rows)
+
+
+def _cursor(values: dict[str, str]) -> Cursor | None:
+    text = values.get("cursor")
+    if text is None:
+        return None
+    try:
+        return read_cursor(text)
+    except ValueError as error:
+        raise bad_parameter("cursor", f"cursor {error}") from None
+
+
+def page(
+    request: web.Request,
+    values: dict[str, str],
+    part: Span,
+    rows: Sequence[T],
+    time_of_row: Callable[[T], str],
+) -> web.Response:
+    """The answer with a page of a history, and the cursor of the next one if this is full."""
+    if len(rows) == part.limit:
+        request[NEXT_CURSOR] = str(
+            end_of_page(rows, lambda row: time_of(time_of_row(row)) // 1000, _cursor(values))
+        )
+    return answer(rows)
 
 
 def account_of(request: web.Request, values: dict[str, str]) -> int:

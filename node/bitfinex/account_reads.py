@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+from aiohttp import web
+
 from exchange.market.candles import LATEST
-from exchange.model.records import Fill, Order
+from exchange.model.records import Fill, Order, Posting
 from node.bitfinex import account_arrays, order_inputs
 from node.bitfinex.account_arrays import order_text, trade_text
 from node.bitfinex.errors import bad, order_not_found
 from node.bitfinex.limits import ORDERS_DEFAULT, ORDERS_MAX, ROWS_MAX
 from node.bitfinex.order_inputs import Body
+from node.bitfinex.pages import whole_page
 from node.bitfinex.public_arrays import array
 from node.bitfinex.symbols import Pair, Symbols
 from node.service.market_data import MarketData
@@ -44,12 +48,20 @@ class AccountReads:
             found = self._known(account, wanted, key)
         return await self._orders(account, found)
 
-    async def past_orders(self, account: int, body: Body, pair: Pair | None) -> str:
+    async def past_orders(
+        self, request: web.Request, account: int, body: Body, pair: Pair | None
+    ) -> str:
         key = None if pair is None else pair.key
         wanted = order_inputs.wanted_ids(body)
         if wanted is None:
             span = _span(body, ORDERS_DEFAULT, ORDERS_MAX)
-            found = await self._trading.past_orders(account, span, market=key)
+            found = await whole_page(
+                request,
+                body.get("cursor"),
+                span,
+                lambda part: self._trading.past_orders(account, part, market=key),
+                lambda order: order.updated,
+            )
         else:
             found = [order for order in self._known(account, wanted, key) if order.done]
             found.sort(key=lambda order: order.updated, reverse=True)
@@ -68,10 +80,19 @@ class AccountReads:
             if (pair := self._symbols.find(order.market)) is not None
         )
 
-    async def trades(self, account: int, body: Body, pair: Pair | None) -> str:
+    async def trades(
+        self, request: web.Request, account: int, body: Body, pair: Pair | None
+    ) -> str:
         span = _span(body, ORDERS_DEFAULT, ORDERS_MAX)
         key = None if pair is None else pair.key
-        return self._trades(account, await self._trading.fills_of(account, span, market=key))
+        found = await whole_page(
+            request,
+            body.get("cursor"),
+            span,
+            lambda part: self._trading.fills_of(account, part, market=key),
+            lambda fill: fill.time,
+        )
+        return self._trades(account, found)
 
     async def trades_of_order(self, account: int, body: Body, pair: Pair, order_id: str) -> str:
         number = order_inputs.order_number(order_id)
@@ -91,20 +112,26 @@ class AccountReads:
     async def wallets(self, account: int) -> str:
         return array(wallet_texts(self._trading, account))
 
-    async def ledger(self, account: int, body: Body, asset: str | None) -> str:
+    async def ledger(
+        self, request: web.Request, account: int, body: Body, asset: str | None
+    ) -> str:
         if asset is not None and asset not in self._symbols.currencies:
             raise bad("currency")
         span = _span(body, ORDERS_DEFAULT, ORDERS_MAX)
         category = order_inputs.integer(body, "category", 0)
-        if not category:
-            found = await self._trading.postings(account, span, asset=asset)
-        elif category not in account_arrays.CATEGORIES:
-            found = []
-        else:
-            kind = account_arrays.CATEGORIES[category]
-            widest = Span(start=span.start, end=span.end, limit=ROWS_MAX)
-            every = await self._trading.postings(account, widest, asset=asset)
-            found = [posting for posting in every if posting.kind == kind][: span.limit]
+
+        async def read(part: Span) -> list[Posting]:
+            if not category:
+                return await self._trading.postings(account, part, asset=asset)
+            kind = account_arrays.CATEGORIES.get(category)
+            widest = msgspec.structs.replace(part, limit=ROWS_MAX, skip=0)
+            every = await self._trading.postings(account, widest, asset=asset) if kind else []
+            of_kind = [posting for posting in every if posting.kind == kind]
+            return of_kind[part.skip :][: part.limit]
+
+        found = await whole_page(
+            request, body.get("cursor"), span, read, lambda posting: posting.time
+        )
         decimals = self._trading.decimals
         return array(account_arrays.ledger_text(each, decimals(each.asset)) for each in found)
 

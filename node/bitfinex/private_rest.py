@@ -31,6 +31,7 @@ from node.bitfinex.order_inputs import Body
 from node.bitfinex.order_operations import OrderOperations
 from node.bitfinex.public_rest import Form, body_of
 from node.bitfinex.symbols import Pair, Symbols
+from node.http.http_requests import route_path
 
 Answer = Callable[[KeySession, web.Request, Body], Awaitable[str]]
 
@@ -101,7 +102,8 @@ class PrivateRest:
                 answer = self._durable(answer)
             if path not in _OF_EVERY_KEY:
                 answer = _permitted("trade" if path.startswith("w/") else "read", answer)
-            router.add_post(f"/v2/auth/{path}", form.of(self._signed(answer, form), counted=False))
+            signed = form.of(self._signed(answer, form), counted=False)
+            router.add_post(route_path(f"/v2/auth/{path}"), signed)
         nothing = form.of(self._signed(_nothing, form), counted=False)
         router.add_route("*", "/v2/auth/{path:.*}", nothing)
 
@@ -171,10 +173,12 @@ class PrivateRest:
         return await self._accountant.open_orders(session.account, body, self._pair(request))
 
     async def _past_orders(self, session: KeySession, request: web.Request, body: Body) -> str:
-        return await self._accountant.past_orders(session.account, body, self._pair(request))
+        return await self._accountant.past_orders(
+            request, session.account, body, self._pair(request)
+        )
 
     async def _trades(self, session: KeySession, request: web.Request, body: Body) -> str:
-        return await self._accountant.trades(session.account, body, self._pair(request))
+        return await self._accountant.trades(request, session.account, body, self._pair(request))
 
     async def _trades_of_order(self, session: KeySession, request: web.Request, body: Body) -> str:
         symbol, _, order_id = request.match_info["order"].rpartition(":")
@@ -183,7 +187,7 @@ class PrivateRest:
 
     async def _ledger(self, session: KeySession, request: web.Request, body: Body) -> str:
         currency = request.match_info.get("currency")
-        return await self._accountant.ledger(session.account, body, currency)
+        return await self._accountant.ledger(request, session.account, body, currency)
 
     async def _available(self, session: KeySession, _request: web.Request, body: Body) -> str:
         return await self._accountant.available(session.account, body)

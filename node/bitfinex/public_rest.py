@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from exchange.market.candles import LATEST, TIMEFRAMES, Timeframe
+from exchange.market.candles import LATEST, TIMEFRAMES, Timeframe, TradeRecord
 from node.bitfinex import order_inputs, public_arrays
 from node.bitfinex.bitfinex_books import Books, check_length, check_precision
 from node.bitfinex.calculations import Calculations
@@ -34,10 +34,12 @@ from node.bitfinex.limits import (
     TICKERS_MAX,
     TRADES_DEFAULT,
 )
+from node.bitfinex.pages import whole_page
 from node.bitfinex.symbols import Pair, Symbols
-from node.http.http_requests import read_body
+from node.http.http_requests import read_body, route_path
 from node.http.rate_limit import RateLimit
 from node.service.market_data import MarketData
+from node.service.trading import Span
 
 log = logging.getLogger("node.api")
 
@@ -112,7 +114,7 @@ class Rest:
             ("/v2/book/{symbol}/{precision}", self._book),
             ("/v2/candles/{key}/{section}", self._candles),
         ):
-            router.add_get(path, self._form.of(respond))
+            router.add_get(route_path(path), self._form.of(respond))
         calculations = Calculations(self._market_data, self._symbols)
         for path, calculate in (
             ("/v2/calc/trade/avg", calculations.trade_average),
@@ -163,13 +165,25 @@ class Rest:
     async def _trades(self, request: web.Request) -> str:
         pair = self._symbols[request.match_info["symbol"]]
         start, end = _span(request)
-        records = await self._market_data.trades(
-            pair.key,
+        span = Span(
             start=start,
             end=end,
             limit=_limit(request, TRADES_DEFAULT),
             newest_first=_newest_first(request),
         )
+
+        async def read(part: Span) -> list[TradeRecord]:
+            return await self._market_data.trades(
+                pair.key,
+                start=part.start,
+                end=end if part.end is None else part.end,
+                limit=part.limit,
+                newest_first=part.newest_first,
+                skip=part.skip,
+            )
+
+        cursor = request.query.get("cursor")
+        records = await whole_page(request, cursor, span, read, lambda record: record.time)
         return public_arrays.array(public_arrays.trade(pair, record) for record in records)
 
     async def _book(self, request: web.Request) -> str:

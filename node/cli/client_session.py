@@ -31,6 +31,7 @@ from node.client.exchange_client import (
 )
 from node.client.node_finder import FoundNode, NoNode, find
 from node.client.server_trust import Trust
+from node.views.limits import CURSOR_HEADER
 
 T = TypeVar("T")
 G = TypeVar("G", bound=click.Group)
@@ -116,7 +117,8 @@ class BlockingTransport:
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
             kind = answer.headers.get_content_type()
-            response = ApiResponse(answer.status, kind, answer.read())
+            cursor = answer.headers.get(CURSOR_HEADER)
+            response = ApiResponse(answer.status, kind, answer.read(), cursor)
             self.changed |= method != "GET" and response.status < 300
             return response
         except ssl.SSLCertVerificationError as error:

@@ -6,6 +6,7 @@ meant. A client with an API key acts for the key's account and leaves it out.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any, Literal, TypeVar
 
 from exchange.model.records import Permission
@@ -35,6 +36,7 @@ from node.views.account_views import (
     SettlementView,
     TransferView,
 )
+from node.views.limits import MAX_LIMIT
 from node.views.statement_views import ReconciliationView
 from node.views.views import AmendRequest, BalanceView, FillView, OrderRequest, OrderView
 
@@ -58,6 +60,31 @@ class Calls:
         **parameters: str | int | bool | None,
     ) -> T:
         raise NotImplementedError
+
+    async def _ask(
+        self,
+        operation: Operation[T],
+        /,
+        *in_path: str,
+        body: Any = None,
+        **parameters: str | int | bool | None,
+    ) -> tuple[T, str | None]:
+        """As `_call`, with the cursor of the next page if this one is full."""
+        raise NotImplementedError
+
+    async def _every(
+        self, operation: Operation[list[T]], **parameters: str | int | bool | None
+    ) -> AsyncIterator[T]:
+        """Yield the rows of all pages of a history, oldest first."""
+        cursor: str | None = None
+        while True:
+            rows, cursor = await self._ask(
+                operation, **parameters, limit=MAX_LIMIT, sort="asc", cursor=cursor
+            )
+            for row in rows:
+                yield row
+            if cursor is None:
+                return
 
 
 class OrderCalls(Calls):
@@ -171,6 +198,57 @@ class OrderCalls(Calls):
             limit=limit,
             sort=_sort(newest_first),
             account=account,
+        )
+
+    def every_order(
+        self,
+        *,
+        market: str | None = None,
+        open_only: bool = True,
+        start: Moment = None,
+        end: Moment = None,
+        account: str | None = None,
+    ) -> AsyncIterator[OrderView]:
+        """All own orders of a span of time, oldest first, page by page."""
+        return self._every(
+            trading_operations.LIST_ORDERS,
+            market=market,
+            open=open_only,
+            start=start,
+            end=end,
+            account=account,
+        )
+
+    def every_fill(
+        self,
+        *,
+        market: str | None = None,
+        order: str | None = None,
+        start: Moment = None,
+        end: Moment = None,
+        account: str | None = None,
+    ) -> AsyncIterator[FillView]:
+        """All own fills of a span of time, oldest first, page by page."""
+        return self._every(
+            trading_operations.LIST_FILLS,
+            market=market,
+            order=order,
+            start=start,
+            end=end,
+            account=account,
+        )
+
+    def every_ledger_line(
+        self,
+        *,
+        asset: str | None = None,
+        start: Moment = None,
+        end: Moment = None,
+        account: str | None = None,
+    ) -> AsyncIterator[PostingView]:
+        """All of the account's lines of the ledger in a span of time, oldest first, page by page."""
+        return self._every(
+            trading_operations.LIST_LEDGER, asset=asset, start=start, end=end, account=account
         )
 
     async def balances(self, *, account: str | None = None) -> list[BalanceView]:
@@ -288,6 +366,14 @@ class OperatorCalls(Calls):
             end=end,
             limit=limit,
             sort=_sort(newest_first),
+        )
+
+    def every_posting(
+        self, holder: str, *, asset: str | None = None, start: Moment = None, end: Moment = None
+    ) -> AsyncIterator[PostingView]:
+        """All lines of a holder in a span of time, oldest first, page by page."""
+        return self._every(
+            operator_operations.LIST_POSTINGS, holder=holder, asset=asset, start=start, end=end
         )
 
     async def positions(self) -> list[PositionView]:

@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from node.client.client_calls import OperatorCalls, OrderCalls
+from node.client.client_calls import Moment, OperatorCalls, OrderCalls
 from node.client.credentials import check_key, without_password
 from node.client.server_trust import Trust
 from node.operations import public_operations
 from node.operations.operation import Operation
+from node.views.limits import CURSOR_HEADER
 from node.views.node_views import (
     CallRequest,
     CallView,
@@ -126,6 +127,7 @@ class ApiResponse(NamedTuple):
     status: int
     content_type: str
     body: bytes
+    next_cursor: str | None = None  # of a page of a history
 
 
 class ApiTransport(Protocol):
@@ -167,7 +169,8 @@ class AiohttpTransport:
             async with session.request(
                 method, url, data=body, headers=headers, allow_redirects=False
             ) as answer:
-                return ApiResponse(answer.status, answer.content_type, await answer.read())
+                cursor = answer.headers.get(CURSOR_HEADER)
+                return ApiResponse(answer.status, answer.content_type, await answer.read(), cursor)
         except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
             raise UntrustedNode(_site(url), error) from error
         except aiohttp.ClientConnectorError as error:
@@ -238,6 +241,17 @@ class ExchangeClient(OrderCalls, OperatorCalls):
         body: Any = None,
         **parameters: str | int | bool | None,
     ) -> T:
+        value, _ = await self._ask(operation, *in_path, body=body, **parameters)
+        return value
+
+    async def _ask(
+        self,
+        operation: Operation[T],
+        /,
+        *in_path: str,
+        body: Any = None,
+        **parameters: str | int | bool | None,
+    ) -> tuple[T, str | None]:
         values = {
             name: str(value).lower() if isinstance(value, bool) else value
             for name, value in parameters.items()
@@ -255,7 +269,8 @@ class ExchangeClient(OrderCalls, OperatorCalls):
             if reply.content_type == "application/problem+json":
                 raise ApiError(msgspec.json.decode(reply.body, type=dict[str, Any]))
             if reply.status in (200, 201) and reply.content_type == "application/json":
-                return msgspec.json.decode(reply.body, type=operation.answer)
+                answer = msgspec.json.decode(reply.body, type=operation.answer)
+                return answer, reply.next_cursor
         except (msgspec.DecodeError, ValueError) as error:
             raise NotANode(f"{self.url} does not answer like a node: {error}") from error
         raise NotANode(f"{self.url} does not answer like a node (HTTP status {reply.status})")
@@ -278,6 +293,13 @@ class ExchangeClient(OrderCalls, OperatorCalls):
             limit=limit,
             sort="desc" if newest_first else "asc",
         )
+
+    def every_trade(
+        self, *, market: str | None = None, start: Moment = None, end: Moment = None
+    ) -> AsyncIterator[TradeView]:
+        """All public trades of a span of time, oldest first, page by page."""
+        operation = public_operations.LIST_TRADES
+        return self._every(operation, market=market, start=start, end=end)
 
     async def candles(
         self,

@@ -149,6 +149,14 @@ class NodeCollector(Collector):
         for kind, count in sorted(overlay.peers.admission.counters.items()):
             admission.add_metric([kind], count)
         yield admission
+        handshakes = CounterMetricFamily(
+            PREFIX + "handshakes_refused",
+            "Handshakes that one side ended, by code and side.",
+            labels=["code", "by"],
+        )
+        for (code, by), count in sorted(overlay.links.refused.counts.items()):
+            handshakes.add_metric([code, by], count)
+        yield handshakes
         rpc = CounterMetricFamily(PREFIX + "rpc", "Requests between nodes.", labels=["kind"])
         for kind, count in overlay.rpc.counters.items():
             rpc.add_metric([kind], count)

@@ -83,6 +83,7 @@ class NodeStatus:
                 *([] if self._grapes is None else self._grapes.warnings()),
                 *self._faults(),
                 *self._disagreements(),
+                *self._overlay.links.refusal_warnings(),
                 *([] if self._journal.trouble is None else [self._journal.trouble]),
                 *(f"export: {export.error}" for export in exports if export.error),
                 *([] if self._standby is None else self._standby.warnings()),

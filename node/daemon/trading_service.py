@@ -187,7 +187,7 @@ class TradingService:
                 for order in self.trading.open_orders_of(account, key)
                 if span.start <= order.time <= end
             ]
-            found = (found[::-1] if span.newest_first else found)[: span.limit]
+            found = (found[::-1] if span.newest_first else found)[span.skip :][: span.limit]
         else:
             found = await self.trading.all_orders(account, span, market=key)
         return [self.texts.order(order) for order in found]
@@ -237,6 +237,7 @@ class TradingService:
         end: int | None = None,
         limit: int = 100,
         newest_first: bool = True,
+        skip: int = 0,
     ) -> list[TradeView]:
         keys = list(self._by_key) if market is None else [self.texts.instrument(market).key]
         found: list[tuple[tuple[int, str, int], str, TradeRecord]] = []
@@ -245,12 +246,12 @@ class TradingService:
                 key,
                 start=start or 0,
                 end=LATEST if end is None else end,
-                limit=min(limit, MAX_LIMIT),
+                limit=min(limit, MAX_LIMIT) + skip,
                 newest_first=newest_first,
             )
             found += [(trade.key, key, trade) for trade in trades]
         found.sort(key=lambda row: row[0], reverse=newest_first)
-        return [self.texts.trade(key, trade) for _, key, trade in found[:limit]]
+        return [self.texts.trade(key, trade) for _, key, trade in found[skip:][:limit]]
 
     async def candles(
         self,

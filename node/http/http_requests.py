@@ -6,6 +6,7 @@ Operations come from the routing table and codes from the table of problems, so 
 from __future__ import annotations
 
 import asyncio
+import re
 from bisect import bisect_left
 from collections import Counter
 from typing import Final
@@ -48,6 +49,11 @@ class RequestFigures:
 
 
 FIGURES: Final = web.AppKey("request figures", RequestFigures)
+
+
+def route_path(template: str) -> str:
+    """The template of a path for aiohttp's router, whose own parameters take no braces, as ids of .NET have them."""
+    return re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", template)
 
 
 async def read_body(request: web.Request, timeout: float) -> bytes:

@@ -1,7 +1,7 @@
 r"""Members of JSON objects that are there twice, which parsers read differently.
 
 The decoders here keep the last of two equal members, others the first. Money must not depend on it, so a text with two
-meanings is refused. What the check costs an order (2 us of about 150, on an idle core):
+meanings is refused. What the check costs an order (2 to 3 us of about 150):
 
     python -m timeit -s 'from node.http.json_members import check_members as check; order = b"{\"market\":\"BTC-USD\",
         \"side\":\"buy\",\"quantity\":\"0.5\",\"price\":\"30000\"}"' 'check(order)'

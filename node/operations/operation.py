@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from node.views.field_types import MOMENT
-from node.views.limits import DEFAULT_LIMIT, MAX_LIMIT
+from node.views.limits import CURSOR_HEADER, CURSOR_PATTERN, DEFAULT_LIMIT, MAX_LIMIT
 
 Access = Literal["public", "read", "trade", "node", "operator"]
 A = TypeVar("A")
@@ -89,7 +89,15 @@ SORT: Final = Param(
     {"enum": ["asc", "desc"], "default": "desc"},
     "desc: newest first; asc: oldest first.",
 )
+CURSOR: Final = Param(
+    "cursor",
+    "query",
+    {"type": "string", "pattern": CURSOR_PATTERN},
+    f"The header `{CURSOR_HEADER}` of the page before, with all other parameters the same: what follows that page. Rows of one moment "
+    "can be more than a page.",
+)
 SPAN_PARAMS: Final = (START, END, LIMIT, SORT)
+PAGE_PARAMS: Final = (*SPAN_PARAMS, CURSOR)
 ACCOUNT_NAME: Final = {"type": "string", "examples": ["alice", "1"]}
 ACCOUNT: Final = Param(
     "account",

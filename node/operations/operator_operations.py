@@ -7,7 +7,7 @@ from typing import Final
 from node.operations.operation import (
     ACCOUNT_PATH,
     MARKET_PATH,
-    SPAN_PARAMS,
+    PAGE_PARAMS,
     Operation,
     Param,
 )
@@ -215,7 +215,7 @@ LIST_POSTINGS: Final = Operation(
     "Any holder's lines of the ledger",
     list[PostingView],
     "The lines of one transaction, over all holders, sum to zero for each asset.",
-    params=(_HOLDER, _ASSET, *SPAN_PARAMS),
+    params=(_HOLDER, _ASSET, *PAGE_PARAMS),
     problems=(404, 422),
 )
 LIST_POSITIONS: Final = Operation(

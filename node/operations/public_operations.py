@@ -8,6 +8,7 @@ from exchange.market.candles import TIMEFRAMES
 from node.operations.operation import (
     MARKET,
     MARKET_PATH,
+    PAGE_PARAMS,
     SPAN_PARAMS,
     Operation,
     Param,
@@ -73,7 +74,7 @@ LIST_TRADES: Final = Operation(
     "Public trades of the network seen by this node",
     list[TradeView],
     "Trades of other nodes may come to be known late; they are listed by their own time.",
-    params=(MARKET, *SPAN_PARAMS),
+    params=(MARKET, *PAGE_PARAMS),
     problems=(404,),
     access="public",
 )

@@ -10,7 +10,7 @@ from node.operations.operation import (
     MARKET,
     MARKET_NAME,
     OPEN,
-    SPAN_PARAMS,
+    PAGE_PARAMS,
     Operation,
     Param,
 )
@@ -87,7 +87,7 @@ LIST_ORDERS: Final = Operation(
     "Own orders",
     list[OrderView],
     "Open ones by the time when they were placed; with `open=false` by their last change.",
-    params=(MARKET, OPEN, *SPAN_PARAMS, ACCOUNT),
+    params=(MARKET, OPEN, *PAGE_PARAMS, ACCOUNT),
     problems=(404,),
     access="read",
 )
@@ -174,7 +174,7 @@ LIST_FILLS: Final = Operation(
     "orders",
     "Own fills",
     list[FillView],
-    params=(MARKET, _ORDER_QUERY, *SPAN_PARAMS, ACCOUNT),
+    params=(MARKET, _ORDER_QUERY, *PAGE_PARAMS, ACCOUNT),
     problems=(404,),
     access="read",
 )
@@ -196,7 +196,7 @@ LIST_LEDGER: Final = Operation(
     "money",
     "The account's lines of the ledger",
     list[PostingView],
-    params=(_ASSET, *SPAN_PARAMS, ACCOUNT),
+    params=(_ASSET, *PAGE_PARAMS, ACCOUNT),
     problems=(404, 422),
     access="read",
 )

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from copy import copy
 from typing import Protocol, TypedDict, TypeVar
 
+import msgspec
+
 from exchange.engine.engine import Engine
 from exchange.journal.archive import Archive
 from exchange.journal.journal import Journal
@@ -290,12 +292,13 @@ class AccountTrading:
             for order in self.open_orders_of(account, market)
             if span.start <= order.updated <= end
         }
-        for order in await self.past_orders(account, span, market=market):
+        widest = msgspec.structs.replace(span, limit=span.limit + span.skip, skip=0)
+        for order in await self.past_orders(account, widest, market=market):
             found[order.number] = order
         rows = sorted(
             found.values(), key=lambda o: (o.updated, o.number), reverse=span.newest_first
         )
-        return rows[: span.limit]
+        return rows[span.skip :][: span.limit]
 
     async def fills_of(
         self, account: int, span: Span, *, market: str | None = None, order: int | None = None
@@ -372,6 +375,7 @@ class _Part(TypedDict):
     end: int | None
     limit: int
     newest_first: bool
+    skip: int
 
 
 def _part(span: Span) -> _Part:
@@ -380,4 +384,5 @@ def _part(span: Span) -> _Part:
         "end": span.end,
         "limit": span.limit,
         "newest_first": span.newest_first,
+        "skip": span.skip,
     }

@@ -243,9 +243,17 @@ class MarketData:
         return line.day[1]
 
     async def trades(
-        self, key: str, *, start: int = 0, end: int = LATEST, limit: int, newest_first: bool = True
+        self,
+        key: str,
+        *,
+        start: int = 0,
+        end: int = LATEST,
+        limit: int,
+        newest_first: bool = True,
+        skip: int = 0,
     ) -> list[TradeRecord]:
-        """Trades from `start` to `end` (us, both included) in the order of (time, maker, number)."""
+        """Trades from `start` to `end` (us, both included) in the order of (time, maker, number), without the first
+        `skip`."""
         line = self._lines[key]
         waiting = [t for t in (*line.saving, *line.unsaved) if start <= t.time <= end]
         found = await asyncio.to_thread(
@@ -254,14 +262,14 @@ class MarketData:
                 *(key,),
                 start=start,
                 end=end,
-                limit=limit,
+                limit=limit + skip,
                 newest_first=newest_first,
             )
         )
         if waiting:
             joined = {trade.key: trade for trade in (*found, *waiting)}
-            found = [joined[k] for k in sorted(joined, reverse=newest_first)[:limit]]
-        return found
+            found = [joined[k] for k in sorted(joined, reverse=newest_first)]
+        return found[skip:][:limit]
 
     async def candles(
         self,

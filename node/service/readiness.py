@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from exchange.engine.engine import Engine
@@ -18,7 +19,9 @@ BEHIND_MAX: Final = 15.0  # seconds that feeds may be behind: a digest round and
 WRITE_MAX: Final = 5.0  # seconds that a write to the journal may take
 LEAST_DISK: Final = 64 << 20  # bytes
 CLOCK_MAX: Final = 5.0  # seconds; orders of nodes further ahead do not move ours
-CLOCK_WITNESSES: Final = 2  # neighbours that must disagree before this clock is blamed
+CLOCK_WITNESSES: Final = (
+    2  # neighbours, more than half of all, that must disagree before this clock is blamed
+)
 
 
 class Readiness:
@@ -70,7 +73,7 @@ class Readiness:
             self._check("current", self._stale(), "the data directory is the node's newest"),
             self._check("feeds", self._feeds(), "no feed is behind"),
             self._check("disk", self._disk(), "the journal can be written"),
-            self._check("clock", self._clock_text(), "the clock agrees with the neighbours'"),
+            self._check("clock", self._clock_fault(), self._clock_text()),
         ]
         return ReadyView(ready=all(check.ok for check in checks), checks=checks)
 
@@ -108,15 +111,60 @@ class Readiness:
             return f"{free >> 20} MiB are free on the disk of the data directory"
         return self._journal.trouble or ""
 
-    def _clock_text(self) -> str:
+    def _clock_fault(self) -> str:
         drift = self.clock_drift
         if abs(drift) > CLOCK_MAX:
             way = "forward" if drift > 0 else "back"
-            return (
-                f"the clock was set {way} by {abs(drift):.1f} s since the start: restart the node"
-            )
-        found = self.clock_offset
-        if found is not None and found[1] >= CLOCK_WITNESSES and abs(found[0]) > CLOCK_MAX:
-            way = "ahead of" if found[0] > 0 else "behind"
-            return f"the clock is {abs(found[0]):.1f} s {way} those of {found[1]} neighbours: synchronise it"
+            return f"the clock was set {way} by {_span(drift)} since the start: restart the node"
+        offsets = self._offsets.offsets(self._clock())
+        ahead, behind = _far(offsets)
+        most = ahead if len(ahead) >= len(behind) else behind
+        if len(most) >= CLOCK_WITNESSES and len(most) * 2 > len(offsets):
+            found = median(most)
+            way = "ahead of" if found > 0 else "behind"
+            of = f"{len(most)}" if len(most) == len(offsets) else f"{len(most)} of {len(offsets)}"
+            return f"the clock is {_span(found)} {way} those of {of} neighbours: synchronise it"
         return ""
+
+    def _clock_text(self) -> str:
+        """The comparison of a clock that is not to blame, or not alone."""
+        offsets = self._offsets.offsets(self._clock())
+        ahead, behind = _far(offsets)
+        if not offsets:
+            return "no neighbour to compare the clock with"
+        if not ahead and not behind:
+            return f"the clock agrees with {_neighbours(len(offsets))}"
+        texts = [
+            f"is {_span(median(found))} {way} {'that' if len(found) == 1 else 'those'} of {_neighbours(len(found))}"
+            for found, way in ((ahead, "ahead of"), (behind, "behind"))
+            if found
+        ]
+        agrees = len(offsets) - len(ahead) - len(behind)
+        if agrees:
+            texts.append(f"agrees with {agrees}")
+        whose = (
+            ""
+            if agrees > len(ahead) + len(behind)
+            else "; it is unknown which clock is wrong: compare with a time server"
+        )
+        return f"the clock {' and '.join(texts)}{whose}"
+
+
+def _far(offsets: list[float]) -> tuple[list[float], list[float]]:
+    """Return the offsets to neighbours that this clock is too far ahead of, and behind."""
+    return [each for each in offsets if each > CLOCK_MAX], [
+        each for each in offsets if each < -CLOCK_MAX
+    ]
+
+
+def _neighbours(count: int) -> str:
+    return "1 neighbour" if count == 1 else f"{count} neighbours"
+
+
+def _span(seconds: float) -> str:
+    """Return a time in the unit that is read at a glance."""
+    span = abs(seconds)
+    for unit, size, least in (("d", 86_400, 172_800), ("h", 3600, 3540), ("min", 60, 120)):
+        if span >= least:
+            return f"{span / size:.3g} {unit}"
+    return f"{span:.1f} s"

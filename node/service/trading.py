@@ -34,12 +34,21 @@ class AccountNews(msgspec.Struct, frozen=True):
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a history. `start` and `end` are inclusive."""
+    """A part of a history. `start` and `end` are inclusive. `skip`: rows left out at its beginning."""
 
     start: int = 0
     end: int | None = None
     limit: int = 100
     newest_first: bool = True
+    skip: int = 0
+
+    def behind(self, ms: int, rows: int) -> Span:
+        """Return the rest of it behind `rows` rows of a millisecond."""
+        if self.newest_first:
+            end = ms * 1000 + 999
+            end = end if self.end is None else min(end, self.end)
+            return msgspec.structs.replace(self, end=end, skip=rows)
+        return msgspec.structs.replace(self, start=max(self.start, ms * 1000), skip=rows)
 
 
 class Trading(Protocol):

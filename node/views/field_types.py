@@ -17,7 +17,9 @@ from node.views.limits import MAX_GROUP
 
 DECIMAL_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?$"
 POSITIVE_PATTERN: Final = r"^([0-9]*[1-9][0-9]*(\.[0-9]+)?|[0-9]+\.[0-9]*[1-9][0-9]*)$"
-CLIENT_ID_PATTERN: Final = r"^[ -~]+$"
+CLIENT_ID_PATTERN: Final = (
+    r"^(?!\.{1,2}$)[ -~]+$"  # not . and .., which have another meaning in paths
+)
 ORDER_ID_PATTERN: Final = r"^([0-9A-Za-z]+-)?[0-9]{1,12}$"
 MOMENT: Final[dict[str, Any]] = {
     "anyOf": [

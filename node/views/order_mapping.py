@@ -155,11 +155,14 @@ class OrderMapping:
 
     @staticmethod
     def client_id(text: str) -> str:
-        if not (0 < len(text) <= MAX_CLIENT_ID and text.isascii() and text.isprintable()):
+        if not (0 < len(text) <= MAX_CLIENT_ID and text.isascii() and text.isprintable()) or (
+            text in (".", "..")
+        ):
             raise ServiceError(
                 400,
                 "bad_client_id",
-                f"a client id has 1 to {MAX_CLIENT_ID} printable ASCII characters",
+                f"a client id has 1 to {MAX_CLIENT_ID} printable ASCII characters, and is not . or "
+                ".., which the path of a URL cannot carry",
             )
         return text
 

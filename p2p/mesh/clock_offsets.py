@@ -27,7 +27,11 @@ class ClockOffsets:
     def forget(self, node: str) -> None:
         self._measured.pop(node, None)
 
+    def offsets(self, now: float) -> list[float]:
+        """Return the offset to each neighbour, in ascending order."""
+        return sorted(offset for time, offset in self._measured.values() if now - time <= LIFETIME)
+
     def median(self, now: float) -> tuple[float, int] | None:
         """Return the median of the offsets, and the number of neighbours; None without any."""
-        offsets = [offset for time, offset in self._measured.values() if now - time <= LIFETIME]
+        offsets = self.offsets(now)
         return (median(offsets), len(offsets)) if offsets else None

@@ -53,11 +53,11 @@ def check_name(name: str) -> str:
     """Return the name if it is valid.
 
     Raises:
-        ValueError: it is not 1 to 64 visible ASCII characters.
+        ValueError: it is not 1 to 64 visible ASCII characters, or has another meaning in paths.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name in (".", ".."):
         raise ValueError(
-            f"invalid service name {name[:80]!r}: must be 1 to 64 visible ASCII characters"
+            f"invalid service name {name[:80]!r}: must be 1 to 64 visible ASCII characters, and not . or .."
         )
     return name
 

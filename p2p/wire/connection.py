@@ -71,6 +71,7 @@ class PeerConnection(FrameTransport):
         expect: str | None = None,
         route: StreamOrigin = DIRECT,
         on_probe: Callable[[bytes, str], object] = lambda nonce, address: None,
+        on_refused: Callable[[str, HandshakeRefused], object] = lambda address, refusal: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         turns: ReadTurns | None = None,
@@ -90,6 +91,7 @@ class PeerConnection(FrameTransport):
         self._nonce = nonce
         self._expect = expect
         self._on_probe = on_probe
+        self._on_refused = on_refused
         self._wall = wall
         self._machine: HandshakeMachine | None = None  # until the link is up
         self._peer: PeerInfo | None = None
@@ -254,6 +256,7 @@ class PeerConnection(FrameTransport):
             self._send_goodbye(refusal.code, refusal.reason, refusal.others)
         else:
             self.hang_up()
+        self._on_refused(self.address, refusal)
         self._failed(refusal)
 
     def _failed(self, error: P2PError) -> None:

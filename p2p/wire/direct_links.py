@@ -38,6 +38,7 @@ from p2p.wire.messages import Capabilities, Codec
 from p2p.wire.probe import ProbeTarget, open_connection, send_probe, share_port
 from p2p.wire.punch_confirmation import exchange, is_confirmed
 from p2p.wire.read_turns import ReadTurns
+from p2p.wire.refused_handshakes import RefusedHandshakes
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class DirectConnectionService:
         self._admit = admit
         self._accepts_address = accepts_address
         self._clock = clock
+        self.refused = RefusedHandshakes()
         self.turns = ReadTurns()  # of links, and of work that waits for them
         self._capabilities = Capabilities(
             version=PROTOCOL_VERSION,
@@ -469,12 +471,20 @@ class DirectConnectionService:
             expect=expect,
             route=route,
             on_probe=self._probed,
+            on_refused=self._refused,
             clock=self._clock,
             turns=self.turns,
         )
 
     def _probed(self, nonce: bytes, address: str) -> None:
         self.on_probe(nonce, address)
+
+    def refusal_warnings(self) -> list[str]:
+        """List the refused handshakes of the last hour that an operator can mend."""
+        return self.refused.warnings(self._clock())
+
+    def _refused(self, address: str, refusal: HandshakeRefused) -> None:
+        self.refused.note(address, refusal, self._clock())
 
     def _track(self, connection: PeerConnection) -> None:
         self._connections.add(connection)

@@ -350,7 +350,7 @@ class FakeTrading:
 def _part(found: list[T], span: Span, time: Callable[[T], int]) -> list[T]:
     end = 2**62 if span.end is None else span.end
     inside = [each for each in found if span.start <= time(each) <= end]
-    return sorted(inside, key=time, reverse=span.newest_first)[: span.limit]
+    return sorted(inside, key=time, reverse=span.newest_first)[span.skip :][: span.limit]
 
 
 @dataclass

@@ -352,7 +352,8 @@ class FakeService:
             for o in reversed(self.own)
             if market in (None, o.market) and (o.remaining or not open_only)
         ]
-        return chosen[: (span or Span()).limit]
+        span = span or Span()
+        return chosen[span.skip :][: span.limit]
 
     async def fills(
         self,
@@ -363,7 +364,8 @@ class FakeService:
         span: Span | None = None,
     ) -> list[FillView]:
         found = [f for f in reversed(self.own_fills) if market in (None, f.market)]
-        return found[: (span or Span()).limit]
+        span = span or Span()
+        return found[span.skip :][: span.limit]
 
     # What is tried on a real engine instead (test_accounts_api)
 
@@ -408,13 +410,14 @@ class FakeService:
         end: int | None = None,
         limit: int = 100,
         newest_first: bool = True,
+        skip: int = 0,
     ) -> list[TradeView]:
         chosen = [
             t
             for t in (reversed(self.tape) if newest_first else self.tape)
             if market in (None, t.market) and _within(t.time, start, end)
         ]
-        return chosen[:limit]
+        return chosen[skip:][:limit]
 
     async def candles(
         self,

@@ -109,6 +109,49 @@ def test_a_clock_that_was_set_is_noticed(ready: Readiness, parts: Parts) -> None
     assert "set back by 30.0 s" in faults(ready)["clock"]
 
 
+def clock_text(ready: Readiness) -> tuple[bool, str]:
+    (check,) = [check for check in ready.view().checks if check.name == "clock"]
+    return check.ok, check.reason
+
+
+@pytest.mark.parametrize(
+    ("measured", "ok", "words"),
+    [
+        ([], True, "no neighbour to compare"),
+        ([0.1], True, "agrees with 1 neighbour"),
+        ([0.1, -2.0, 4.9], True, "agrees with 3 neighbours"),
+        (
+            [3600.0],
+            True,
+            "is 1 h ahead of that of 1 neighbour; it is unknown which clock is wrong",
+        ),
+        ([-3600.0], True, "is 1 h behind that of 1 neighbour; it is unknown which clock is wrong"),
+        ([0.0, 3600.0], True, "1 h ahead of that of 1 neighbour and agrees with 1; it is unknown"),
+        ([-40.0, 40.0], True, "it is unknown which clock is wrong"),
+        ([0.0, 0.0, 3600.0], True, "1 h ahead of that of 1 neighbour and agrees with 2"),
+        ([3600.0, 3601.0], False, "is 1 h ahead of those of 2 neighbours: synchronise it"),
+        ([-40.0, -41.0, 0.0], False, "is 40.5 s behind those of 2 of 3 neighbours: synchronise it"),
+        ([200_000.0, 200_000.0], False, "is 2.31 d ahead of those of 2 neighbours"),
+        ([0.0, 0.0, 40.0, 40.0], True, "it is unknown which clock is wrong"),
+    ],
+)
+def test_the_clock_check_says_what_the_comparison_shows(
+    ready: Readiness,
+    parts: Parts,
+    offsets: ClockOffsets,
+    measured: list[float],
+    ok: bool,
+    words: str,
+) -> None:
+    for number, offset in enumerate(measured):
+        offsets.note(parts.now, f"n{number}", offset)
+    found, reason = clock_text(ready)
+    assert found == ok
+    assert words in reason
+    assert ("agrees with the" in reason) is False
+    assert ready.view().ready == ok
+
+
 def test_a_clock_is_blamed_by_the_median_of_several_neighbours(
     ready: Readiness, parts: Parts, offsets: ClockOffsets
 ) -> None:
@@ -119,7 +162,7 @@ def test_a_clock_is_blamed_by_the_median_of_several_neighbours(
     assert faults(ready) == {}
     assert ready.clock_offset == (0.2, 3)
     offsets.note(parts.now, "b", 39.0)
-    assert "39.0 s ahead of those of 3 neighbours" in faults(ready)["clock"]
+    assert "39.5 s ahead of those of 2 of 3 neighbours" in faults(ready)["clock"]
     offsets.forget("a")
     offsets.forget("b")
     assert faults(ready) == {}

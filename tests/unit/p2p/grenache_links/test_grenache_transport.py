@@ -254,7 +254,7 @@ def linked(*members: Member) -> bool:
     """Each with every other, and what was dialled twice is settled: no message is lost with a link."""
     others = len(members) - 1
     return all(
-        len(each.overlay.peers.links) == others == len(each.overlay._direct._connections)
+        len(each.overlay.peers.links) == others == len(each.overlay.links._connections)
         and not each.overlay.peers._dials.busy
         for each in members
     )
