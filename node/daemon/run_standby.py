@@ -20,6 +20,7 @@ import msgspec
 from config import HostPort, Loaded, Settings
 from exchange.journal.frames import JournalError
 from exchange.journal.journal import Journal
+from node.client.node_finder import data_dir_option, same_node
 from node.daemon.backup import BackupError
 from node.daemon.process import (
     EXIT_FAILED,
@@ -112,7 +113,8 @@ def run_standby(loaded: Loaded, of: HostPort, *, as_json: bool = False) -> int:
                 return EXIT_OK
             tell("exchange-node: this machine is the node now", sys.stderr)
     except StartError as error:
-        tell(f"exchange-node: {error}", sys.stderr)
+        where = data_dir_option(settings.data_dir)
+        tell(f"exchange-node: {same_node(str(error), where)}", sys.stderr)
         return error.code
     except (JournalError, BackupError, OSError, ValueError) as error:
         tell(f"exchange-node: the standby has stopped: {error}", sys.stderr)

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from node.cli.client_session import VARIABLES, Exit
 from node.cli.main import COMMANDS, EMPTY_OK, EPILOG, GROUPS, cli
 from node.cli.service_unit import hidden_parts, unit
+from node.client.node_finder import same_node
 
 KEY = "f383c83c61392bea"
 SECRET = "s3cr3tS3CR3Ts3cr3t"
@@ -194,6 +195,20 @@ def test_hinted_commands_are_for_the_same_node_and_can_be_copied(
         commands = hinted(line.output)
         assert commands, line.output
         assert all(tuple(words[-2:]) == options for words in commands), line.output
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("'exchange-node market steps' shows", "`exchange-node market steps --api x` shows"),
+        ("see 'exchange-node peers'", "see `exchange-node peers --api x`"),
+        ("'exchange-node restore' elsewhere", "'exchange-node restore' elsewhere"),
+        ("'alice' is unknown", "'alice' is unknown"),
+    ],
+)
+def test_commands_in_answers_of_the_node_are_for_the_same_node(text: str, shown: str) -> None:
+    assert same_node(text, " --api x") == shown
+    assert same_node(text, "") == text
 
 
 def test_the_hint_without_a_node_quotes_the_directory(tmp_path: Path) -> None:
