@@ -26,6 +26,7 @@ from node.daemon.process import (
     EXIT_FAILED,
     EXIT_OK,
     StartError,
+    claim_descriptors,
     configure_logging,
     loop_factory,
     tell,
@@ -97,6 +98,7 @@ def run_standby(loaded: Loaded, of: HostPort, *, as_json: bool = False) -> int:
     settings = loaded.settings
     try:
         check_standby(settings)
+        claim_descriptors()
         configure_logging(settings)
         role = role_file.read(settings.data_dir)
         if role is None or role.role == "standby":

@@ -95,6 +95,26 @@ def test_a_misspelt_variable_of_the_key_is_named(node: RunningNode, name: str) -
     assert SECRET not in result.output
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("account", "keys", "revoke", "{}"),
+        ("orders", "--account", "{}"),
+        ("orders", "--api", "http://{}@127.0.0.1:1"),
+        ("orders", "--api=https://{}@x"),
+        ("cancel", "{}"),
+        ("{}",),
+    ],
+)
+def test_a_secret_among_the_arguments_is_refused_and_not_repeated(
+    node: RunningNode, words: tuple[str, ...]
+) -> None:
+    secret = "Ab-_" * 11
+    result = run(*(word.format(f"{'0f' * 16}:{secret}") for word in words), *here(node))
+    assert (result.exit_code, "EXCHANGE_NODE_KEY" in result.stderr) == (2, True)
+    assert secret not in result.output
+
+
 # Set but empty
 
 
