@@ -38,7 +38,7 @@ OPERATOR: Final = "operator"
 _MAX_HEADER: Final = 300  # characters; a key and its secret have about 100
 # Names that APIs have for a key, a token or a signature, in headers and in the query: X-API-Key, bfx-apikey, api_key.
 _CREDENTIAL: Final = re.compile(
-    r"(x-)?(auth-?|access-?)?(token|secret|signature)|(x-)?auth(orization)?(-key)?"
+    r"(x-)?(auth-?|access-?)?(token|secret|signature)|(x-|exchange-node-)?key|exchange-node-token|(x-)?auth(orization)?(-key)?"
     r"|([a-z0-9]+-){0,3}(api-?|access-)(key|token|secret|sign|signature|passphrase)|(bfx-.+)"
 )
 

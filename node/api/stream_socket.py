@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from time import perf_counter
 from typing import Final, get_args
 
@@ -126,6 +127,7 @@ class _Connection:
         except (msgspec.DecodeError, RecursionError) as error:
             if await self._reread(text):
                 return
+            self._leave_if_authentication(text)
             detail = (
                 f'{error}; send e.g. {{"op":"subscribe","channel":"book","market":"BTC-USD"}}, '
                 "see /asyncapi.json"
@@ -174,6 +176,7 @@ class _Connection:
             check_members(text)
         except RepeatedMember as error:
             refused = repeated(text, error)
+            self._leave_if_authentication(text)
             if refused is not None:
                 self._orders.refuse(refused)
                 await self._session.drained()
@@ -181,6 +184,13 @@ class _Connection:
                 await self._answer(StreamError(code="invalid_message", detail=error.detail))
             return True
         return False
+
+    def _leave_if_authentication(self, text: str) -> None:
+        """Have no account any more if a message that cannot be read was to authenticate."""
+        with suppress(ValueError, RecursionError):
+            message = msgspec.json.decode(text)
+            if isinstance(message, dict) and message.get("op") == "auth":
+                self._caller = ANYBODY
 
     def _count(self, caller: Caller | None) -> RateVerdict:
         """Count a request against the rate of its caller; None stands for a wrong key."""

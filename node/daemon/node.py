@@ -303,6 +303,7 @@ class Node(TradingService):
             started=now,
             exports=self._exports,
             standby=self._standby,
+            clock_warnings=self._readiness.clock_warnings,
         )
         self._outside: GrenacheBridge | None = None
         if self.grapes is not None and settings.grenache_services:

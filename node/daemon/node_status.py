@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from config import Settings
@@ -38,6 +38,7 @@ class NodeStatus:
         started: float,
         exports: Exports | None = None,
         standby: PrimaryService | None = None,
+        clock_warnings: Callable[[], list[str]] = list,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -50,6 +51,7 @@ class NodeStatus:
         self._started = started
         self._exports = exports
         self._standby = standby
+        self._clock_warnings = clock_warnings
 
     def view(self, now: float, api_url: str) -> StatusView:
         """`api_url`: where the API is served."""
@@ -84,6 +86,7 @@ class NodeStatus:
                 *self._faults(),
                 *self._disagreements(),
                 *self._overlay.links.refusal_warnings(),
+                *self._clock_warnings(),
                 *([] if self._journal.trouble is None else [self._journal.trouble]),
                 *(f"export: {export.error}" for export in exports if export.error),
                 *([] if self._standby is None else self._standby.warnings()),

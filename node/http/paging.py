@@ -17,7 +17,6 @@ from aiohttp import web
 from node.views.limits import CURSOR_HEADER, CURSOR_PATTERN
 
 NEXT_CURSOR: Final = web.RequestKey("next cursor", str)  # of the answer to a request
-MAX_SKIP: Final = 200_000  # rows of one moment that are counted over
 _CURSOR: Final = re.compile(CURSOR_PATTERN)
 T = TypeVar("T")
 
@@ -40,8 +39,7 @@ def read_cursor(text: object) -> Cursor:
     """
     if isinstance(text, str) and _CURSOR.fullmatch(text):
         ms, _, rows = text.partition(".")
-        if int(rows) <= MAX_SKIP:
-            return Cursor(int(ms), int(rows))
+        return Cursor(int(ms), int(rows))
     raise ValueError(f"must be the {CURSOR_HEADER} of the page before, not {str(text)[:40]!r}")
 
 

@@ -67,6 +67,11 @@ class Readiness:
         """Median of the offsets to the neighbours' clocks in seconds, and their number."""
         return self._offsets.median(self._clock())
 
+    def clock_warnings(self) -> list[str]:
+        """Describe how this clock differs from the neighbours', if it does; which of them is wrong may be unknown."""
+        ahead, behind = _far(self._offsets.offsets(self._clock()))
+        return [self._clock_fault() or self._clock_text()] if ahead or behind else []
+
     def view(self) -> ReadyView:
         checks = [
             self._check("listening", self._listening(), "peers and clients can connect"),

@@ -21,11 +21,12 @@ CLIENT_ID_PATTERN: Final = (
     r"^(?!\.{1,2}$)[ -~]+$"  # not . and .., which have another meaning in paths
 )
 ORDER_ID_PATTERN: Final = r"^([0-9A-Za-z]+-)?[0-9]{1,12}$"
+MS_PATTERN: Final = "^(0|[1-9][0-9]{12,14})$"  # since 2001; less is in seconds, or a slip
 MOMENT: Final[dict[str, Any]] = {
     "anyOf": [
         {"format": "date-time"},
         {"format": "date"},
-        {"pattern": "^[0-9]{1,15}$"},  # milliseconds
+        {"pattern": MS_PATTERN},
     ]
 }
 ADDRESS_PATTERN: Final = (

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
 from exchange.market.candles import LATEST
+from node.views.field_types import MS_PATTERN
 
-# 2001-01-01. Trades were none before, and seconds of any year to come are below it.
-_LEAST_MS: Final = 978_307_200_000
+_MS: Final = re.compile(MS_PATTERN)
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -32,14 +33,14 @@ def time_of(text: str) -> int:
     Raises:
         ValueError: neither; the message says what to write.
     """
-    if text.isascii() and text.isdigit() and len(text) <= 15:
-        number = int(text)
-        if 0 < number < _LEAST_MS:
-            raise ValueError(
-                f"{text} is in January 1970 to December 2000 as milliseconds; if it is seconds, write {number * 1000}, "
-                "else ISO 8601"
-            )
-        return number * 1000
+    if _MS.fullmatch(text):
+        return int(text) * 1000
+    if text.isascii() and text.isdigit() and len(text) <= 19:
+        if len(text) > 15:
+            raise ValueError(f"is in milliseconds; {text} is too long for that: write {text[:13]}")
+        raise ValueError(
+            f"is in milliseconds; {text} is before 2001 then: if it is seconds, write {int(text) * 1000}, else ISO 8601"
+        )
     try:
         time = datetime.fromisoformat(text)
     except ValueError:

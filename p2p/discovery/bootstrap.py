@@ -34,7 +34,7 @@ async def resolve(host: str, port: int) -> list[str]:
     if is_ip(host):
         return [normal_host(host)]
     loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    infos = await loop.getaddrinfo(normal_host(host), port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(normal_host(str(info[4][0])) for info in infos))
 
 

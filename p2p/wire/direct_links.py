@@ -231,10 +231,10 @@ class DirectConnectionService:
             raise ConnectFailed(
                 f"{where} did not finish the handshake in {HANDSHAKE_TIMEOUT:g} s"
             ) from None
-        except ConnectFailed as error:
-            raise ConnectFailed(f"{where}: {error}") from error
-        except OSError as error:
-            raise ConnectFailed(f"{where}: {_tls_failure(error)}") from error
+        except (ConnectFailed, OSError) as error:
+            why = _tls_failure(error) if isinstance(error, OSError) else str(error)
+            self.refused.note_failure(host, why, self._clock())
+            raise ConnectFailed(f"{where}: {why}") from error
         except asyncio.CancelledError:
             connection.abort()
             raise

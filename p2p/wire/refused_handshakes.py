@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 LIFETIME: Final = 3600.0  # seconds that a warning stands
 MOST: Final = 32  # warnings that stand
-_SHOWN: Final = 200  # characters of a reason
+_SHOWN: Final = 400  # characters of a reason
 
 # Refusals that stay until an operator changes something, with what to change. Others are everyday: full nodes, second
 # links, addresses where another node is now, and programs that are no nodes.
@@ -32,7 +32,7 @@ class RefusedHandshakes:
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()  # (code, "us" or "peer")
-        self._warned: dict[tuple[str, Code], tuple[float, str]] = {}  # (host, code), oldest first
+        self._warned: dict[tuple[str, str], tuple[float, str]] = {}  # (host, kind), oldest first
 
     def note(self, host: str, refusal: HandshakeRefused, now: float) -> None:
         """Count a refusal; warn about it if a handshake cannot succeed there."""
@@ -40,15 +40,24 @@ class RefusedHandshakes:
         remedy = _REMEDIES.get(refusal.code)
         if remedy is None and not refusal.by_us:
             remedy = _BY_PEERS.get(refusal.code)
-        if remedy is None:
-            return
+        if remedy is not None:
+            who = "refused by this node" if refusal.by_us else "it refused this node"
+            self._warn(host, str(refusal.code), f"{who}: {refusal.reason}; {remedy}", now)
+        elif refusal.by_us:
+            self.note_failure(host, refusal.reason, now)
+
+    def note_failure(self, host: str, reason: str, now: float) -> None:
+        """Warn about a connection that broke before the handshake, if one of the two nodes is without TLS. `reason` is in
+        this node's own words."""
+        if "P2P_SECURITY" in reason:
+            self._warn(host, "security", reason, now)
+
+    def _warn(self, host: str, kind: str, why: str, now: float) -> None:
         self._expire(now)
-        key = (host, refusal.code)
-        if key in self._warned or len(self._warned) >= MOST:
+        if (host, kind) in self._warned or len(self._warned) >= MOST:
             return
-        who = "refused by this node" if refusal.by_us else "it refused this node"
-        text = f"no link with {host}: {who}: {refusal.reason[:_SHOWN]}; {remedy}"
-        self._warned[key] = (now, text)
+        text = f"no link with {host}: {why[:_SHOWN]}"
+        self._warned[host, kind] = (now, text)
         log.warning("%s", text)
 
     def warnings(self, now: float) -> list[str]:

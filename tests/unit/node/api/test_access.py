@@ -117,7 +117,15 @@ def test_keys_in_other_headers_are_refused_and_not_the_operators(name: str, valu
 
 @pytest.mark.parametrize(
     "name",
-    ["Accept", "Cookie", "Sec-WebSocket-Key", "X-Request-Id", "X-Exchange-Node", "X-Forwarded-For"],
+    [
+        "Accept",
+        "Cookie",
+        "Sec-WebSocket-Key",
+        "Idempotency-Key",
+        "X-Request-Id",
+        "X-Exchange-Node",
+        "X-Forwarded-For",
+    ],
 )
 def test_headers_that_are_no_credentials_are_left_alone(name: str) -> None:
     assert door().identify({name: "x"}, secure=False, remote=NEAR) is THE_OPERATOR

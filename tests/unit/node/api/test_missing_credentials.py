@@ -25,8 +25,20 @@ HEADERS: Final = (
     {"bfx-apikey": ""},
     {"bfx-apikey": "a", "bfx-nonce": "1", "bfx-signature": "b"},
     {"X-Auth-Token": " "},
+    {"EXCHANGE-NODE-KEY": ""},
+    {"X-Key": "a:b"},
 )
-QUERIES: Final = ("api_key=", "apiKey=", "token=", "access_token=a", "authorization=", "X-API-Key=")
+QUERIES: Final = (
+    "api_key=",
+    "apiKey=",
+    "token=",
+    "access_token=a",
+    "authorization=",
+    "X-API-Key=",
+    "key=",
+    "secret=a",
+    "exchange_node_key=",
+)
 
 
 @pytest.fixture
@@ -82,6 +94,10 @@ async def test_two_authorizations_are_refused(api: CheckedApi) -> None:
         {"key": "operator", "secret": ""},
         {"key": "operator", "secret": "a"},
         {"key": "a", "secret": "b"},
+        {},
+        {"key": "a"},
+        {"key": None, "secret": None},
+        {"apiKey": "a", "secret": "b"},
     ],
     ids=str,
 )
@@ -96,7 +112,8 @@ async def test_a_stream_that_failed_to_authenticate_is_nobodys(
 
         assert (await ask(op="submit", id="1", order=ORDER))["event"] == "accepted"
         refused = await ask(op="auth", **credentials)
-        assert refused["code"] in ("bad_authorization", "bad_token", "bad_key")
+        assert refused["event"] == "error"
+        assert refused["code"] in ("bad_authorization", "bad_token", "bad_key", "invalid_message")
         unplaced = await ask(op="submit", id="2", order=ORDER)
         assert unplaced["event"] == "refused"
         assert unplaced["problem"]["code"] == "key_required"

@@ -230,6 +230,15 @@ async def test_times_that_may_be_seconds_are_refused_with_the_milliseconds(
     assert (await api.get(f"{path}?start=0")).status == 200
 
 
+@pytest.mark.parametrize("value", ["1700000000000000", "1700000000000000000"])
+async def test_micro_and_nanoseconds_are_refused_with_the_milliseconds(
+    api: CheckedApi, value: str
+) -> None:
+    answer = await api.get(f"/v1/trades?start={value}")
+    assert (answer.status, answer.json["parameter"]) == (400, "start")
+    assert answer.json["detail"].endswith("write 1700000000000")
+
+
 @pytest.mark.parametrize("value", ["1700000000", "4102444800"])
 async def test_an_end_of_an_order_in_seconds_is_refused(api: CheckedApi, value: str) -> None:
     body = f'{{{ORDER},"tif":"gtd","expires":"{value}"}}'

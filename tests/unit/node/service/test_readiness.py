@@ -150,6 +150,8 @@ def test_the_clock_check_says_what_the_comparison_shows(
     assert words in reason
     assert ("agrees with the" in reason) is False
     assert ready.view().ready == ok
+    differs = any(abs(offset) > readiness.CLOCK_MAX for offset in measured)
+    assert ready.clock_warnings() == ([reason] if differs else [])
 
 
 def test_a_clock_is_blamed_by_the_median_of_several_neighbours(

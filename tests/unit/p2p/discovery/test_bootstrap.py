@@ -48,7 +48,8 @@ async def test_names_resolve_to_both_families(monkeypatch):
 
 
 async def test_localhost_goes_to_the_systems_resolver():
-    assert set(await resolve("localhost", 3000)) <= {"127.0.0.1", "::1"}
+    for name in ("localhost", "localhost.", "LOCALHOST."):
+        assert set(await resolve(name, 3000)) <= {"127.0.0.1", "::1"}
 
 
 async def test_without_peers_it_is_off_with_a_warning():

@@ -73,6 +73,11 @@ async def test_another_network_is_refused_and_the_dialler_reads_why(made: Nodes)
     assert (error.code, error.by_us) == (Code.WRONG_NETWORK, False)
     assert "'test'" in error.reason
     assert a.handler.up == b.handler.up == []
+    (warned,) = a.service.refusal_warnings()
+    (there,) = b.service.refusal_warnings()
+    for text, who in ((warned, "it refused this node"), (there, "refused by this node")):
+        assert who in text
+        assert "P2P_NETWORK" in text
 
 
 @on_every_way
@@ -257,6 +262,9 @@ def test_tls_on_one_side_only_is_explained(
             else:
                 assert "does it demand TLS? P2P_SECURITY is off here" in str(caught.value)
             await until(lambda: "TLS" in caplog.text)
+            await until(lambda: any("P2P_SECURITY" in w for w in a.service.refusal_warnings()))
+            if dialler_secure:  # strangers that do not speak TLS are everyday
+                await until(lambda: any("are TLS" in w for w in b.service.refusal_warnings()))
             c = await theirs.node(3)
             await c.service.dial(*b.address)  # nothing broke
 
