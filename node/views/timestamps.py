@@ -35,9 +35,13 @@ def time_of(text: str) -> int:
     """
     if _MS.fullmatch(text):
         return int(text) * 1000
-    if text.isascii() and text.isdigit() and len(text) <= 19:
+    if (
+        text.isascii() and text.isdigit()
+    ):  # not for `fromisoformat`, which reads dates without dashes
         if len(text) > 15:
-            raise ValueError(f"is in milliseconds; {text} is too long for that: write {text[:13]}")
+            raise ValueError(
+                f"is in milliseconds; {text[:40]} is too long for that: write {text[:13]}"
+            )
         raise ValueError(
             f"is in milliseconds; {text} is before 2001 then: if it is seconds, write {int(text) * 1000}, else ISO 8601"
         )
