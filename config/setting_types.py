@@ -474,15 +474,17 @@ class FilePath(Kind):
             raise ValueError
         if not isinstance(raw, str | Path) or "\0" in str(raw) or not str(raw).strip():
             raise ValueError
-        if any("\ud800" <= char <= "\udfff" for char in str(raw)):
-            raise ValueError("it is not UTF-8 text")
         try:
             if str(raw).startswith("~") and not os.environ.get("HOME", "unset"):
                 raise RuntimeError  # ~ would be the root directory
             path = Path(raw).expanduser()
         except RuntimeError:
             raise ValueError("the home directory, for ~, is unknown") from None
-        return path if self.inside else path.absolute()
+        if not self.inside:
+            path = path.absolute()
+        if any("\ud800" <= char <= "\udfff" for char in str(path)):
+            raise ValueError("its bytes are not UTF-8 text")
+        return path
 
     def text(self, value: Any) -> str:
         return "" if value is None else str(value)

@@ -237,7 +237,7 @@ class Instruments:
             data: bytes = error.object
             line = data.count(b"\n", 0, error.start) + 1
             raise InstrumentsFileError(
-                f"{path}: it is not UTF-8 text (line {line}); save it as UTF-8"
+                f"{path}: cannot be read: it is not UTF-8 text (line {line}); save it as UTF-8"
             ) from error
         return _parse(text, str(path))
 

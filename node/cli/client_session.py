@@ -29,7 +29,7 @@ from node.client.exchange_client import (
     NotANode,
     UntrustedNode,
 )
-from node.client.node_finder import FoundNode, NoNode, find
+from node.client.node_finder import FoundNode, NoNode, find, same_node
 from node.client.server_trust import Trust
 from node.views.limits import CURSOR_HEADER
 
@@ -59,7 +59,7 @@ class CommandFailure(click.ClickException):
     def __init__(
         self, message: str, code: Exit, *, document: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(same_node(message, node_options()))
         self.code = code
         self.document = document
 

@@ -13,6 +13,7 @@ import click
 
 from node.cli.client_session import (
     DEBUG_VARIABLE,
+    KEY_VARIABLE,
     CommandFailure,
     Exit,
     common_options,
@@ -22,6 +23,7 @@ from node.cli.client_session import (
 )
 from node.cli.standard_streams import OutputLost, discard_output
 from node.cli.standard_streams import prepare as prepare_streams
+from node.client.credentials import has_secret
 from node.parts.annex import ANNEXES
 from node.parts.table import annexes
 
@@ -183,6 +185,11 @@ def _check_arguments(ctx: click.Context, args: list[str]) -> None:
         if not arg.isprintable() and any("\ud800" <= char <= "\udfff" for char in arg):
             shown = os.fsencode(arg).decode(errors="backslashreplace")
             ctx.fail(f"The argument '{shown}' is not UTF-8 text.")
+        if has_secret(arg):  # as an argument other users see it, and messages repeat arguments
+            ctx.fail(
+                f"An argument has a key with its secret: give it in {KEY_VARIABLE}, where a command needs the key alone "
+                "leave the secret out, and make a new one if others may have seen it."
+            )
         name, sign, value = arg.partition("=")
         option = name if sign and name.startswith("--") else before
         if not (value if sign and option == name else arg).strip() and option not in EMPTY_OK:

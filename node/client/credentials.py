@@ -58,6 +58,11 @@ def looks_like_key(text: str) -> bool:
     return re.fullmatch(r"\s*[A-Za-z0-9_-]{16,}:[A-Za-z0-9_-]{16,}\s*", text) is not None
 
 
+def has_secret(text: str) -> bool:
+    """Report if a text has a key with its secret in it, as nodes make them."""
+    return re.search(r"[0-9a-f]{32}:[A-Za-z0-9_-]{40,}", text) is not None
+
+
 def without_password(url: str) -> str:
     """An address without the user name and password in it."""
     return re.sub(r"^(\s*[A-Za-z]+:/+)?.*@", r"\1***@", url, flags=re.DOTALL)

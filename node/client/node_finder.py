@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,15 @@ def data_dir_option(data_dir: Path) -> str:
     except RuntimeError:  # there is no home directory
         pass
     return f" --data-dir {shlex.quote(str(data_dir))}"
+
+
+# Commands in messages, without those that are meant for another directory.
+_HINTED: Final = re.compile(r"'(exchange-node (?!restore|backup|standby --of|worker)[a-z][^']*)'")
+
+
+def same_node(text: str, options: str) -> str:
+    """Return a message whose quoted commands have the options that name the node, so that they can be copied."""
+    return _HINTED.sub(lambda found: f"`{found[1]}{options}`", text) if options else text
 
 
 def is_running(pid: int) -> bool:

@@ -20,7 +20,7 @@ from config import Loaded, Settings
 from exchange.journal.journal import JournalError
 from exchange.journal.market_history import HistoryError, MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
-from node.client.node_finder import data_dir_option
+from node.client.node_finder import data_dir_option, same_node
 from node.daemon.data_directory import holds_journal, open_key_and_journal
 from node.daemon.node import KnownNodes, Node
 from node.daemon.port_choice import PortTaken, wanted_ports
@@ -94,7 +94,8 @@ def _run(
         with ExitStack() as stack, asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(loaded, stack, p2p_ports, prepare, as_json))
     except StartError as error:
-        tell(f"exchange-node: {error}", sys.stderr)
+        where = data_dir_option(loaded.settings.data_dir)
+        tell(f"exchange-node: {same_node(str(error), where)}", sys.stderr)
         return error.code
     finally:
         if collecting:
@@ -352,7 +353,7 @@ def _check_recovered(data_dir: Path) -> None:
     if restored is not None:
         raise StartError(
             f"{data_dir} is older than its node: {restored.reason}. Bring it up to date with 'exchange-node "
-            f"recover --from-peers{data_dir_option(data_dir)}'"
+            "recover --from-peers'"
         )
 
 

@@ -14,7 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from config import Loaded, Settings, is_loopback
-from node.daemon.process import EXIT_OK, StartError, configure_logging, loop_factory, tell
+from node.daemon.process import (
+    EXIT_OK,
+    StartError,
+    claim_descriptors,
+    configure_logging,
+    loop_factory,
+    tell,
+)
 from node.version import VERSION
 from p2p.base.host_port import format_host_port
 from p2p.grenache.grape.grape import Grape
@@ -46,11 +53,12 @@ def run(
 ) -> int:
     """Run a Grape until SIGTERM or Ctrl-C; returns the exit code. Times in seconds, sizes in bytes."""
     settings: Settings = loaded.settings
-    configure_logging(settings)
     for warning in loaded.warnings:
         tell(f"exchange-node: warning: {warning}", sys.stderr)
     grape = Grape(grape_settings(settings, node_liveness=node_liveness, max_values=max_values))
     try:
+        claim_descriptors()
+        configure_logging(settings)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(settings, grape, max_payload, as_json))
     except StartError as error:

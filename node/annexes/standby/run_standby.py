@@ -25,12 +25,14 @@ from node.annexes.standby.link import Link, LinkError, boot_time, dial
 from node.annexes.standby.link_messages import CopyEnd, CopyNeeded, CopyPart, Refused, Ship
 from node.annexes.standby.standby import Gap, Promotion, Standby
 from node.annexes.standby.standby_setup import TERMS, check_standby, lease_store
+from node.client.node_finder import data_dir_option, same_node
 from node.daemon import role_file
 from node.daemon.backup import BackupError
 from node.daemon.process import (
     EXIT_FAILED,
     EXIT_OK,
     StartError,
+    claim_descriptors,
     configure_logging,
     loop_factory,
     tell,
@@ -95,6 +97,7 @@ def run_standby(loaded: Loaded, of: HostPort, *, as_json: bool = False) -> int:
     settings = loaded.settings
     try:
         check_standby(settings)
+        claim_descriptors()
         configure_logging(settings)
         role = role_file.read(settings.data_dir)
         if role is None or role.role == "standby":
@@ -111,7 +114,8 @@ def run_standby(loaded: Loaded, of: HostPort, *, as_json: bool = False) -> int:
                 return EXIT_OK
             tell("exchange-node: this machine is the node now", sys.stderr)
     except StartError as error:
-        tell(f"exchange-node: {error}", sys.stderr)
+        where = data_dir_option(settings.data_dir)
+        tell(f"exchange-node: {same_node(str(error), where)}", sys.stderr)
         return error.code
     except (JournalError, BackupError, OSError, ValueError) as error:
         tell(f"exchange-node: the standby has stopped: {error}", sys.stderr)

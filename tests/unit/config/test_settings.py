@@ -271,3 +271,45 @@ def test_a_config_file_that_is_not_toml_is_refused_with_the_place(tmp_path: Path
     (line,) = problems(config_file=path)
     assert line.startswith(f"file {path}: not TOML: ")
     assert "line 2" in line
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("value", [b"7", b'"7"', b"' 7 '", b" 7 "])
+def test_files_of_other_systems_are_read(
+    tmp_path: Path, mark: bytes, end: bytes, value: bytes
+) -> None:
+    env_file, config_file = tmp_path / "e", tmp_path / "c.toml"
+    env_file.write_bytes(mark + end.join([b"MAX_PEERS=" + value, b"P2P_NETWORK=a", b""]))
+    config_file.write_bytes(mark + end.join([b"p2p_port = " + value.strip(), b""]))
+    settings = load(env={}, env_file=env_file, config_file=config_file).settings
+    assert (settings.max_peers, settings.p2p_network, settings.p2p_port) == (7, "a", 7)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ("max_peers = 7".encode("utf-16"), "it is UTF-16 text; save it as UTF-8"),
+        (b"max_peers = 7\n# caf\xe9\n", "it is not UTF-8 text (line 2); save it as UTF-8"),
+    ],
+)
+def test_other_encodings_are_named_with_line_and_cure(
+    tmp_path: Path, data: bytes, why: str
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(data)
+    assert problems(config_file=path) == [f"cannot read {path}: {why}"]
+    assert problems(env_file=path) == [f"cannot read {path}: {why}"]
+
+
+@pytest.mark.parametrize("key", ["bootstrap_peers", "grape_bootstrap"])
+def test_a_final_dot_of_a_name_is_no_part_of_it(key: str) -> None:
+    loaded = load({key: "localhost.:3000,localhost:3000,[::1]:1"}, env={}, env_file=None)
+    assert [str(each) for each in getattr(loaded.settings, key)] == ["localhost:3000", "[::1]:1"]
+    for given in ("http://localhost.:30001", "http://localhost.:30001/", "http://localhost:30001"):
+        grape = load({"grape_url": given}, env={}, env_file=None).settings.grape_url
+        assert grape == ("http://localhost:30001",)
+    settings = load(
+        {"dns_seeds": "a.example.,b.example", "api_host": "localhost."}, env={}, env_file=None
+    ).settings
+    assert (settings.dns_seeds, settings.api_host) == (("a.example", "b.example"), "localhost")

@@ -79,6 +79,14 @@ def test_no_instruments_file_means_the_default_set() -> None:
         ("P2P_MAX_PEERS", "MAX_PEERS"),
         ("BOOSTRAP_PEERS", "BOOTSTRAP_PEERS"),
         ("CIRCUIT_BREAKER_COOLDOWN", "CIRCUIT_BREAKER_COOLDOWN_MS"),
+        ("API_KEYS_REQUIRED", "API_PLAIN_KEYS"),
+        ("P2P_ENCRYPTION", "P2P_SECURITY"),
+        ("GRAPE_API_LISTEN_HOST", "GRAPE_API_HOST"),
+        ("BOOTSTRAP_NODES", "BOOTSTRAP_PEERS"),
+        ("LOG_TO_FILE", "LOG_FILE"),
+        ("EXCHANGE_NODE_P2P_PORT", "P2P_PORT"),
+        ("EXCHANGE_NODE_DATADIR", "DATA_DIR"),
+        ("EXCHANGE_NODE_KEYS", "EXCHANGE_NODE_KEY"),
     ],
 )
 def test_a_variable_that_looks_like_one_of_ours_gives_a_warning(
@@ -99,6 +107,7 @@ def test_variables_of_other_programs_are_ignored_quietly() -> None:
         *("PATH", "HOME", "LANG", "LC_ALL", "PORT", "HOST", "http_proxy", "_", "A", "GOSSIP"),
         *("API_KEY", "API_TOKEN", "LOG_FILE", "CLIENT_ID", "CLIENT_SECRET", "MAX_MEM", "PEER_ID"),
         *("DATA_SOURCE", "DATABASE_URL", "APP_PORT", "WORKER_COUNT", "METRICS_PORT", "NODE_ENV"),
+        *("EXCHANGE_NODE_KEY", "EXCHANGE_NODE_DESK", "EXCHANGE_NODE_DEBUG", "EXCHANGE_URL"),
     )
     assert from_env(**dict.fromkeys(names, "x")).warnings == ()
 

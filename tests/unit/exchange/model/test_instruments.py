@@ -360,6 +360,14 @@ def test_a_wrong_file_is_rejected_with_file_entry_field_and_expectation(
     assert str(caught.value).startswith(str(tmp_path))
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_file_of_another_system_is_read(tmp_path: Path, mark: bytes, end: bytes) -> None:
+    path = tmp_path / "m.toml"
+    path.write_bytes(mark + end.join([b"[BTC-USD]", b'tick = "0.1"', b'lot = "0.001"', b""]))
+    assert Instruments.load(path).symbols == ["BTC-USD"]
+
+
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InstrumentsFileError, match=r"none\.toml: cannot be read: No such file"):
         Instruments.load(tmp_path / "none.toml")

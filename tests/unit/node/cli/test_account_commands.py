@@ -127,6 +127,19 @@ def test_what_comes_next_can_be_copied_into_a_shell(api: RunningApi, before: boo
 
 
 @pytest.mark.parametrize(
+    "words",
+    [("orders", "--account", "bob"), ("account", "show", "bob"), ("balances", "--account", "bob")],
+)
+def test_a_command_in_a_refusal_is_for_the_same_node(
+    api: RunningApi, words: tuple[str, ...]
+) -> None:
+    where = ["--data-dir", str(api.directory)]
+    commands = re.findall(r"`(exchange-node [^`]*)`", run(*words, *where).stderr)
+    assert len(commands) == 2
+    assert all(shlex.split(command)[-2:] == where for command in commands)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("suspense", "Suspense", "suspense-2", "fees", "FEES", "outside", "house", "House"),

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from node.cli.client_session import VARIABLES, Exit
 from node.cli.main import COMMANDS, EMPTY_OK, EPILOG, GROUPS, cli
 from node.cli.service_unit import hidden_parts, unit
+from node.client.node_finder import same_node
 
 KEY = "f383c83c61392bea"
 SECRET = "s3cr3tS3CR3Ts3cr3t"
@@ -92,6 +93,26 @@ def test_a_misspelt_variable_of_the_key_is_named(node: RunningNode, name: str) -
     result = run("orders", *here(node), env={name: f"{KEY}:{SECRET}"})
     assert f"{name} is not used; did you mean EXCHANGE_NODE_KEY?" in result.stderr
     assert SECRET not in result.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("account", "keys", "revoke", "{}"),
+        ("orders", "--account", "{}"),
+        ("orders", "--api", "http://{}@127.0.0.1:1"),
+        ("orders", "--api=https://{}@x"),
+        ("cancel", "{}"),
+        ("{}",),
+    ],
+)
+def test_a_secret_among_the_arguments_is_refused_and_not_repeated(
+    node: RunningNode, words: tuple[str, ...]
+) -> None:
+    secret = "Ab-_" * 11
+    result = run(*(word.format(f"{'0f' * 16}:{secret}") for word in words), *here(node))
+    assert (result.exit_code, "EXCHANGE_NODE_KEY" in result.stderr) == (2, True)
+    assert secret not in result.output
 
 
 # Set but empty
@@ -194,6 +215,20 @@ def test_hinted_commands_are_for_the_same_node_and_can_be_copied(
         commands = hinted(line.output)
         assert commands, line.output
         assert all(tuple(words[-2:]) == options for words in commands), line.output
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("'exchange-node market steps' shows", "`exchange-node market steps --api x` shows"),
+        ("see 'exchange-node peers'", "see `exchange-node peers --api x`"),
+        ("'exchange-node restore' elsewhere", "'exchange-node restore' elsewhere"),
+        ("'alice' is unknown", "'alice' is unknown"),
+    ],
+)
+def test_commands_in_answers_of_the_node_are_for_the_same_node(text: str, shown: str) -> None:
+    assert same_node(text, " --api x") == shown
+    assert same_node(text, "") == text
 
 
 def test_the_hint_without_a_node_quotes_the_directory(tmp_path: Path) -> None:
@@ -305,9 +340,15 @@ os.execv(sys.executable, [sys.executable, "-m", "node.cli.main", *sys.argv[2:]])
 """
 
 
+def needs_full(descriptors: str) -> None:
+    if "full" in descriptors and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+
+
 def process(
     descriptors: str, *words: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
+    needs_full(descriptors)
     return subprocess.run(
         [sys.executable, "-c", CHILD, descriptors, *words],
         capture_output=True,

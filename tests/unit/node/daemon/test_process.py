@@ -1,4 +1,4 @@
-"""Set-up that all programs share: a log that never holds up the program, and lines on streams that may be gone."""
+"""Parts of all programs: a log that never holds them up, and lines on streams that may be gone."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ def test_a_line_for_a_full_closed_or_unread_stream_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("node.daemon.process.UNREAD", 0.01)
-    with Path("/dev/full").open("w") as full:
-        tell("line", full)
+    if Path("/dev/full").exists():  # on Linux
+        with Path("/dev/full").open("w") as full:
+            tell("line", full)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with os.fdopen(writer, "w") as unread:

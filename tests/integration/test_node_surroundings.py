@@ -91,6 +91,8 @@ def stopped(process: subprocess.Popen[bytes], data_dir: Path) -> int:
 def test_a_node_with_closed_or_full_descriptors_starts_trades_and_stops(
     tmp_path: Path, closed: str
 ) -> None:
+    if closed == "full" and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
     with started(tmp_path / "a", closed) as process:
         trade(tmp_path / "a")
         assert stopped(process, tmp_path / "a") == 0
