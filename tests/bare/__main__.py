@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 import urllib.request
@@ -152,6 +153,8 @@ def main() -> int:
         parser.error("needs root, to make a root file system and to mount /proc in it")
     if (archive := mirror()) is None:
         parser.error("this machine is no Debian, so its sources of apt name no mirror of one")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     lines = readme_lines((ROOT / "README.md").read_text("utf-8"))
     try:
         for release in given.releases or RELEASES:

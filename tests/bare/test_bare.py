@@ -30,7 +30,7 @@ def test_a_readme_without_one_of_them_is_named(lost: str) -> None:
 
 def test_the_block_of_the_bot_and_what_it_prints_are_told_apart() -> None:
     block, printed = bot_block((ROOT / "docs" / "api.md").read_text("utf-8"))
-    assert block.startswith("mkdir -p bot")
+    assert block.startswith("mkdir -p ~/exchange-bot")
     assert printed.startswith("[(0.25, 30000.0")
 
 
@@ -72,7 +72,7 @@ def test_files_and_folders_that_pip_uses_are_found_in_its_settings(
 
 
 def test_a_terminal_copies_what_is_printed_and_passes_on_ctrl_c(tmp_path: Path) -> None:
-    program = "import time\nprint('begun', flush=True)\ntry:\n    time.sleep(60)\n"
+    program = "import time\ntry:\n    print('begun', flush=True)\n    time.sleep(60)\n"
     program += "except KeyboardInterrupt:\n    raise SystemExit(7)\n"
     log = tmp_path / "log"
     with log.open("wb") as output:
