@@ -129,7 +129,8 @@ def check(release: str, lines: ReadmeLines, mirror: str, *, whole: bool, keep: b
             ("bot", f". .venv/bin/activate\n{block}", run_the_bot),
             ("tests", tests, run_tests),
         ):
-            say(f"$ {line}")
+            first, *more = line.splitlines()
+            say(f"$ {first}{' ...' if more else ''}")
             log = LOGS / f"bare-{release}-{name}.log"
             try:
                 said = run(root, line, log)
