@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 import urllib.request
@@ -128,7 +129,8 @@ def check(release: str, lines: ReadmeLines, mirror: str, *, whole: bool, keep: b
             ("bot", f". .venv/bin/activate\n{block}", run_the_bot),
             ("tests", tests, run_tests),
         ):
-            say(f"$ {line}")
+            first, *more = line.splitlines()
+            say(f"$ {first}{' ...' if more else ''}")
             log = LOGS / f"bare-{release}-{name}.log"
             try:
                 said = run(root, line, log)
@@ -152,6 +154,8 @@ def main() -> int:
         parser.error("needs root, to make a root file system and to mount /proc in it")
     if (archive := mirror()) is None:
         parser.error("this machine is no Debian, so its sources of apt name no mirror of one")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     lines = readme_lines((ROOT / "README.md").read_text("utf-8"))
     try:
         for release in given.releases or RELEASES:

@@ -25,6 +25,7 @@ USER_ID: Final = 1000
 HOME: Final = Path("/home") / USER
 CHECKOUT: Final = HOME / "exchange-node"
 MAKING: Final = 600.0  # seconds
+ENDING: Final = 5.0
 CTRL_C: Final = b"\x03"
 
 
@@ -143,6 +144,9 @@ class Terminal:
         if self._code is None:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+            with suppress(OSError):  # when the last of them has let go of the terminal
+                while select.select([self._fd], [], [], ENDING)[0] and os.read(self._fd, 65536):
+                    pass
         os.close(self._fd)
 
 
@@ -170,7 +174,9 @@ def bare_root(
 def archive_of(release: str, packages: Sequence[str], mirror: str) -> Path:
     """Make the archive with debootstrap, unless it is there."""
     cache = Path(tempfile.gettempdir()) / "exchange-node-bare"
-    cache.mkdir(exist_ok=True)
+    cache.mkdir(mode=0o700, exist_ok=True)
+    if cache.stat().st_uid != os.geteuid():
+        raise PermissionError(f"{cache} belongs to another user; remove it")
     archive = cache / f"{'-'.join([release, *packages])}.tar"
     with (cache / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

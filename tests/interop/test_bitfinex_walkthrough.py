@@ -27,7 +27,7 @@ def paste(block: str, directory: Path, programs: Path) -> tuple[int, str, str]:
     path = f"{programs}:{os.environ['PATH']}"
     shell = subprocess.Popen(
         ["bash"],
-        cwd=directory, env={**environment(**SETTINGS), "PATH": path}, text=True,
+        cwd=directory, env={**environment(**SETTINGS), "PATH": path, "HOME": str(directory)}, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.integration.processes import ROOT, environment
 from tests.web.browser import Pages, a_browser
 
+PATH = "#/market/BTC-USD/you"  # the traders cancel orders of the house
 IMAGES = ROOT / "docs" / "images"
 PAGE = re.compile(r"page of node A: (http://\S+?)/$", re.MULTILINE)
 
@@ -44,7 +45,7 @@ def the_demo(seed: int) -> Iterator[str]:
 
 def place_own(pages: Pages, url: str) -> None:
     """Place an order on each side, a little away from the best prices, so that own orders are on show."""
-    page = pages.open(url, path="#/market/BTC-USD")
+    page = pages.open(url, path=PATH)
     for side, row in (("sell", 7), ("buy", 7)):
         rows = page.locator(f".ladder tr.{side}:not(.void) button.level")
         rows.nth(4).wait_for()
@@ -75,9 +76,7 @@ def main() -> None:
         time.sleep(asked.minutes * 60)
         place_own(pages, url)
         for scheme in ("light", "dark"):
-            page = pages.open(
-                url, path="#/market/BTC-USD", width=1440, height=980, color_scheme=scheme
-            )
+            page = pages.open(url, path=PATH, width=1440, height=980, color_scheme=scheme)
             page.locator(".ladder tr.sell:not(.void)").nth(8).wait_for()
             for _ in range(7):
                 page.get_by_role("button", name="zoom in").click()

@@ -287,7 +287,8 @@ export class CandleChart {
     for (const price of ticks(low, high, 6)) {
       context.fillStyle = colours.faint;
       context.fillRect(0, Math.round(y(price)), right, 1);
-      if (y(price) < HALF) continue; // there is no room for its number
+      // No number where there is no room for it: at the edge, or behind the last price.
+      if (y(price) < HALF || Math.abs(y(price) - y(Number(this.#newestClose))) < 2 * HALF + 2) continue;
       context.fillStyle = colours.text;
       context.fillText(price.toFixed(this.digits), right + BEFORE, y(price));
     }
