@@ -1,5 +1,8 @@
 """Figures of the code's structure: `python -m tests.structure [--json]`.
 
+Holds the budgets of the structure, which `tests/unit/docs/test_structure.py` asserts: whoever needs more changes the number
+in the same commit and says why. Numbers only ever go down otherwise.
+
 Counts modules in each folder, base names and public class names that occur more than once, functions above complexity 15,
 lines of product and tests, docstrings that begin with a question word, glossary words without a home,
 and the Python calls on the way of an order, a subscription and a service call through real nodes on
@@ -19,6 +22,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +31,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("config", "exchange", "p2p", "node")
 RIDDLE = re.compile(r"(What|Whether|Who|Whose|How|Which|When|Where|Why)\b")
 MARKET = "BTC-USD"
+MOST_ARGUMENTS = 6  # of a constructor
+
+# Lines of the Python modules of each room; folders of a room count with it.
+LINES = {}
+WIDE_CONSTRUCTORS = 0  # classes whose constructor takes more than MOST_ARGUMENTS
+LATE_BINDINGS = 0  # attributes of another object that a constructor sets
+FLOORS = {}  # longest chain of imports from room to room
+CALLS = 0  # Python calls of an order by REST, from socket to answer
+MODULES = 0  # modules that it passes
 
 
 def modules(folder: Path) -> list[Path]:
@@ -53,6 +66,80 @@ def repeated_classes(paths: list[Path]) -> list[str]:
     )
     names = Counter(name for name in defined if not name.startswith("_"))
     return sorted(name for name, n in names.items() if n > 1)
+
+
+def room_of(path: Path) -> str:
+    """Folder below a package that a module lies in; annexes and parts of Grenache are rooms of their own."""
+    parts = path.relative_to(ROOT).parts[:-1]
+    deep = 3 if parts[1:2] == ("annexes",) else 2
+    return "/".join(parts[:deep])
+
+
+def lines_by_room() -> dict[str, int]:
+    rooms: Counter[str] = Counter()
+    for package in PACKAGES:
+        for path in modules(ROOT / package):
+            rooms[room_of(path)] += lines_of([path])
+    return dict(sorted(rooms.items()))
+
+
+def constructors() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every `__init__` with the place of its class."""
+    for package in PACKAGES:
+        for path in modules(ROOT / package):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    for part in node.body:
+                        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+                            yield f"{path.relative_to(ROOT)}:{node.name}", part
+
+
+def wide_constructors() -> dict[str, int]:
+    """Classes whose constructor takes more than `MOST_ARGUMENTS`, with their number."""
+    found = {}
+    for place, function in constructors():
+        given = function.args
+        count = len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs) - 1
+        if count > MOST_ARGUMENTS:
+            found[place] = count
+    return found
+
+
+def late_bindings() -> list[str]:
+    """Attributes of other objects that constructors set: `self.router.defer = ...`."""
+    found = []
+    for place, function in constructors():
+        for node in ast.walk(function):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            found += [
+                f"{place}: {ast.unparse(target)}"
+                for target in targets
+                if isinstance(target, ast.Attribute) and ast.unparse(target.value) != "self"
+            ]
+    return found
+
+
+def floors() -> dict[str, int]:
+    """Longest chain of rooms that import each other, by package."""
+    import grimp
+
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True)
+    below: dict[str, set[str]] = {}
+    for module in graph.modules:
+        room = ".".join(module.split(".")[: 3 if module.startswith("node.annexes") else 2])
+        for imported in graph.find_modules_directly_imported_by(module):
+            other = ".".join(imported.split(".")[: 3 if imported.startswith("node.annexes") else 2])
+            if other != room and other.split(".")[0] == room.split(".")[0]:
+                below.setdefault(room, set()).add(other)
+
+    @cache
+    def height(room: str) -> int:
+        return 1 + max((height(other) for other in below.get(room, ())), default=0)
+
+    return {
+        package: max(height(room) for room in [*below, package] if room.split(".")[0] == package)
+        for package in PACKAGES
+    }
 
 
 def complex_functions() -> list[str]:
@@ -210,6 +297,10 @@ def figures() -> dict[str, Any]:
         "functions above complexity 15": complex_functions(),
         "lines of product": lines_of(product),
         "lines of tests": lines_of(modules(ROOT / "tests")),
+        "lines by room": lines_by_room(),
+        "floors": floors(),
+        "constructors with more than six arguments": wide_constructors(),
+        "attributes set from outside": late_bindings(),
         "docstrings": len(texts),
         "docstrings that begin with a question word": sum(bool(RIDDLE.match(t)) for t in texts),
         "glossary words without a home": words_without_home(),

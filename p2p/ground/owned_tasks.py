@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class OwnedTasks:
-    """Background tasks: each is referenced until its end, and its error is logged where nobody awaits it.
+    """Background tasks: each is referenced until its end, and its error is logged if no caller awaits it.
 
     `log` and `expected` belong to the owner: an error of an `expected` type is part of normal work and not logged.
     """
