@@ -44,15 +44,12 @@ def the_demo(seed: int) -> Iterator[str]:
 
 
 def place_own(pages: Pages, url: str) -> None:
-    """Place an order on each side, a little away from the best prices, so that own orders are on show."""
+    """Place an order on each side, at the outermost level on show: traders take it last."""
     page = pages.open(url, path=PATH)
-    for side, row in (("sell", 7), ("buy", 7)):
+    for side in ("sell", "buy"):
         rows = page.locator(f".ladder tr.{side}:not(.void) button.level")
         rows.nth(4).wait_for()
-        count = rows.count()
-        at = (
-            max(0, count - row) if side == "sell" else min(row, count) - 1
-        )  # the best ask is the last
+        at = 0 if side == "sell" else rows.count() - 1  # asks are above, the best one last
         price = rows.nth(at).inner_text()
         page.keyboard.press("Escape")
         page.keyboard.press("b" if side == "buy" else "s")
