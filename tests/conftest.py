@@ -49,7 +49,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # What the inner loop leaves out (`-m "not process and not slow"`): real processes, and these.
-SLOW = ("tests/simulation/", "tests/unit/node/annexes/demos/", "_properties.py", "_fuzz.py")
+SLOW = (
+    "tests/simulation/",
+    "tests/unit/p2p/peers/test_eclipse",
+    "tests/unit/node/annexes/demos/",
+    "_properties.py",
+    "_fuzz.py",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -79,17 +79,23 @@ def test_the_end_does_not_wait_for_a_reader_that_has_stopped(
     target.open.set()
 
 
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Handlers and levels are those of the other tests again afterwards."""
+    loggers = [logging.getLogger(name) for name in (None, "node", "p2p", "exchange")]
+    before = [(found, found.handlers, found.level) for found in loggers]
+    yield
+    for found, handlers, level in before:
+        found.handlers = handlers
+        found.setLevel(level)
+
+
+@pytest.mark.usefixtures("logging_as_before")
 def test_a_log_file_has_all_lines_at_the_end(tmp_path: Path) -> None:
-    root = logging.getLogger()
-    before = root.handlers, root.level
-    try:
-        configure_logging(Settings(log_file=str(tmp_path / "log"), log_format="json"))
-        for number in range(100):
-            logging.getLogger("node.x").warning("line %d €", number)
-        root.handlers[0].close()
-    finally:
-        root.handlers = before[0]
-        root.setLevel(before[1])
+    configure_logging(Settings(log_file=str(tmp_path / "log"), log_format="json"))
+    for number in range(100):
+        logging.getLogger("node.x").warning("line %d €", number)
+    logging.getLogger().handlers[0].close()
     lines = (tmp_path / "log").read_text("utf-8").splitlines()
     assert len(lines) == 100
     assert '"message": "line 99 \\u20ac"' in lines[-1]
