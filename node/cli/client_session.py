@@ -29,7 +29,7 @@ from node.client.exchange_client import (
     NotANode,
     UntrustedNode,
 )
-from node.client.node_finder import FoundNode, NoNode, find, same_node
+from node.client.node_finder import FoundNode, NoNode, find, program, same_node
 from node.client.server_trust import Trust
 from node.views.limits import CURSOR_HEADER
 
@@ -307,7 +307,7 @@ def node_options() -> str:
 
 def shell_command(*words: str) -> str:
     """A command for the node that this command is about, to be copied into a shell."""
-    return f"exchange-node {shlex.join(words)}{node_options()}"
+    return f"{program()} {shlex.join(words)}{node_options()}"
 
 
 def common_options(group: G) -> G:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
+import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,6 +21,7 @@ DEFAULT_DATA_DIR: Final = (
     "~/.exchange-node"  # the default of DATA_DIR; importing config costs 0.15 s
 )
 RUNTIME_FILE: Final = "node.json"
+NAME: Final = "exchange-node"  # of the program
 
 
 class RuntimeFile(msgspec.Struct, kw_only=True):
@@ -64,7 +68,16 @@ class FoundNode:
 
 def start_command(data_dir: Path) -> str:
     """The command that starts a node on `data_dir`."""
-    return f"exchange-node start{data_dir_option(data_dir)}"
+    return f"{program()} start{data_dir_option(data_dir)}"
+
+
+@cache
+def program() -> str:
+    """This program as a shell finds it: its name, or the path it was called by where the name leads nowhere."""
+    called = Path(sys.argv[0])
+    if called.name != NAME or shutil.which(NAME) is not None:
+        return NAME
+    return shlex.quote(str(called.absolute()))
 
 
 def data_dir_option(data_dir: Path) -> str:
@@ -83,7 +96,9 @@ _HINTED: Final = re.compile(r"'(exchange-node (?!restore|backup|standby --of|wor
 
 def same_node(text: str, options: str) -> str:
     """Return a message whose quoted commands have the options that name the node, so that they can be copied."""
-    return _HINTED.sub(lambda found: f"`{found[1]}{options}`", text) if options else text
+    if not options and program() == NAME:
+        return text
+    return _HINTED.sub(lambda found: f"`{program()}{found[1].removeprefix(NAME)}{options}`", text)
 
 
 def is_running(pid: int) -> bool:

@@ -20,7 +20,7 @@ from config import Loaded, Settings
 from exchange.journal.journal import JournalError
 from exchange.journal.market_history import HistoryError, MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
-from node.client.node_finder import data_dir_option, same_node
+from node.client.node_finder import data_dir_option, program, same_node
 from node.daemon.data_directory import holds_journal, open_key_and_journal
 from node.daemon.node import KnownNodes, Node
 from node.daemon.port_choice import PortTaken, wanted_ports
@@ -396,16 +396,16 @@ def banner(node: Node, settings: Settings) -> str:
         f"exchange-node {VERSION}",
         f"  node       {node.node_id}",
         f"  peers      {status.p2p_address or 'no direct links'} ({security}, network {settings.p2p_network})",
-        f"  page       {status.api_url}/ (exchange-node open{where} opens it)",
+        f"  page       {status.api_url}/ ({program()} open{where} opens it)",
         f"  API        {status.api_url}/v1 (described at /docs)",
         f"  discovery  {discovery or 'none: nodes that dial this one, or --bootstrap HOST:PORT'}",
         *(line for part in node.parts for line in part.banner()),
         *([f"  serves     {', '.join(extra)}"] if extra else []),
         f"  data       {settings.data_dir}",
         "Try, in another terminal:",
-        f"  exchange-node status{where}",
-        f"  exchange-node order sell BTC-USD 0.5 @ 30000{where}",
-        f"  exchange-node book BTC-USD --watch{where}",
+        f"  {program()} status{where}",
+        f"  {program()} order sell BTC-USD 0.5 @ 30000{where}",
+        f"  {program()} book BTC-USD --watch{where}",
         "Ctrl-C stops the node.",
     ]
     return "\n".join(lines)

@@ -10,10 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
 from processes import ROOT, environment, eventually, run_cli
-
-from node.annexes.demos import trading_demo
 
 
 def test_the_demo_trades_and_all_books_agree() -> None:
@@ -62,20 +59,3 @@ def test_the_newcomer_has_an_account_and_a_line_to_copy(tmp_path: Path) -> None:
     held = {each["asset"]: Decimal(each["total"]) for each in balances}
     assert held["BTC"] > 2
     assert held["USD"] < 100_000
-
-
-@pytest.mark.parametrize(
-    ("called", "found", "shown"),
-    [
-        ("/opt/x y/exchange-node", None, "'/opt/x y/exchange-node'"),
-        ("/opt/venv/bin/exchange-node", None, "/opt/venv/bin/exchange-node"),
-        ("/opt/venv/bin/exchange-node", "/usr/bin/exchange-node", "exchange-node"),
-        ("/opt/node/cli/main.py", None, "exchange-node"),
-    ],
-)
-def test_the_line_to_copy_names_a_program_that_is_found(
-    monkeypatch: pytest.MonkeyPatch, called: str, found: str | None, shown: str
-) -> None:
-    monkeypatch.setattr("sys.argv", [called, "demo"])
-    monkeypatch.setattr("shutil.which", lambda name: found)
-    assert trading_demo._program() == shown

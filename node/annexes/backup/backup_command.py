@@ -9,7 +9,7 @@ import click
 
 from node.cli.client_session import CommandFailure, Exit, print_json
 from node.cli.commands.data_options import data_options, explained, unused
-from node.client.node_finder import data_dir_option
+from node.client.node_finder import data_dir_option, program
 from node.daemon.progress import ByteProgress
 
 if TYPE_CHECKING:
@@ -82,4 +82,4 @@ def restore(file: Path, settings: Settings, as_json: bool) -> None:
     if not manifest.has_key:
         click.echo(f"The backup has no key: put the node's key at {settings.key_path}.")
     click.echo(f"It is as of {manifest.made}. Bring it up to date before you start it:")
-    click.echo(f"  exchange-node recover --from-peers{data_dir_option(settings.data_dir)}")
+    click.echo(f"  {program()} recover --from-peers{data_dir_option(settings.data_dir)}")

@@ -7,10 +7,7 @@ import asyncio
 import json as jsonlib
 import logging
 import random
-import shlex
-import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -28,6 +25,7 @@ from rich.text import Text
 
 from config import HostPort, Settings
 from exchange.model.commands import HOUSE
+from node.client.node_finder import program
 from node.daemon.node import Node
 from node.daemon.run_node import start_node
 from node.views.account_views import AccountRequest, KeyRequest, MoneyRequest
@@ -148,21 +146,12 @@ async def _fund_you(console: Console, node: Node) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"  EXCHANGE_NODE_KEY={key.key}:{key.secret} {_program()} order buy {MARKET} 0.1"
+        f"  EXCHANGE_NODE_KEY={key.key}:{key.secret} {program()} order buy {MARKET} 0.1"
         f" --api {node.api.url}",
         highlight=False,
         soft_wrap=True,  # one line to copy, whatever the terminal's width
     )
     console.file.flush()
-
-
-def _program() -> str:
-    """Name of this program, or the path it was called by where the name leads nowhere."""
-    called = sys.argv[0]
-    name = "exchange-node"
-    if shutil.which(name) is not None or Path(called).name != name:
-        return name
-    return shlex.quote(str(Path(called).absolute()))
 
 
 def _show_pages(console: Console, members: list[DemoNode], open_page: OpenPage) -> None:

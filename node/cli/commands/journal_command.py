@@ -13,7 +13,7 @@ from node.cli.command_groups import Group, span_options
 from node.cli.commands.data_options import data_options, explained, unused
 from node.cli.table_layout import Cell, Column, table
 from node.cli.tables import echo
-from node.client.node_finder import data_dir_option
+from node.client.node_finder import data_dir_option, program
 from node.daemon.progress import ByteProgress
 
 if TYPE_CHECKING:
@@ -195,6 +195,6 @@ def _print_report(report: Repair, settings: Settings) -> None:
         click.echo(f"note      {note}")
     if report.original:
         click.echo(f"The damaged journal is in {report.original}. Before the next start:")
-        click.echo(f"  exchange-node recover --from-peers{data_dir_option(settings.data_dir)}")
+        click.echo(f"  {program()} recover --from-peers{data_dir_option(settings.data_dir)}")
     else:
         click.echo("Nothing was changed. --yes repairs it.")
