@@ -27,6 +27,11 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] == "help" and "help" not in self.commands:
+            root = ctx.find_root()
+            assert isinstance(root.command, click.Group)  # noqa: S101 - this is a command below it
+            below = ctx.command_path.removeprefix(root.command_path).split()
+            return "help", root.command.get_command(root, "help"), [*below, *args[1:]]
         if args[0] not in self.commands and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0].lower(), self.commands, n=2, cutoff=0.6)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""

@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from node.cli.client_session import CommandFailure, Exit
+from node.cli.command_groups import Group
 
 _HARDENING: Final = """\
 # What a node does not need. `systemd-analyze security exchange-node` rates the result.
@@ -115,7 +116,9 @@ WantedBy={target}
 """
 
 
-@click.group(invoke_without_command=True, short_help="Run a node as a service of systemd.")
+@click.group(
+    cls=Group, invoke_without_command=True, short_help="Run a node as a service of systemd."
+)
 @click.pass_context
 def service(ctx: click.Context) -> None:
     """Run a node as a service of systemd.

@@ -10,13 +10,16 @@ from typing import Final
 import click
 
 from node.cli.client_session import CommandFailure, Exit
+from node.cli.command_groups import Group
 from node.cli.commands.open_command import open_in_browser
 
 UNTIL_STOPPED: Final = 1e9  # seconds
 
 
 @click.group(
-    invoke_without_command=True, short_help="Nodes that trade here; or see a part at work."
+    cls=Group,
+    invoke_without_command=True,
+    short_help="Nodes that trade here; or see a part at work.",
 )
 @click.option(
     "--nodes", type=click.IntRange(2, 20), default=3, show_default=True, help="How many nodes."

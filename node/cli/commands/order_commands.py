@@ -21,6 +21,7 @@ from node.cli.client_session import (
 )
 from node.cli.command_groups import (
     LENIENT,
+    Group,
     account_option,
     check_words,
     limit_option,
@@ -38,11 +39,11 @@ T = TypeVar("T")
 OUTCOME_WAIT = 1.0  # seconds: a maker that can be reached answers well within it
 
 
-class _OrderGroup(click.Group):
+class _OrderGroup(Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0].lower() in ("buy", "sell"):
+        if args[0].lower() in ("buy", "sell", "help"):
             return super().resolve_command(ctx, [args[0].lower(), *args[1:]])
         sides = [word.lower() for word in args if word.lower() in ("buy", "sell")]
         side = sides[0] if sides else "buy|sell"

@@ -306,8 +306,19 @@ def test_help_shows_what_the_option_shows(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    ["account help", "account help keys create", "account keys help create", "order help buy",
+     "demo help storm", "service help print", "journal help"],
+)  # fmt: skip
+def test_help_is_a_command_of_every_group(words: str) -> None:
+    plain = [word for word in words.split() if word != "help"]
+    assert run(*words.split()).stdout == run(*plain, "--help").stdout
+
+
+@pytest.mark.parametrize(
     ("words", "hint"),
     [
+        (("account", "help", "nix"), "It has create, list"),
         (("ordr",), "Did you mean order"),
         (("xyzzy",), "--help"),
         (("account", "nix"), "It has create, list"),
