@@ -37,8 +37,12 @@ UNUSED = {
     "node.api.openapi",
     "node.annexes.grenache.grapes",  # Grenache
     "node.daemon.metrics",  # until somebody scrapes them
-    "node.annexes.demos",
-    "node.service.tracing",
+    "node.annexes.demos.trading_demo",
+    "node.annexes.export.export_part",  # annexes that the settings do not ask for
+    "node.annexes.grenache.grenache_part",
+    "node.annexes.learn.course",
+    "node.annexes.standby.standby_part",
+    "node.annexes.tracing.tracing_part",
     "opentelemetry",
     "p2p.discovery.dns_seeds",
     "p2p.discovery.grape_discovery",
