@@ -24,8 +24,7 @@ from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
 from p2p.base.identity import is_node_id
 from p2p.base.limits import PEX_FIRST_DELAY, PEX_INTERVAL, PEX_MAX_PEERS
 from p2p.discovery.strategy import BaseStrategy
-from p2p.ground.bounded_map import BoundedMap
-from p2p.ground.tokens import Tokens
+from p2p.ground.tokens import TokenTable
 from p2p.wire.link import Carrier, PeerLink
 from p2p.wire.messages import Codec, Envelope, PeerAddress, PeerExchange, pack
 
@@ -55,7 +54,7 @@ class PeerExchangeCore:
         self._own_id = own_id
         self._rng = rng
         self._partners: dict[str, _Partner] = {}
-        self._budgets: BoundedMap[str, Tokens] = BoundedMap(MAX_BUDGETS)
+        self._budgets = TokenTable(REFILL, BURST, MAX_BUDGETS)
         self.ignored = 0  # lists that came too often
 
     def link_up(self, node_id: str, address: str, now: float) -> None:
@@ -114,7 +113,7 @@ class PeerExchangeCore:
         partner = self._partners.get(node_id)
         if partner is None:
             return []
-        if not self._spend(node_id, now):
+        if not self._budgets.take(now, node_id):
             self.ignored += 1
             return []
         candidates = []
@@ -136,12 +135,6 @@ class PeerExchangeCore:
                     )
                 )
         return candidates
-
-    def _spend(self, node_id: str, now: float) -> bool:
-        budget = self._budgets.renew(node_id)
-        if budget is None:
-            budget = self._budgets[node_id] = Tokens(BURST, now)
-        return budget.take(now, REFILL, BURST)
 
 
 def may_pass(receiver: str, address: str) -> bool:

@@ -30,7 +30,7 @@ from p2p.adaptive.peer_metrics import Outcome
 from p2p.base.errors import RemoteProtocolError
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.keyed_heap import KeyedHeap
-from p2p.ground.tokens import Tokens
+from p2p.ground.tokens import Tokens, TokenTable
 from p2p.mesh.encrypted_session import EncryptedSession
 from p2p.mesh.relay_stream import NAME_LENGTH, RelayStream, RelayStreamError
 from p2p.mesh.routed_messages import Received
@@ -118,7 +118,7 @@ class EncryptedRelaying:
         self._able: BoundedMap[str, float] = BoundedMap(10_000)  # time of the last session
         self._deadlines: KeyedHeap[str, float] = KeyedHeap()
         self._openings = Tokens(OPENINGS_BURST)
-        self._link_openings: BoundedMap[str, Tokens] = BoundedMap(MAX_PEERS)
+        self._link_openings = TokenTable(LINK_OPENINGS_RATE, LINK_OPENINGS_BURST, MAX_PEERS)
         self._resets = Tokens(RESETS_RATE)
 
     # Sending
@@ -220,10 +220,7 @@ class EncryptedRelaying:
 
     def _may_open(self, now: float, via: str) -> bool:
         """Charge an opening to the link that brought it and to all."""
-        link = self._link_openings.renew(via)
-        if link is None:
-            link = self._link_openings[via] = Tokens(LINK_OPENINGS_BURST)
-        return link.take(now, LINK_OPENINGS_RATE, LINK_OPENINGS_BURST) and self._openings.take(
+        return self._link_openings.take(now, via) and self._openings.take(
             now, OPENINGS_RATE, OPENINGS_BURST
         )
 

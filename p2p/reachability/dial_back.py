@@ -23,7 +23,7 @@ import msgspec
 from p2p.base.host_port import Scope, format_host_port, is_ip, normal_host, scope_of
 from p2p.base.network_group import is_local
 from p2p.ground.bounded_map import BoundedMap
-from p2p.ground.tokens import Tokens
+from p2p.ground.tokens import Tokens, TokenTable
 
 TARGET_INTERVAL: Final = 60.0  # seconds between dials of one target
 PROOF_BYTES: Final = (30_000, 100_000)  # uploaded first where the address is not the observed one
@@ -58,7 +58,7 @@ class DialBackRules:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._requesters: BoundedMap[str, Tokens] = BoundedMap(MAX_REQUESTERS)
+        self._requesters = TokenTable(REQUESTER_RATE, REQUESTER_BURST, MAX_REQUESTERS)
         self._demands: BoundedMap[str, _Demand] = BoundedMap(MAX_REQUESTERS)
         self._all = Tokens(ALL_BURST)
         # Never evicted early, or the limit could be flushed: `ALL_RATE` bounds the entries of a minute.
@@ -97,10 +97,7 @@ class DialBackRules:
         )
 
     def _within_rates(self, requester: str, now: float) -> bool:
-        tokens = self._requesters.renew(requester)
-        if tokens is None:
-            tokens = self._requesters[requester] = Tokens(REQUESTER_BURST, now)
-        if not tokens.take(now, REQUESTER_RATE, REQUESTER_BURST):
+        if not self._requesters.take(now, requester):
             return False
         return self._all.take(now, ALL_RATE, ALL_BURST)
 
