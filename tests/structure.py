@@ -58,7 +58,7 @@ LINES = {
     "node/annexes/standby": 2_050,
     "node/annexes/tracing": 500,
     "node/api": 5_000,
-    "node/cli": 6_200,
+    "node/cli": 6_250,
     "node/client": 2_300,
     "node/daemon": 3_550,
     "node/http": 950,

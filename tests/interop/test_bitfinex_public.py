@@ -43,6 +43,7 @@ def pair(
             b.buy("0.2", 29_999 - level, market=MARKET)
         a.sell("0.3", 30_001, market=MARKET)
         b.buy("0.05", 30_001, market=MARKET)  # b takes from a
+        eventually(lambda: len(a.trades()) == len(b.trades()) == 1, what="the first trade on both")
         a.sell("0.15", "29999", market=MARKET)  # and a from b
         b.sell("7", "12.34", market="TEST-USD")
         eventually(lambda: len(a.trades()) == len(b.trades()) == 2, what="both trades on both")
