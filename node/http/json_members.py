@@ -1,7 +1,9 @@
 r"""Members of JSON objects that are there twice, which parsers read differently.
 
 The decoders here keep the last of two equal members, others the first. Money must not depend on it, so a text with two
-meanings is refused. What the check costs an order (2 to 3 us of about 150):
+meanings is refused. In a text that has as many colons as its decoded objects have members, no member is repeated: each has
+a colon of its own. Only other texts, such as those with colons in strings, are parsed by the slow way that shows all
+members. What the check costs an order (under 1 us, and 3 us by the slow way):
 
     python -m timeit -s 'from node.http.json_members import check_members as check; order = b"{\"market\":\"BTC-USD\",
         \"side\":\"buy\",\"quantity\":\"0.5\",\"price\":\"30000\"}"' 'check(order)'
@@ -11,6 +13,8 @@ from __future__ import annotations
 
 import json
 from typing import Any, Final
+
+import orjson
 
 
 class RepeatedMember(ValueError):
@@ -43,6 +47,23 @@ def check_members(raw: bytes | str) -> None:
 
     Raises:
         RepeatedMember: an object in it, at any depth, has a member twice.
-        UnicodeDecodeError, RecursionError: it is not valid.
+        UnicodeDecodeError, RecursionError, json.JSONDecodeError: it is not valid.
     """
+    try:
+        colons = raw.count(b":") if isinstance(raw, bytes) else raw.count(":")
+        if colons == _members(orjson.loads(raw)):
+            return
+    except (orjson.JSONDecodeError, RecursionError):
+        pass  # numbers of any length, depths: they are for the decoder of the text to judge
     _scan(raw.decode() if isinstance(raw, bytes) else raw)
+
+
+def _members(value: Any) -> int:
+    """Number of the members of all objects in a decoded value."""
+    if type(value) is dict:
+        count = len(value)
+        for inner in value.values():
+            if type(inner) is dict or type(inner) is list:
+                count += _members(inner)
+        return count
+    return sum(map(_members, value)) if type(value) is list else 0
