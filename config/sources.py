@@ -15,6 +15,7 @@ from typing import Any, Final
 from config.errors import SettingError
 from config.setting_info import KINDS, SCHEMA
 from config.setting_types import FilePath
+from p2p.ground.text_file import decode_text
 
 CONFIG_FILE_NAME: Final = "exchange-node.toml"
 
@@ -210,13 +211,8 @@ def _nearest(name: str) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return decode_text(path.read_bytes())
     except OSError as error:
         raise SettingError([f"cannot read {path}: {error.strerror or error}"]) from None
-    except UnicodeDecodeError as error:
-        data: bytes = error.object
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            why = "it is UTF-16 text"
-        else:
-            why = f"it is not UTF-8 text (line {data.count(10, 0, error.start) + 1})"
-        raise SettingError([f"cannot read {path}: {why}; save it as UTF-8"]) from None
+    except ValueError as error:
+        raise SettingError([f"cannot read {path}: it {error}"]) from None

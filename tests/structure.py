@@ -76,7 +76,7 @@ LINES = {
     "p2p/flow": 2_750,
     "p2p/grenache": 11_800,
     "p2p/grenache_links": 1_050,
-    "p2p/ground": 500,
+    "p2p/ground": 550,
     "p2p/mesh": 4_150,
     "p2p/peers": 2_250,
     "p2p/reachability": 2_600,

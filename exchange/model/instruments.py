@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from exchange.model.decimals import plain_decimal
+from p2p.ground.text_file import decode_text
 
 # A million units at eight decimals are 10**14 lots, which the wire's 2**53 hold. Price times quantity may
 # exceed 64 bits (see `exchange.model.codec`).
@@ -230,15 +231,11 @@ class Instruments:
             InstrumentsFileError: an unreadable or invalid file.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8-sig")  # editors may begin it with a mark
+            text = decode_text(Path(path).read_bytes())
         except OSError as error:
             raise InstrumentsFileError(f"{path}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            data: bytes = error.object
-            line = data.count(b"\n", 0, error.start) + 1
-            raise InstrumentsFileError(
-                f"{path}: cannot be read: it is not UTF-8 text (line {line}); save it as UTF-8"
-            ) from error
+        except ValueError as error:
+            raise InstrumentsFileError(f"{path}: cannot be read: it {error}") from error
         return _parse(text, str(path))
 
     @property

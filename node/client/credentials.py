@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from p2p.ground.text_file import decode_text
+
 _PART: Final = re.compile(r"[!-~]+")  # visible ASCII: nothing else can be in an HTTP header
 _QUOTES: Final = "\"'`“”‘’"
 
@@ -80,15 +82,3 @@ def read_text(path: Path, most: int) -> str:
     if len(data) > most:
         raise ValueError(f"is longer than {most} bytes")
     return decode_text(data)
-
-
-def decode_text(data: bytes) -> str:
-    """As `read_text`, of bytes that are read already."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("is UTF-16 text: save it as UTF-8")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"is not UTF-8 text (line {line}): save it as UTF-8") from None
-    return text.replace("\r\n", "\n")

@@ -109,7 +109,7 @@ class NodeCollector(Collector):
         yield gauge("peers_known", "Addresses of peers that are remembered.", status.peers_known)
         yield gauge("nodes_present", "Nodes whose presence lease runs.", status.nodes_present)
         for part in node.parts:
-            yield from part.metrics()
+            yield from part.metrics(status)
         messages = CounterMetricFamily(
             PREFIX + "messages", "Events of the message router.", labels=["kind"]
         )

@@ -195,6 +195,6 @@ class NodePart:
         """Lines to print when the node is ready."""
         return []
 
-    def metrics(self) -> Iterable[Metric]:
-        """Figures for Prometheus."""
+    def metrics(self, view: StatusView) -> Iterable[Metric]:
+        """Figures for Prometheus; `view` is the status report of the same moment."""
         return ()

@@ -6,11 +6,8 @@ write other records, send other messages, or do so in another order or at anothe
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import multiprocessing
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from unittest.mock import patch
 
 import msgspec
@@ -18,7 +15,7 @@ import msgspec
 from exchange.engine.engine import Engine
 from exchange.model.ports import Send
 from exchange.orders.engine_context import Drained
-from tests.simulation.runner import run_one
+from tests.simulation.runner import for_each, run_one
 from tests.simulation.watch import Watch
 
 SIZE = 12  # bytes of a digest
@@ -63,16 +60,4 @@ def digest_of(seed: int) -> str:
 
 def digests(seeds: Iterable[int], jobs: int) -> Iterator[str]:
     """Digests in the order of the seeds; odd seeds have more faults of every kind."""
-    if jobs <= 1:
-        yield from map(digest_of, seeds)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_collect_rarely) as pool:
-        try:
-            yield from pool.map(digest_of, seeds, chunksize=4)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _collect_rarely() -> None:
-    gc.set_threshold(100_000, 20, 20)
+    return for_each(digest_of, seeds, jobs)

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from tests.simulation.dishonest.gangs import Gang, gang_of
 from tests.simulation.dishonest.world import DishonestWorld, PatientWorld
 from tests.simulation.settings import older_nodes, settings_of
 from tests.simulation.world import Outcome, run
 
+T = TypeVar("T")
 SHOWN = 60  # lines of a failure's trace
 
 
@@ -55,7 +57,11 @@ def run_many(
     older: bool = False,
 ) -> Iterator[Outcome]:
     """In the order of the seeds."""
-    one = partial(run_one, nasty=nasty, dishonest=dishonest, older=older)
+    return for_each(partial(run_one, nasty=nasty, dishonest=dishonest, older=older), seeds, jobs)
+
+
+def for_each(one: Callable[[int], T], seeds: Iterable[int], jobs: int) -> Iterator[T]:
+    """Results of `one` in the order of the seeds, from `jobs` processes."""
     _collect_rarely()
     if jobs <= 1:
         yield from map(one, seeds)

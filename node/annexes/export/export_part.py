@@ -54,8 +54,8 @@ class ExportPart(NodePart):
     def report(self, view: StatusView) -> None:
         view.exports = self._exports.views()
 
-    def metrics(self) -> Iterable[Metric]:
-        return _figures(self._exports.views())
+    def metrics(self, view: StatusView) -> Iterable[Metric]:
+        return _figures(view.exports)
 
 
 def _figures(views: Sequence[ExportView]) -> Iterator[Metric]:

@@ -82,8 +82,8 @@ class StandbyPart(NodePart):
     def report(self, view: StatusView) -> None:
         view.standby = self._service.view()
 
-    def metrics(self) -> Iterable[Metric]:
-        return _figures(self._service.view())
+    def metrics(self, view: StatusView) -> Iterable[Metric]:
+        return () if view.standby is None else _figures(view.standby)
 
 
 def _figures(view: StandbyView) -> Iterator[Metric]:

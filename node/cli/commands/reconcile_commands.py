@@ -14,7 +14,6 @@ from exchange.ledger.statements import StatementError
 from node.cli.client_session import Exit, Session, client_options, node_options, print_json
 from node.cli.table_layout import Cell, Column, Line, clean, table
 from node.cli.tables import clock, echo, is_terminal, short
-from node.client.credentials import decode_text
 from node.views.statement_views import (
     AssetAgreementView,
     ComparisonView,
@@ -23,6 +22,7 @@ from node.views.statement_views import (
     TradeSideView,
     view_of,
 )
+from p2p.ground.text_file import decode_text
 
 WAIT: Final = 250.0  # s; the node reports a timeout of the other one before that
 MAX_FILE: Final = 512 * 1024 * 1024  # bytes of evidence

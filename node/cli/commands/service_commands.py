@@ -13,8 +13,8 @@ import msgspec
 from node.cli.client_session import Session, client_options, print_json, print_json_line
 from node.cli.table_layout import Cell, Column, Line, clean, table
 from node.cli.tables import clock, echo, is_terminal, short
-from node.client.credentials import decode_text
 from node.views.node_views import CallRequest, RouterView, ServiceView
+from p2p.ground.text_file import decode_text
 
 FRAME: Final = 1.0  # seconds between two looks of `router --watch`
 GRACE: Final = 5.0  # seconds that the node may take longer than the call itself

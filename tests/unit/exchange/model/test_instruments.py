@@ -372,6 +372,10 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> 
     with pytest.raises(InstrumentsFileError, match=r"none\.toml: cannot be read: No such file"):
         Instruments.load(tmp_path / "none.toml")
     path = tmp_path / "latin.toml"
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InstrumentsFileError, match="cannot be read: it is not UTF-8 text"):
-        Instruments.load(path)
+    for data, why in (
+        (b"\n\xe9", r"it is not UTF-8 text \(line 2\)"),
+        (b"\xff\xfe", "it is UTF-16 text"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InstrumentsFileError, match=f"cannot be read: {why}"):
+            Instruments.load(path)

@@ -9,7 +9,6 @@ import pytest
 from node.annexes.desk.desk_profile import read_profile
 from node.client.credentials import (
     KeyRefused,
-    decode_text,
     looks_like_key,
     parse_key,
     read_text,
@@ -18,6 +17,7 @@ from node.client.credentials import (
 from node.client.exchange_client import ExchangeClient, checked_url, client_headers
 from node.client.node_finder import api_url
 from node.client.streaming_client import StreamingClient
+from p2p.ground.text_file import decode_text
 
 KEY = "f383c83c61392bea"
 SECRET = "s3cr3tS3CR3Ts3cr3t"
