@@ -57,7 +57,7 @@ COMPUTING = (
     Part("storm", "python -m tests.simulation.storm --seeds 1"),
     Part(
         "mutation",
-        "python -m tests.mutation settlement book matching replication ledger breaker --sample 4",
+        "for r in exchange p2p/adaptive p2p/mesh; do python -m tests.mutation $r --sample 100; done",
         fails=False,
     ),
 )

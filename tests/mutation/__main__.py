@@ -37,7 +37,7 @@ def modules_of(room: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in place.rglob("*.py"))
 
 
-def tests_of(room: str) -> str:
+def folder_of_tests(room: str) -> str:
     """Return the folder of a room's tests."""
     folder = Path(room).with_suffix("")
     while not (ROOT / UNIT / folder).is_dir():
@@ -45,14 +45,15 @@ def tests_of(room: str) -> str:
     return str(UNIT / folder)
 
 
-def mutants(rooms: list[str], sample: int, seed: int) -> list[tuple[str, Mutant]]:
+def mutants(rooms: list[str], sample: int, seed: int, only: str = "") -> list[tuple[str, Mutant]]:
     """Return the mutants of rooms, or a sample of them, in an order that the seed decides."""
     found = [
         (module, mutant)
         for room in rooms
         for module in modules_of(room)
         for mutant in mutants_of((ROOT / module).read_text())
-        if not any(module == name and part in str(mutant) for name, part in EQUIVALENT)
+        if only in f"{module} {mutant}"
+        and not any(module == name and part in str(mutant) for name, part in EQUIVALENT)
     ]
     rng = random.Random(f"{sorted(rooms)} {seed}")
     rng.shuffle(found)
@@ -110,6 +111,7 @@ def main() -> int:
     parser.add_argument("--tests", nargs="*", help="tests (default: those of the rooms)")
     parser.add_argument("--sample", type=int, default=0, help="number of mutants (default: all)")
     parser.add_argument("--seed", type=int, default=1, help="number that chooses the sample")
+    parser.add_argument("--only", default="", help="part of the mutants' descriptions")
     parser.add_argument("--choose", action="store_true", help="list the tests that earn nothing")
     parser.add_argument("--out", type=Path, help="file for the chosen tests, as JSON")
     parser.add_argument("--minutes", type=float, default=0, help="time for mutants of `--choose`")
@@ -118,8 +120,8 @@ def main() -> int:
     for room in args.rooms:
         if not (ROOT / room).exists():
             parser.error(f"there is no folder or module {room}; for example exchange/takes")
-    picked = mutants(args.rooms, args.sample, args.seed)
-    tests = args.tests or sorted({tests_of(room) for room in args.rooms})
+    picked = mutants(args.rooms, args.sample, args.seed, args.only)
+    tests = args.tests or sorted({folder_of_tests(room) for room in args.rooms})
     left = 0
 
     def use(trial: Trial) -> None:
