@@ -56,6 +56,11 @@ COMPUTING = (
     Part("routing", "python -m tests.simulation.routing --seeds 1"),
     Part("storm", "python -m tests.simulation.storm --seeds 1"),
     Part(
+        "coverage",
+        "coverage run -m pytest -q -m 'not process and not slow' && coverage report --format=total "
+        "&& coverage report",
+    ),
+    Part(
         "mutation",
         "for r in exchange p2p/adaptive p2p/mesh; do python -m tests.mutation $r --sample 100; done",
         fails=False,
