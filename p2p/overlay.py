@@ -32,7 +32,7 @@ from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.message_budget import REQUEST_COST
 from p2p.mesh.message_router import MessageRouter
-from p2p.mesh.routed_messages import Way
+from p2p.mesh.routed_messages import RelayEncryption, RouterSettings, Way
 from p2p.peers.link_slots import SlotLimits
 from p2p.peers.peer_manager import PeerManager
 from p2p.reachability.reachability import ReachabilityCore
@@ -107,14 +107,6 @@ class Overlay:
         self._on_neighbour = on_neighbour
         self._codec = Codec(settings.payloads)
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
-        self.router = MessageRouter(
-            identity,
-            rng=rng,
-            wall_ms=lambda: int(time.time() * 1000),
-            relay_rate=settings.relay_rate,
-        )
-        self.rpc = Rpc(self.router, rng=rng, flush=self.flush)
-        self.router.budgets.set_cost("request", REQUEST_COST)
         self.peers = PeerManager(
             identity.node_id,
             listener=self,
@@ -143,13 +135,21 @@ class Overlay:
         )
         if settings.direct:
             self.peers.dialer = self.links
-        if self.links.tls is not None:
-            self.router.encrypt_relayed(*self.links.tls)
-        self.router.on_useful = self.peers.admission.news
-        self.router.defer = self._defer
+        tls = self.links.tls
+        self.router = MessageRouter(
+            identity,
+            rng=rng,
+            wall_ms=lambda: int(time.time() * 1000),
+            host=self,
+            settings=RouterSettings(
+                relay_rate=settings.relay_rate,
+                encryption=None if tls is None else RelayEncryption(*tls),
+            ),
+        )
+        self.rpc = Rpc(self.router, rng=rng, flush=self.flush)
+        self.router.budgets.set_cost("request", REQUEST_COST)
         self.grenache = grenache
         self._grape: GrapeStrategy | None = None
-        self.router.delivery.why_not_grenache = self._why_not_grenache
         self.discovery: PeerDiscovery | None = None
         self.address: tuple[str, int] = (settings.host, 0)
         # Traffic of links that have ended.
@@ -258,7 +258,7 @@ class Overlay:
 
     def _relayed(self) -> list[str]:
         """Return the nodes that are reached without a link."""
-        routes = self.router.routes.known(self._loop.time())
+        routes = self.router.delivery.routes.known(self._loop.time())
         return [node for node in routes if node not in self.peers.links and node != self.node_id]
 
     def paths(self) -> dict[str, int]:
@@ -307,14 +307,6 @@ class Overlay:
         # A Grape on this machine or LAN serves nodes there, which need no outside address.
         core = self.reachability.core
         return port if core.external(self._loop.time()) is None else core.outside_port(port)
-
-    def _why_not_grenache(self, node: str) -> str:
-        if self._grape is None:
-            return "no Grape is used"
-        address = self.peers.grenache_address(node)
-        if address is not None:
-            return f"not connected at {address} ({address.last_error or 'no failure yet'})"
-        return "not found through Grenache" if self._grape.answering else "no Grape answers"
 
     async def stop(self) -> None:
         """Withdraw discovery, say goodbye to peers and save them. Bounded in time."""
@@ -422,12 +414,25 @@ class Overlay:
         finally:
             self.flush()
 
-    def _defer(self, node: str, origin: str) -> None:
+    # RouterHost
+
+    def first_with_news(self, link: str) -> None:
+        self.peers.admission.news(link)
+
+    def why_not_grenache(self, node: str) -> str:
+        if self._grape is None:
+            return "no Grape is used"
+        address = self.peers.grenache_address(node)
+        if address is not None:
+            return f"not connected at {address} ({address.last_error or 'no failure yet'})"
+        return "not found through Grenache" if self._grape.answering else "no Grape answers"
+
+    def defer(self, link: str, origin: str) -> None:
         """Handle broadcasts that the router put off in turns of their own, which the links of a network group share."""
-        address = self.peers.links[node].peer.address
-        flow = node if is_local(address) else network_group(address)
+        address = self.peers.links[link].peer.address
+        flow = link if is_local(address) else network_group(address)
         self.links.turns.defer(
-            (node, origin), ("deferred", flow), lambda: self._handle_deferred(node, origin)
+            (link, origin), ("deferred", flow), lambda: self._handle_deferred(link, origin)
         )
 
     def _handle_deferred(self, node: str, origin: str) -> bool:

@@ -117,12 +117,14 @@ class NodeCollector(Collector):
             messages.add_metric([kind], count)
         yield messages
         yield gauge(
-            "messages_waiting", "Messages that wait for a way.", len(overlay.router.waiting)
+            "messages_waiting",
+            "Messages that wait for a way.",
+            len(overlay.router.delivery.waiting),
         )
         yield gauge(
             "broadcasts_deferred_bytes",
             "Memory of broadcasts that wait for other messages.",
-            overlay.router.deferred.bytes,
+            overlay.router.budgets.deferred.bytes,
         )
         refused = CounterMetricFamily(
             PREFIX + "message_budget_refused",
