@@ -34,11 +34,11 @@ from p2p.mesh.message_budget import REQUEST_COST
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import RelayEncryption, RouterSettings, Way
 from p2p.peers.link_slots import SlotLimits
-from p2p.peers.peer_manager import PeerManager
+from p2p.peers.peer_manager import PeerManager, PeerSettings
 from p2p.reachability.reachability import ReachabilityCore
 from p2p.reachability.reachability_service import ReachabilityService, new_nonce
 from p2p.rpc.rpc import Rpc
-from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.direct_links import DirectConnectionService, LinkSettings
 from p2p.wire.link import Carrier, LinkStats, PeerLink
 from p2p.wire.messages import Codec, Envelope
 
@@ -109,32 +109,26 @@ class Overlay:
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
         self.peers = PeerManager(
             identity.node_id,
+            PeerSettings(
+                max_peers=settings.max_peers,
+                reconnect_interval=settings.reconnect_interval,
+                slots=settings.slots,
+                allow=settings.allow,
+                policy_path=settings.storage_path.with_name(POLICY_FILE),
+                storage=PeerStorage(settings.storage_path),
+            ),
             listener=self,
-            storage=PeerStorage(settings.storage_path),
-            max_peers=settings.max_peers,
-            slots=settings.slots,
-            allow=settings.allow,
-            policy_path=settings.storage_path.with_name(POLICY_FILE),
-            reconnect_interval=settings.reconnect_interval,
-            rng=rng,
         )
-        protocols = set(self._codec.payloads)
-        if not settings.secure:
-            protocols.discard(SEGMENT_TYPE)
+        protocols = set(self._codec.payloads) - (set() if settings.secure else {SEGMENT_TYPE})
         self.links = DirectConnectionService(
             identity,
-            network=settings.network,
-            codec=self._codec,
-            handler=self.peers,
-            secure=settings.secure,
-            agent=settings.agent,
-            supported_protocols=sorted(protocols),
-            admit=self.peers.admit,
-            accepts_address=self.peers.admission.accepts_address,
+            self.peers,
+            self._codec,
+            LinkSettings(settings.network, settings.secure, settings.agent, sorted(protocols)),
             clock=self._loop.time,
         )
         if settings.direct:
-            self.peers.dialer = self.links
+            self.peers.dial_over("tcp", self.links)
         tls = self.links.tls
         self.router = MessageRouter(
             identity,
@@ -171,7 +165,7 @@ class Overlay:
     async def start(self) -> None:
         """Start discovery and dialling."""
         if self.grenache is not None:
-            self.peers.dial_over_grenache(self.grenache.start(self.links))
+            self.peers.dial_over("grenache", self.grenache.start(self.links))
         if self._settings.direct:
             self.reachability = self._make_reachability()
             await self.reachability.start()
@@ -183,14 +177,9 @@ class Overlay:
     def _make_reachability(self) -> ReachabilityService:
         core = ReachabilityCore(self.address[1], new_nonce, given=self._settings.external)
         return ReachabilityService(
-            self.node_id,
             core,
-            self.links,
-            self.peers,
-            self.rpc,
-            rng=random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
-            clock=self._loop.time,
-            relayed=self._relayed,
+            self,
+            random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
             mapping=self._settings.port_mapping and scope_of(self.address[0]) is not Scope.LOOPBACK,
         )
 
@@ -256,14 +245,18 @@ class Overlay:
         self.peers.on_peer_down(lambda peer: grape.refresh())
         return grape
 
-    def _relayed(self) -> list[str]:
+    def now(self) -> float:
+        """Return the loop's time: the clock of all parts."""
+        return self._loop.time()
+
+    def relayed(self) -> list[str]:
         """Return the nodes that are reached without a link."""
         routes = self.router.delivery.routes.known(self._loop.time())
         return [node for node in routes if node not in self.peers.links and node != self.node_id]
 
     def paths(self) -> dict[str, int]:
         """Return the number of nodes that are reached by each path."""
-        counts = dict.fromkeys(get_args(LinkPath), 0) | {"relayed": len(self._relayed())}
+        counts = dict.fromkeys(get_args(LinkPath), 0) | {"relayed": len(self.relayed())}
         for link in self.peers.links.values():
             counts[self.path_of(link)] += 1
         return counts
@@ -284,7 +277,7 @@ class Overlay:
         for link in self.peers.links.values():
             if link.stats.rtt is not None:
                 found.setdefault(self.path_of(link), []).append(link.stats.rtt)
-        for node in self._relayed():
+        for node in self.relayed():
             trip = self.router.delivery.relayed_traffic(node).rtt
             if trip is not None:
                 found.setdefault("relayed", []).append(trip)

@@ -155,7 +155,7 @@ class NodeCollector(Collector):
             "Handshakes that one side ended, by code and side.",
             labels=["code", "by"],
         )
-        for (code, by), count in sorted(overlay.links.refused.counts.items()):
+        for (code, by), count in sorted(overlay.links.refusals.counts.items()):
             handshakes.add_metric([code, by], count)
         yield handshakes
         rpc = CounterMetricFamily(PREFIX + "rpc", "Requests between nodes.", labels=["kind"])
