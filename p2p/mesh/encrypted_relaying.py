@@ -29,8 +29,9 @@ from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.keyed_heap import KeyedHeap
 from p2p.ground.tokens import Tokens, TokenTable
 from p2p.mesh.encrypted_session import EncryptedSession
-from p2p.mesh.relay_stream import NAME_LENGTH, RelayStream, RelayStreamError
+from p2p.mesh.relay_stream import NAME_LENGTH, RelayStream
 from p2p.mesh.routed_messages import Outbox, Received, RelayEncryption
+from p2p.wire.byte_stream import StreamError
 from p2p.wire.messages import Codec, Envelope, RelaySegment
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,6 @@ class EncryptedRelaying:
             peer = self._peers[node] = _Peer(node)
         stream = RelayStream(
             self._encryption.random_bytes(NAME_LENGTH),
-            now,
             peer=segment.stream,
             fresh=node not in self._able,
         )
@@ -228,7 +228,7 @@ class EncryptedRelaying:
         envelopes: list[Envelope] = []
         try:
             messages = session.receive(now, segment)
-        except RelayStreamError as error:
+        except StreamError as error:
             self._failed(now, peer, session, str(error))
             return envelopes
         if session.established and not before:
@@ -272,7 +272,7 @@ class EncryptedRelaying:
 
     def _open(self, now: float, peer: _Peer) -> None:
         stream = RelayStream(
-            self._encryption.random_bytes(NAME_LENGTH), now, fresh=peer.node not in self._able
+            self._encryption.random_bytes(NAME_LENGTH), fresh=peer.node not in self._able
         )
         peer.session = EncryptedSession(peer.node, stream, self._encryption.client, server=False)
         peer.opened_at = now
@@ -297,7 +297,7 @@ class EncryptedRelaying:
                         self._carrier.sample(now, peer.node, *each.stream.samples.pop(0))
                     for segment in segments:
                         self._carrier.send_segment(now, peer.node, segment)
-                except RelayStreamError as error:
+                except StreamError as error:
                     self._failed(now, peer, each, str(error))
         self._schedule(peer)
         self._count(peer)
