@@ -27,13 +27,13 @@ from p2p.grenache_links.tunnel import (
     AnswerEnd,
     Ask,
     DialEnd,
-    TunnelError,
     TunnelReply,
     TunnelRequest,
     read_reply,
     read_request,
     to_json,
 )
+from p2p.wire.byte_stream import StreamError
 from p2p.wire.link import PeerLink
 
 MAX_ANSWERED: Final = 256  # tunnels that others dialled
@@ -136,7 +136,7 @@ class TunnelCarrier:
                 tunnel = self._opened(request, question.remote[0])
             tunnel.remote = question.remote
             return to_json(await tunnel.respond(request))
-        except TunnelError as error:
+        except StreamError as error:
             raise RemoteError(f"{ERR_PROTOCOL}: {error}") from None
 
     def gone(self, remote: Address) -> None:
@@ -197,7 +197,7 @@ class TunnelCarrier:
                 address, self._service, to_json(ask.request), ask.timeout
             )
             end.answered(ask.number, read_reply(answer), self._loop.time())
-        except TunnelError as error:
+        except StreamError as error:
             end.refused(f"no node answers there: {error}")
         except RemoteError as error:
             if error.code.startswith(PASSING):
@@ -398,12 +398,12 @@ class _Answered(_Tunnel):
         """The answer to a request, when it is time.
 
         Raises:
-            TunnelError: it makes no sense; the tunnel is closed.
+            StreamError: it makes no sense; the tunnel is closed.
         """
         now = self._loop.time()
         try:
             self.end.receive(request, now)
-        except TunnelError as error:
+        except StreamError as error:
             self.close(str(error))
             raise
         self.flush()  # before the answer gives the free room

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from p2p.mesh.replay_guard import ReplayGuard, ReplayVerdict
+from p2p.mesh.signed_broadcast import ReplayGuard, ReplayVerdict
 
 NEW, OLD, TOO_MUCH = ReplayVerdict.NEW, ReplayVerdict.OLD, ReplayVerdict.TOO_MUCH
 
