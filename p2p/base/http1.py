@@ -12,16 +12,21 @@ of heads, trailers and chunk extensions are bounded.
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import ssl
 from collections.abc import Mapping
 from enum import Enum
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 import httptools
 
 MAX_HEAD: Final = 16384  # bytes of a status line with its headers; also between two parts of a body
 MAX_INTERIM: Final = 8  # replies such as "100 Continue" before the final one
 MAX_IDLE_CLAIM: Final = 3600.0  # seconds that a server can claim to keep an idle connection
+MAX_CAUSE: Final = 120  # characters of a library's or server's text
 
 _KEPT = re.compile(rb"timeout=([0-9]{1,9})")
 _NO_BODY: Final = (204, 304)
@@ -35,11 +40,35 @@ class Failure(Enum):
     UNREACHABLE = "no connection"
     NOT_IN_TIME = "no connection in time"
     UNTRUSTED = "the server's certificate is not trusted"
+    NO_TLS = "the TLS handshake failed"
     LOST = "the connection ended before a byte of the reply"
     CUT_SHORT = "the connection ended within the reply"
     NO_REPLY = "no reply in time"
     MALFORMED = "the bytes are not an HTTP/1.1 reply"
     TOO_LARGE = "the reply's body is larger than the limit"
+
+
+class Url(NamedTuple):
+    """Parts of an http or https URL."""
+
+    secure: bool
+    address: tuple[str, int]
+    netloc: str
+    target: str
+
+    @classmethod
+    def parse(cls, text: str) -> Url:
+        """
+        Raises:
+            ValueError: it is not such a URL.
+        """
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{text!r} is not an http URL")
+        secure = parts.scheme == "https"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        address = parts.hostname, parts.port or (443 if secure else 80)
+        return cls(secure, address, parts.netloc.rpartition("@")[2], target)
 
 
 class HttpReply(NamedTuple):
@@ -83,6 +112,28 @@ class TooLong(HttpFailed):
 
     def __init__(self, limit: int) -> None:
         super().__init__(Failure.TOO_LARGE, f"the reply is larger than {limit} bytes")
+
+
+def connection_failure(error: BaseException) -> HttpFailed:
+    """Convert an error of connecting, of any library."""
+    if isinstance(error, TimeoutError) and not error.errno:
+        return HttpFailed(Failure.NOT_IN_TIME, sent=False)
+    kind, why = Failure.UNREACHABLE, str(error)[:MAX_CAUSE] or type(error).__name__
+    if isinstance(error, ssl.CertificateError):
+        why = f"its certificate is not trusted ({error.verify_message or why})"
+        kind = Failure.UNTRUSTED
+    elif isinstance(error, ssl.SSLError):
+        why = error.reason.replace("_", " ").lower() if error.reason else why
+        kind, why = Failure.NO_TLS, f"the TLS handshake failed ({why})"
+    elif isinstance(error, socket.gaierror):
+        why = f"its name does not resolve ({error.strerror or why})"
+    elif isinstance(error, ConnectionResetError | BrokenPipeError):
+        why = "it closed the connection without an answer"
+    elif isinstance(error, UnicodeError | OverflowError):
+        why = "it is not an address"
+    elif isinstance(error, OSError) and error.errno and error.errno > 0:
+        why = os.strerror(error.errno).lower()
+    return HttpFailed(kind, why, sent=False)
 
 
 def request(method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:

@@ -20,8 +20,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Final, Protocol, TypeVar, cast
 
-from p2p.base.connect_causes import cause
-from p2p.base.http1 import Failure, HttpFailed, HttpReply, ReplyParser
+from p2p.base.http1 import Failure, HttpFailed, HttpReply, ReplyParser, connection_failure
 
 Address = tuple[str, int]
 """Host and port."""
@@ -78,10 +77,8 @@ async def dial(make: Callable[[], P], address: Address, tls: Tls, deadline: floa
             )
     except TimeoutError:
         raise HttpFailed(Failure.NOT_IN_TIME, sent=False) from None
-    except ssl.CertificateError as error:
-        raise HttpFailed(Failure.UNTRUSTED, cause(error), sent=False) from error
     except (OSError, ValueError, OverflowError) as error:  # the last two: no host, no port
-        raise HttpFailed(Failure.UNREACHABLE, cause(error), sent=False) from error
+        raise connection_failure(error) from error
     if tls is not None and not isinstance(tls, ssl.SSLContext):
         shown = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         if not tls.is_right(shown):

@@ -6,15 +6,12 @@ import asyncio
 from functools import partial
 from math import inf
 from typing import Final, Protocol, Self
-from urllib.parse import urlsplit
 
-from p2p.base.host_port import format_host_port
-from p2p.base.http1 import Failure, HttpFailed, request
+from p2p.base.http1 import Failure, HttpFailed, Url, request
 from p2p.base.http_pool import HttpPool, SystemTrust, Tls
 from p2p.grenache.errors import GrapeUnreachable
 
 CONNECTIONS: Final = 32  # to one Grape; more requests at once wait their turn
-DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _LATE: Final = (Failure.BUSY, Failure.NOT_IN_TIME, Failure.NO_REPLY)
 _WHY: Final = {
     Failure.LOST: "it closed the connection without an answer",
@@ -47,26 +44,26 @@ class HttpPost:
 
     def __init__(self, *, tls: Tls = None) -> None:
         self._pools = {
-            "http": HttpPool(connect_timeout=inf, connections=CONNECTIONS),
-            "https": HttpPool(tls or SystemTrust(), connect_timeout=inf, connections=CONNECTIONS),
+            False: HttpPool(connect_timeout=inf, connections=CONNECTIONS),
+            True: HttpPool(tls or SystemTrust(), connect_timeout=inf, connections=CONNECTIONS),
         }
 
     async def __call__(
         self, url: str, body: bytes, *, timeout: float, limit: int
     ) -> tuple[int, bytes]:
         try:
-            parts = urlsplit(url)
-            pool = self._pools[parts.scheme]
-            address = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+            parts = Url.parse(url)
             headers = {
-                "Host": format_host_port(*address),
+                "Host": parts.netloc,
                 "Content-Type": "application/json",
                 "Accept-Encoding": "identity",  # the size of a decompressed body is not bounded
             }
-            data = request("POST", parts.path or "/", headers, body)
-        except (ValueError, KeyError):
+            data = request("POST", parts.target, headers, body)
+        except ValueError:
             raise GrapeUnreachable("it is not an address") from None
-        exchange = partial(pool.exchange, address, data, max_body=limit, idempotent=True)
+        exchange = partial(
+            self._pools[parts.secure].exchange, parts.address, data, max_body=limit, idempotent=True
+        )
         try:
             async with asyncio.timeout(timeout):
                 try:

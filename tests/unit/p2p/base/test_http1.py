@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import ssl
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.base.http1 import MAX_HEAD, BadHttp, HttpReply, ReplyParser, TooLong, request
+from p2p.base.http1 import (
+    MAX_HEAD,
+    BadHttp,
+    Failure,
+    HttpReply,
+    ReplyParser,
+    TooLong,
+    Url,
+    connection_failure,
+    request,
+)
 
 NODE = (
     b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nConnection: keep-alive\r\n"
@@ -191,3 +205,58 @@ def test_requests():
     for target, value in (("/\r\nX: y", "h"), ("/", "h\r\nX: y"), ("/", "h\n")):
         with pytest.raises(ValueError, match="line break"):
             request("GET", target, {"Host": value})
+
+
+def of_tls(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, f"[SSL: {reason}] (_ssl.c:1006)")
+    error.reason = reason
+    return error
+
+
+def untrusted() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
+UNREACHABLE = Failure.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "at X"), UNREACHABLE, "connection refused"),
+        (OSError(errno.EHOSTUNREACH, "x"), UNREACHABLE, "no route to host"),
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            UNREACHABLE,
+            "its name does not resolve (Name or service not known)",
+        ),
+        (
+            of_tls("WRONG_VERSION_NUMBER"),
+            Failure.NO_TLS,
+            "the TLS handshake failed (wrong version number)",
+        ),
+        (
+            untrusted(),
+            Failure.UNTRUSTED,
+            "its certificate is not trusted (self-signed certificate)",
+        ),
+        (ConnectionResetError(), UNREACHABLE, "it closed the connection without an answer"),
+        (OverflowError("connect(): port must be 0-65535."), UNREACHABLE, "it is not an address"),
+        (TimeoutError(), Failure.NOT_IN_TIME, "no connection in time"),
+        (ValueError(), UNREACHABLE, "ValueError"),
+        (ValueError("x" * 500), UNREACHABLE, "x" * 120),
+    ],
+)
+def test_the_cause_of_a_failed_connection_is_a_few_words(error, kind, words):
+    failed = connection_failure(error)
+    assert (failed.kind, str(failed), failed.sent) == (kind, words, False)
+
+
+def test_parts_of_a_url():
+    assert Url.parse("http://user@[::1]:80/a?b=c") == (False, ("::1", 80), "[::1]:80", "/a?b=c")
+    assert Url.parse("https://x.org") == (True, ("x.org", 443), "x.org", "/")
+    for text in ("", "ftp://x", "http://", "http://x:99999"):
+        with pytest.raises(ValueError, match=r"URL|[Pp]ort"):
+            Url.parse(text)
