@@ -92,7 +92,7 @@ async def _stay_attached(process: Any, found: FoundNode, service: str) -> None:
                 found.url,
                 key="operator",
                 secret=found.operator_token,
-                ssl=trust.trust(found).for_aiohttp(),
+                trust=trust.trust(found),
                 attached=attached,
             )
         except NodeUnreachable:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import shlex
-import ssl
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -21,6 +20,7 @@ import msgspec
 from node.client.credentials import KeyRefused, parse_key
 from node.client.exchange_client import (
     DEFAULT_TIMEOUT,
+    MAX_ANSWER,
     ApiError,
     ApiResponse,
     ClientError,
@@ -28,11 +28,22 @@ from node.client.exchange_client import (
     NodeUnreachable,
     NotANode,
     UntrustedNode,
+    api_request,
+    api_response,
+    explained,
 )
 from node.client.node_finder import FoundNode, NoNode, find, program, same_node
 from node.client.server_trust import Trust
-from node.views.limits import CURSOR_HEADER
+from p2p.base.http1 import (
+    Failure,
+    HttpFailed,
+    HttpReply,
+    ReplyParser,
+    Url,
+    connection_failure,
+)
 
+RECEIVED: Final = 1 << 16  # bytes read at once
 T = TypeVar("T")
 G = TypeVar("G", bound=click.Group)
 KEY_VARIABLE: Final = "EXCHANGE_NODE_KEY"  # not an option: other users see command lines
@@ -83,64 +94,64 @@ def print_json_line(value: Any) -> None:
 
 
 class BlockingTransport:
-    """HTTP transport of the standard library, one request per connection; imports in a tenth of aiohttp's time."""
+    """HTTP over blocking sockets, one request per connection: a short command need not load asyncio."""
 
     def __init__(self, timeout: float = DEFAULT_TIMEOUT, *, trust: Trust | None = None) -> None:
         self._timeout = timeout
         self._trust = trust or Trust()
         self.changed = False  # a request that may change something was answered
 
-    def _connect(self, site: str) -> http.client.HTTPConnection:
-        """Raises as connecting does, and `UntrustedNode`."""
-        parts = urlsplit(site)
-        host = parts.hostname or ""
-        if parts.scheme == "http":
-            return http.client.HTTPConnection(host, parts.port, timeout=self._timeout)
-        connection = http.client.HTTPSConnection(
-            host, parts.port, timeout=self._timeout, context=self._trust.context()
-        )
-        connection.connect()
-        if not self._trust.is_right(connection.sock.getpeercert(binary_form=True)):
-            connection.close()
-            raise UntrustedNode(site)
-        return connection
+    def _connect(self, parts: Url) -> socket.socket:
+        """Raises `HttpFailed`."""
+        connection: socket.socket | None = None
+        try:
+            connection = socket.create_connection(parts.address, self._timeout)
+            if not parts.secure:
+                return connection
+            wrapped = self._trust.context().wrap_socket(
+                connection, server_hostname=parts.address[0]
+            )
+            if not self._trust.is_right(wrapped.getpeercert(binary_form=True)):
+                wrapped.close()
+                raise HttpFailed(Failure.UNTRUSTED, sent=False)
+            return wrapped
+        except (OSError, ValueError, OverflowError) as error:
+            if connection is not None:
+                connection.close()
+            raise connection_failure(error) from error
+
+    def _exchange(self, parts: Url, data: bytes) -> HttpReply:
+        """Raises `HttpFailed`."""
+        parser, begun = ReplyParser(MAX_ANSWER), False
+        with closing(self._connect(parts)) as connection:
+            try:
+                connection.sendall(data)
+                while received := connection.recv(RECEIVED):
+                    begun = True
+                    if (reply := parser.feed(received)) is not None:
+                        return reply
+            except TimeoutError:
+                raise HttpFailed(Failure.NO_REPLY) from None
+            except OSError as error:
+                if not isinstance(error, ConnectionResetError | BrokenPipeError):
+                    raise connection_failure(error) from error
+            reply = parser.eof()
+        if reply is None:
+            raise HttpFailed(Failure.CUT_SHORT if begun else Failure.LOST)
+        return reply
 
     async def request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
     ) -> ApiResponse:
-        parts = urlsplit(url)
-        site = f"{parts.scheme}://{parts.netloc}"
-        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        connection: http.client.HTTPConnection | None = None
         try:
-            connection = self._connect(site)
-            connection.request(method, path, body, dict(headers))
-            answer = connection.getresponse()
-            kind = answer.headers.get_content_type()
-            cursor = answer.headers.get(CURSOR_HEADER)
-            response = ApiResponse(answer.status, kind, answer.read(), cursor)
-            self.changed |= method != "GET" and response.status < 300
-            return response
-        except ssl.SSLCertVerificationError as error:
-            raise UntrustedNode(site, ValueError(error.verify_message)) from error
-        except ssl.SSLError as error:
-            reason = (error.reason or str(error)).replace("_", " ").lower()
-            raise NotANode(f"no TLS with {site} ({reason})") from error
-        except TimeoutError as error:
-            raise NodeUnreachable(f"no answer from {site} in {self._timeout:g} s") from error
-        except (ConnectionResetError, http.client.RemoteDisconnected) as error:
-            hint = "; if it serves TLS, write https://" if parts.scheme == "http" else ""
-            raise NodeUnreachable(
-                f"{site} closed the connection without an answer{hint}"
-            ) from error
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise NodeUnreachable(f"no answer from {site} ({reason})") from error
-        except http.client.HTTPException as error:
-            raise NotANode(f"the program at {site} is not a node ({error!r})") from error
-        finally:
-            if connection is not None:
-                connection.close()
+            parts = Url.parse(url)
+            reply = self._exchange(parts, api_request(method, parts, body, headers, "close"))
+        except HttpFailed as error:
+            raise explained(error, url, self._timeout) from error
+        except ValueError as error:
+            raise NotANode(f"{url} cannot be asked: {error}") from error
+        self.changed |= method != "GET" and reply.status < 300
+        return api_response(reply)
 
     async def close(self) -> None:
         """Nothing is kept."""

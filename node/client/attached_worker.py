@@ -7,13 +7,12 @@ import random
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from ssl import SSLContext
 from typing import Final
 
-import aiohttp
 import msgspec
 
 from node.client.exchange_client import NodeUnreachable, client_headers
+from node.client.server_trust import Trust
 from node.views.worker_messages import (
     MAX_MESSAGE,
     WORKER_PATH,
@@ -26,10 +25,13 @@ from node.views.worker_messages import (
     WorkerRefused,
 )
 from p2p.base.errors import RpcError
+from p2p.base.http1 import HttpFailed, Url
+from p2p.base.websocket import BINARY, SocketOptions, WsConnection, connect
 from p2p.services.fault_injection import Faults
 from p2p.services.service_server import Handler, ServiceCall, ServiceReply, ServiceServer
 
-HEARTBEAT: Final = 20.0  # seconds
+CONNECT_TIMEOUT: Final = 30.0  # seconds
+HEARTBEAT: Final = 20.0
 _decoder: Final = msgspec.msgpack.Decoder(FromNode)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -57,7 +59,7 @@ class WorkerProcess:
         *,
         key: str | None,
         secret: str | None,
-        ssl: SSLContext | aiohttp.Fingerprint | bool,
+        trust: Trust,
         attached: Callable[[str], None],
     ) -> None:
         """Serve until the node ends the connection. `attached` is called with the node's id.
@@ -68,24 +70,22 @@ class WorkerProcess:
         """
         headers = client_headers(key, secret, None)
         try:
-            async with (
-                aiohttp.ClientSession(headers=headers) as session,
-                session.ws_connect(
-                    url + WORKER_PATH,
-                    ssl=ssl,
-                    heartbeat=HEARTBEAT,
-                    max_msg_size=MAX_MESSAGE,
-                ) as socket,
-            ):
-                await socket.send_bytes(_encode(Attach(self._service, self._workers)))
+            parts = Url.parse(url + WORKER_PATH)
+            tls = trust if parts.secure else None
+            options = SocketOptions(parts.target, headers, tls, MAX_MESSAGE, HEARTBEAT)
+            socket = await connect(parts.address, options, timeout=CONNECT_TIMEOUT)
+            try:
+                await self._send(socket, Attach(self._service, self._workers))
                 await self._serve(socket, attached)
-        except aiohttp.WSServerHandshakeError as error:
+            finally:
+                await socket.close()
+        except HttpFailed as error:
+            if error.reply is None:
+                raise NodeUnreachable(f"no answer from {url}") from error
             raise AttachRefused(
-                f"the node at {url} answers {error.status}: it is of another version, or the "
+                f"the node at {url} answers {error.reply.status}: it is of another version, or the "
                 "key is not the operator's"
             ) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise NodeUnreachable(f"no answer from {url}") from error
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -95,13 +95,16 @@ class WorkerProcess:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._server.close()
 
-    async def _serve(
-        self, socket: aiohttp.ClientWebSocketResponse, attached: Callable[[str], None]
-    ) -> None:
-        async for frame in socket:
-            if frame.type is not aiohttp.WSMsgType.BINARY:
+    async def _send(self, socket: WsConnection, message: Attach | Served) -> None:
+        socket.send(_encode(message), BINARY)
+        await socket.drain()
+
+    async def _serve(self, socket: WsConnection, attached: Callable[[str], None]) -> None:
+        while (frame := await socket.receive()) is not None:
+            opcode, payload = frame
+            if opcode != BINARY:
                 continue
-            message = _decoder.decode(frame.data)
+            message = _decoder.decode(payload)
             if isinstance(message, Serve):
                 task = self._loop.create_task(self._answer(socket, message))
                 self._tasks[message.id] = task
@@ -119,7 +122,7 @@ class WorkerProcess:
         if not task.cancelled():
             task.exception()  # a lost connection is seen where it is read
 
-    async def _answer(self, socket: aiohttp.ClientWebSocketResponse, request: Serve) -> None:
+    async def _answer(self, socket: WsConnection, request: Serve) -> None:
         deadline = self._loop.time() + request.timeout if request.timeout > 0.0 else inf
         call = ServiceCall(self._service, request.payload, request.idempotency_id)
         try:
@@ -133,5 +136,4 @@ class WorkerProcess:
                 message=error.message,
                 retry_after_s=error.retry_after_s,
             )
-        if not socket.closed:
-            await socket.send_bytes(_encode(served))
+        await self._send(socket, served)

@@ -15,7 +15,6 @@ What streams is in `node.client.streaming_client`. Errors:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
@@ -42,13 +41,16 @@ from node.views.node_views import (
     StatusView,
 )
 from node.views.views import BookView, CandleView, MarketView, TradeView
+from p2p.base.http1 import Failure, HttpFailed, HttpReply, Url, request
 
 if TYPE_CHECKING:
-    import aiohttp
+    from p2p.base.http_pool import HttpPool
 
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 35.0  # seconds; a little longer than the node's own timeout
+MAX_ANSWER = 1 << 30  # bytes
+KEEP = 15.0  # seconds that a connection is kept; nodes keep them for 75
 NODE_HEADER = "X-Exchange-Node"
 _FINAL_DOT = re.compile(r"\.(?=(:\d*)?$)")
 
@@ -140,62 +142,78 @@ class ApiTransport(Protocol):
     async def close(self) -> None: ...
 
 
-class AiohttpTransport:
+def api_request(
+    method: str, parts: Url, body: bytes | None, headers: Mapping[str, str], connection: str
+) -> bytes:
+    """Encode a request to a node. Raises `ValueError` as `request`."""
+    headers = {"Host": parts.netloc, "Accept": "*/*", "Connection": connection, **headers}
+    return request(method, parts.target, headers, body or b"")
+
+
+def api_response(reply: HttpReply) -> ApiResponse:
+    kind = reply.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    cursor = reply.headers.get(CURSOR_HEADER.lower().encode())
+    next_cursor = None if cursor is None else cursor.decode("latin-1")
+    return ApiResponse(reply.status, kind.decode("latin-1"), reply.body, next_cursor)
+
+
+def explained(error: HttpFailed, url: str, timeout: float) -> ClientError:
+    """Convert a failed exchange with the node at `url`."""
+    site, kind = "{0.scheme}://{0.netloc}".format(urlsplit(url)), error.kind
+    if kind in (Failure.NOT_IN_TIME, Failure.NO_REPLY, Failure.BUSY):
+        return NodeUnreachable(f"no answer from {site} in {timeout:g} s")
+    if kind is Failure.UNTRUSTED:
+        why = getattr(error.__cause__, "verify_message", "")
+        return UntrustedNode(site, ValueError(why) if why else None)
+    if kind is Failure.NO_TLS:
+        return NotANode(f"no TLS with {site} ({error})")
+    if kind in (Failure.LOST, Failure.CUT_SHORT):
+        hint = "; if it serves TLS, write https://" if site.startswith("http:") else ""
+        return NodeUnreachable(f"{site} closed the connection without an answer{hint}")
+    if kind is Failure.UNREACHABLE:
+        return NodeUnreachable(f"no answer from {site} ({error})")
+    return NotANode(f"the program at {site} is not a node: {error}")
+
+
+class PooledTransport:
     """The usual transport: keeps its connections, serves any number of requests at once."""
 
     def __init__(self, timeout: float = DEFAULT_TIMEOUT, *, trust: Trust | None = None) -> None:
         self._timeout = timeout
         self._trust = trust or Trust()
-        self._session: aiohttp.ClientSession | None = None
+        self._pools: dict[bool, HttpPool] = {}  # with TLS, and without
 
-    def session(self) -> aiohttp.ClientSession:
-        """The session, made on first use: it belongs to the running loop."""
-        if self._session is None:
-            import aiohttp  # costs 0.1 s and more, which a short command need not pay
+    def _pool(self, secure: bool) -> HttpPool:
+        """The pool, made on first use: it belongs to the running loop."""
+        if secure not in self._pools:
+            from p2p.base.http_pool import HttpPool  # asyncio, which a short command need not load
 
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._trust.for_aiohttp()),
-                timeout=aiohttp.ClientTimeout(total=self._timeout),
-            )
-        return self._session
+            tls = self._trust if secure else None
+            self._pools[secure] = HttpPool(tls, connect_timeout=self._timeout, idle=KEEP)
+        return self._pools[secure]
 
     async def request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
     ) -> ApiResponse:
-        session = self.session()
-        import aiohttp
-
         try:
-            async with session.request(
-                method, url, data=body, headers=headers, allow_redirects=False
-            ) as answer:
-                cursor = answer.headers.get(CURSOR_HEADER)
-                return ApiResponse(answer.status, answer.content_type, await answer.read(), cursor)
-        except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
-            raise UntrustedNode(_site(url), error) from error
-        except aiohttp.ClientConnectorError as error:
-            raise NodeUnreachable(f"no answer from {_site(url)} ({_reason(error)})") from error
-        except TimeoutError as error:
-            raise NodeUnreachable(f"no answer from {_site(url)} in {self._timeout:g} s") from error
-        except aiohttp.ServerConnectionError as error:
-            raise NodeUnreachable(f"{_site(url)} closed the connection without answer") from error
-        except (aiohttp.ClientError, ValueError) as error:
-            raise NotANode(f"the program at {_site(url)} is not a node: {error}") from error
+            parts = Url.parse(url)
+            reply = await self._pool(parts.secure).exchange(
+                parts.address,
+                api_request(method, parts, body, headers, "keep-alive"),
+                timeout=self._timeout,
+                max_body=MAX_ANSWER,
+                idempotent=method == "GET",
+            )
+        except HttpFailed as error:
+            raise explained(error, url, self._timeout) from error
+        except ValueError as error:
+            raise NotANode(f"{url} cannot be asked: {error}") from error
+        return api_response(reply)
 
     async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-
-def _reason(error: Exception) -> str:
-    """Return the reason of a failed connection in the system's words."""
-    number = getattr(error, "errno", None)
-    return os.strerror(number).lower() if number else str(error)
-
-
-def _site(url: str) -> str:
-    return "{0.scheme}://{0.netloc}".format(urlsplit(url))
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            await pool.close()
 
 
 class ExchangeClient(OrderCalls, OperatorCalls):
@@ -219,7 +237,7 @@ class ExchangeClient(OrderCalls, OperatorCalls):
         """`trust` says whose certificate is accepted at an https URL; a `transport` knows that itself."""
         self.url = checked_url(url)
         self._headers = client_headers(key, secret, node_id)
-        self._transport: ApiTransport = transport or AiohttpTransport(trust=trust)
+        self._transport: ApiTransport = transport or PooledTransport(trust=trust)
 
     async def __aenter__(self) -> Self:
         return self

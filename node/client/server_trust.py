@@ -6,10 +6,6 @@ import hashlib
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import aiohttp
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +36,3 @@ class Trust:
         return certificate is not None and (
             hashlib.sha256(certificate).hexdigest() == self.fingerprint
         )
-
-    def for_aiohttp(self) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
-        """Value of aiohttp's `ssl` argument. Raises as `context`."""
-        if self.fingerprint is not None:
-            import aiohttp
-
-            return aiohttp.Fingerprint(bytes.fromhex(self.fingerprint))
-        return True if self.ca_file is None else self.context()

@@ -18,11 +18,9 @@ Errors, besides those of `node.client.exchange_client`, which mean the same here
 from __future__ import annotations
 
 import asyncio
-import os
 from contextlib import suppress
 from typing import Any, Final, Literal, Self, overload
 
-import aiohttp
 import msgspec
 from msgspec import UNSET
 
@@ -32,10 +30,12 @@ from node.client.exchange_client import (
     NodeUnreachable,
     NotANode,
     StreamClosed,
+    api_response,
     checked_url,
     client_headers,
 )
 from node.client.order_stream import OrderStream, OrderStreamCalls
+from node.client.server_trust import Trust
 from node.client.subscriptions import BookSubscription, Subscription
 from node.streams.order_messages import TradingAnswer, TradingMessage
 from node.streams.stream_messages import (
@@ -68,9 +68,12 @@ from node.streams.stream_messages import (
     TradesSnapshot,
     Unsubscribe,
 )
+from p2p.base.http1 import Failure, HttpFailed, Url
+from p2p.base.websocket import TEXT, SocketOptions, WsConnection, connect
 
 CONNECT_TIMEOUT: Final = 10.0  # seconds
 HEARTBEAT: Final = 20.0
+MAX_MESSAGE: Final = 1 << 62  # bytes: a node's own
 FIRST_PAUSE: Final = 0.1  # seconds before the second attempt to connect; doubled for each more
 LONGEST_PAUSE: Final = 5.0
 DEFAULT_PATIENCE: Final = 60.0  # seconds without a connection until feeds fail
@@ -95,19 +98,18 @@ class StreamingClient(OrderStreamCalls):
         secret: str | None = None,
         node_id: str | None = None,
         patience: float = DEFAULT_PATIENCE,
-        ssl: Any = True,
+        trust: Trust | None = None,
     ) -> None:
-        """`ssl` is what aiohttp takes: True, False, a context or a fingerprint."""
+        """`trust` says whose certificate is accepted at an https URL."""
         self.url = checked_url(url)
         self._headers = client_headers(key, secret, node_id)
         self._patience = patience
-        self._ssl = ssl
+        self._trust = trust or Trust()
         self._feeds: dict[str, Subscription[Any]] = {}  # by the id of their request
         self._by_stream: dict[str, Subscription[Any]] = {}
         self._asked: set[str] = set()  # ids, on this connection
         self._numbers = 0
-        self._session: aiohttp.ClientSession | None = None
-        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._socket: WsConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._orders = OrderStream()
         self._connections: list[asyncio.Future[None]] = []  # of callers that wait for one
@@ -125,9 +127,6 @@ class StreamingClient(OrderStreamCalls):
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
 
     # Feeds
 
@@ -239,17 +238,16 @@ class StreamingClient(OrderStreamCalls):
         return str(self._numbers)
 
     async def _exchange(self, request: TradingMessage) -> Any:
-        while self._socket is None or self._socket.closed:
+        while self._socket is None or self._socket.ended.done():
             self._begin()
             connection = asyncio.get_running_loop().create_future()
             self._connections.append(connection)
             await connection
         answer = self._orders.expect(request.id)
         try:
-            await self._socket.send_str(msgspec.json.encode(request).decode())
+            self._socket.send(msgspec.json.encode(request))
+            await self._socket.drain()
             return await answer
-        except ConnectionError:
-            raise StreamClosed(None) from None
         finally:
             self._orders.forget(request.id)
 
@@ -266,9 +264,9 @@ class StreamingClient(OrderStreamCalls):
             await self._send(Unsubscribe(stream=feed.stream))
 
     async def _send(self, message: ClientMessage) -> None:
-        if self._socket is not None and not self._socket.closed:
-            with suppress(ConnectionError):  # the reader notices, and subscribes again
-                await self._socket.send_str(msgspec.json.encode(message).decode())
+        if self._socket is not None:  # if it has ended, the reader notices, and subscribes again
+            self._socket.send(msgspec.json.encode(message))
+            await self._socket.drain()
 
     async def _run(self) -> None:
         """Keep a connection until there is no hope of one."""
@@ -276,14 +274,15 @@ class StreamingClient(OrderStreamCalls):
         pause, since = FIRST_PAUSE, loop.time()
         while True:
             try:
-                async with await self._connect() as socket:
-                    pause = FIRST_PAUSE
-                    try:
-                        await self._read(socket)
-                    finally:
-                        self._orders.fail(StreamClosed(socket.close_code))
-                    since = loop.time()
-                    error: ClientError = StreamClosed(socket.close_code)
+                socket = await self._connect()
+                pause = FIRST_PAUSE
+                try:
+                    await self._read(socket)
+                finally:
+                    self._orders.fail(StreamClosed(socket.close_code))
+                    await socket.close()
+                since = loop.time()
+                error: ClientError = StreamClosed(socket.close_code)
             except NodeUnreachable as unreachable:
                 error = unreachable
             except ClientError as refused:
@@ -308,47 +307,33 @@ class StreamingClient(OrderStreamCalls):
         self._connections.clear()
         self._orders.fail(error)
 
-    async def _connect(self) -> aiohttp.ClientWebSocketResponse:
+    async def _connect(self) -> WsConnection:
         """
         Raises:
             NodeUnreachable: no answer.
             ApiError, NotANode: who answers refuses, or has no stream.
         """
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT)
-            )
+        parts = Url.parse(f"{self.url}/v1/stream")
+        tls = self._trust if parts.secure else None
+        options = SocketOptions(parts.target, self._headers, tls, MAX_MESSAGE, HEARTBEAT)
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                return await self._session.ws_connect(
-                    f"{self.url}/v1/stream",
-                    headers=self._headers,
-                    heartbeat=HEARTBEAT,
-                    max_msg_size=0,
-                    ssl=self._ssl,
-                )
-        except aiohttp.WSServerHandshakeError as error:
-            if error.status == 503:
+            return await connect(parts.address, options, timeout=CONNECT_TIMEOUT)
+        except HttpFailed as error:
+            if (reply := error.reply) is None:
+                late = error.kind is Failure.NOT_IN_TIME
+                why = "no answer in time" if late else str(error)
+                raise NodeUnreachable(f"no answer from {self.url} ({why})") from error
+            if reply.status == 503:
                 raise NodeUnreachable(f"{self.url} has no room for another stream") from error
-            raise await self._refusal(error.status) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            number = getattr(error, "errno", None)
-            why = os.strerror(number).lower() if number else str(error) or "no answer in time"
-            raise NodeUnreachable(f"no answer from {self.url} ({why})") from error
+            refusal = api_response(reply)
+            with suppress(msgspec.DecodeError):
+                if refusal.content_type == "application/problem+json":
+                    problem = msgspec.json.decode(refusal.body, type=dict[str, Any])
+                    raise ApiError(problem) from error
+            text = f"{self.url} has no stream (HTTP status {reply.status})"
+            raise NotANode(text) from error
 
-    async def _refusal(self, status: int) -> ClientError:
-        """Determine why the handshake failed: its answer is not kept, so the request is repeated over HTTP."""
-        if self._session is None:
-            return StreamClosed(None)
-        with suppress(aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
-            async with self._session.get(
-                f"{self.url}/v1/status", headers=self._headers, ssl=self._ssl
-            ) as answer:
-                if answer.content_type == "application/problem+json":
-                    return ApiError(msgspec.json.decode(await answer.read(), type=dict[str, Any]))
-        return NotANode(f"{self.url} has no stream (HTTP status {status})")
-
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _read(self, socket: WsConnection) -> None:
         """Subscribe for every feed, then hand over what comes, until the connection ends.
 
         Raises:
@@ -361,11 +346,12 @@ class StreamingClient(OrderStreamCalls):
         self._connections.clear()
         for feed in list(self._feeds.values()):
             await self._ask(feed)
-        async for message in socket:
-            if message.type is not aiohttp.WSMsgType.TEXT:
+        while (message := await socket.receive()) is not None:
+            opcode, payload = message
+            if opcode != TEXT:
                 continue
             try:
-                told = _decoder.decode(message.data)
+                told = _decoder.decode(payload)
             except msgspec.DecodeError as error:
                 raise NotANode(f"{self.url} is not a node's stream: {error}") from error
             if isinstance(told, Subscribed):

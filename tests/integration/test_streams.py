@@ -104,7 +104,7 @@ async def test_books_are_right_through_a_storm_and_cuts(nodes: Nodes) -> None:
                 await asyncio.sleep(0.2)
                 for client in (at_a, at_b):
                     if client._socket is not None:
-                        client._socket._conn.transport.abort()  # type: ignore[union-attr]
+                        client._socket.abort("cut")
 
         async with asyncio.TaskGroup() as tasks:
             followers = [tasks.create_task(follow(number)) for number in range(len(feeds))]

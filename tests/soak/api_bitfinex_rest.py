@@ -50,7 +50,7 @@ class BitfinexRestApi:
 
     async def open(self) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._trust.for_aiohttp()),
+            connector=aiohttp.TCPConnector(ssl=self._trust.context()),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT),
         )
 

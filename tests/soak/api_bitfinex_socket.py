@@ -60,7 +60,7 @@ class BitfinexSocketApi:
     async def open(self) -> None:
         await self._rest.open()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._trust.for_aiohttp())
+            connector=aiohttp.TCPConnector(ssl=self._trust.context())
         )
         self._task = asyncio.get_running_loop().create_task(self._run())
 

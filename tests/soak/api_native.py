@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
-from node.client.exchange_client import AiohttpTransport, ApiError, ClientError, ExchangeClient
+from node.client.exchange_client import ApiError, ClientError, ExchangeClient, PooledTransport
 from node.client.server_trust import Trust
 from node.client.streaming_client import StreamingClient
 from node.streams.stream_messages import Fills, FillsSnapshot, Orders, OrdersSnapshot
@@ -27,7 +27,7 @@ class NativeApi:
     def __init__(
         self, url: str, trust: Trust, node_id: str, key: str, secret: str, record: Record
     ) -> None:
-        transport = AiohttpTransport(TIMEOUT, trust=trust)
+        transport = PooledTransport(TIMEOUT, trust=trust)
         self._client = ExchangeClient(
             url, key=key, secret=secret, node_id=node_id, transport=transport
         )
@@ -37,7 +37,7 @@ class NativeApi:
             secret=secret,
             node_id=node_id,
             patience=3600.0,
-            ssl=trust.for_aiohttp(),
+            trust=trust,
         )
         self._record = record
         self._tasks: list[asyncio.Task[None]] = []

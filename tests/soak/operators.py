@@ -16,7 +16,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Literal, TypeVar
 
-from node.client.exchange_client import AiohttpTransport, ApiError, ClientError, ExchangeClient
+from node.client.exchange_client import ApiError, ClientError, ExchangeClient, PooledTransport
 from tests.integration.processes import NodeProcess
 from tests.soak.bots import GROUNDS
 
@@ -42,7 +42,7 @@ class Operators:
     def open(self) -> None:
         self.clients = [
             ExchangeClient(
-                n.api_url, node_id=n.node_id, transport=AiohttpTransport(TIMEOUT, trust=n.trust)
+                n.api_url, node_id=n.node_id, transport=PooledTransport(TIMEOUT, trust=n.trust)
             )
             for n in self.nodes
         ]

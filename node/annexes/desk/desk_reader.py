@@ -36,10 +36,10 @@ from node.annexes.desk.desk_views import (
 )
 from node.client.credentials import parse_key, read_text
 from node.client.exchange_client import (
-    AiohttpTransport,
     ApiError,
     ClientError,
     ExchangeClient,
+    PooledTransport,
     UntrustedNode,
 )
 from node.client.node_finder import FoundNode, NoNode, find
@@ -183,7 +183,7 @@ class DeskReader:
             key=key,
             secret=secret,
             node_id=node_id,
-            transport=AiohttpTransport(self._timeout, trust=_trust(node, found)),
+            transport=PooledTransport(self._timeout, trust=_trust(node, found)),
         )
         try:
             async with asyncio.timeout(2 * self._timeout), client:

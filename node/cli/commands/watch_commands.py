@@ -149,7 +149,7 @@ async def _client(session: Session, found: FoundNode) -> AsyncIterator[Streaming
         key=key,
         secret=secret,
         patience=0,
-        ssl=session.trust(found).for_aiohttp(),
+        trust=session.trust(found),
     ) as client:
         yield client
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
+from functools import partial
+from math import inf
 from typing import Final, Protocol, Self
 
-import aiohttp
-from yarl import URL
-
-from p2p.base.connect_causes import cause
+from p2p.base.http1 import Failure, HttpFailed, Url, request
+from p2p.base.http_pool import HttpPool, SystemTrust, Tls
 from p2p.grenache.errors import GrapeUnreachable
 
 CONNECTIONS: Final = 32  # to one Grape; more requests at once wait their turn
-KEEPALIVE: Final = 4.0  # seconds; the Node.js Grape closes idle connections after five
-MAX_URLS: Final = 256
-_HEADERS: Final = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-_BROKEN: Final = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)
+_LATE: Final = (Failure.BUSY, Failure.NOT_IN_TIME, Failure.NO_REPLY)
+_WHY: Final = {
+    Failure.LOST: "it closed the connection without an answer",
+    Failure.CUT_SHORT: "its answer was cut short",
+}
 
 
 class Post(Protocol):
@@ -37,56 +37,56 @@ class Post(Protocol):
 
 
 class HttpPost:
-    """`Post` by aiohttp. Make it inside the event loop."""
+    """`Post` over a pool of connections. Make it inside the event loop.
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=tls or True
-            ),
-            timeout=aiohttp.ClientTimeout(),  # the caller's timeout covers everything
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # the size of a decompressed body is not bounded
-            skip_auto_headers=("User-Agent",),
-        )
-        self._urls: dict[str, URL] = {}
+    `tls` is for Grapes at https URLs.
+    """
+
+    def __init__(self, *, tls: Tls = None) -> None:
+        self._pools = {
+            False: HttpPool(connect_timeout=inf, connections=CONNECTIONS),
+            True: HttpPool(tls or SystemTrust(), connect_timeout=inf, connections=CONNECTIONS),
+        }
 
     async def __call__(
         self, url: str, body: bytes, *, timeout: float, limit: int
     ) -> tuple[int, bytes]:
-        target = self._urls.get(url)
-        if target is None:
-            if len(self._urls) >= MAX_URLS:
-                self._urls.clear()
-            target = self._urls[url] = URL(url)
+        try:
+            parts = Url.parse(url)
+            headers = {
+                "Host": parts.netloc,
+                "Content-Type": "application/json",
+                "Accept-Encoding": "identity",  # the size of a decompressed body is not bounded
+            }
+            data = request("POST", parts.target, headers, body)
+        except ValueError:
+            raise GrapeUnreachable("it is not an address") from None
+        exchange = partial(
+            self._pools[parts.secure].exchange, parts.address, data, max_body=limit, idempotent=True
+        )
         try:
             async with asyncio.timeout(timeout):
                 try:
-                    return await self._send(target, body, limit)
-                except _BROKEN:
-                    # A kept connection that the Grape was closing. All requests are idempotent.
-                    return await self._send(target, body, limit)
-        except TimeoutError:
-            raise
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise GrapeUnreachable(cause(error)) from error
-
-    async def _send(self, url: URL, body: bytes, limit: int) -> tuple[int, bytes]:
-        async with self._session.post(
-            url, data=body, headers=_HEADERS, allow_redirects=False
-        ) as reply:
-            if (reply.content_length or 0) > limit:
-                raise GrapeUnreachable(f"its answer has {reply.content_length} bytes, over {limit}")
-            parts, size = [], 0
-            async for part in reply.content.iter_any():
-                size += len(part)
-                if size > limit:
-                    raise GrapeUnreachable(f"its answer has more than {limit} bytes")
-                parts.append(part)
-            return reply.status, b"".join(parts)
+                    reply = await exchange(timeout=timeout)
+                except HttpFailed as error:
+                    if error.kind is not Failure.LOST:
+                        raise
+                    # A connection that the Grape was closing. All requests are idempotent.
+                    reply = await exchange(timeout=timeout)
+        except HttpFailed as error:
+            if error.kind in _LATE:
+                raise TimeoutError from None
+            why = str(error)
+            if error.kind is Failure.MALFORMED:
+                why = f"its answer is not HTTP ({why:.80})"
+            elif error.kind is Failure.TOO_LARGE:
+                why = f"its answer has more than {limit} bytes"
+            raise GrapeUnreachable(_WHY.get(error.kind, why)) from error
+        return reply.status, reply.body
 
     async def close(self) -> None:
-        await self._session.close()
+        for pool in self._pools.values():
+            await pool.close()
 
     async def __aenter__(self) -> Self:
         return self

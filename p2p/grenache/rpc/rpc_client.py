@@ -159,7 +159,7 @@ class Client:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._transport.close()
         if self._streams is not None:
-            await self._streams.close()
+            self._streams.close()
 
     async def request(
         self,
@@ -260,7 +260,13 @@ class Client:
             now = self._loop.time()
             call = WorkerCall(known, "", b"", now + timeout, idempotent=False)
             known.balance.on_call(now)
-            return await self._calls.connect(call, connect)
+            exchange, ended = await self._calls.connect(call, connect)
+
+            def leave(outcome: str) -> None:
+                posts.drop(exchange)
+                ended(outcome)
+
+            return exchange, leave
 
         return Stream(open_stream)
 

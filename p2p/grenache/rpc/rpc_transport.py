@@ -16,19 +16,15 @@ A worker's own error is a reply like any other: it is in `RpcReply.error`.
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from p2p.base.connect_causes import cause
+from p2p.base.http1 import Failure, HttpFailed
 from p2p.grenache.directory import Address
-from p2p.grenache.errors import RequestFailed
+from p2p.grenache.errors import RequestFailed, RequestTimeout
 from p2p.grenache.rpc.rpc_wire import MAX_PAYLOAD, RpcReply
 
 MAX_REPLY: Final = 4 * MAX_PAYLOAD  # bytes of a reply, by default
-CONNECT_TIMEOUT: Final = 1.5  # seconds; a lost SYN is sent again after one
-CLOSE_TIMEOUT: Final = 1.0  # seconds that closing waits for the far sides
 GENERIC: Final = "ERR_REQUEST_GENERIC"  # the Node.js client's code for most errors
 CLOSED: Final = "ERR_TRANSPORT_CLOSE"
 
@@ -92,30 +88,29 @@ class RpcTransport(Protocol):
         ...
 
 
-class Connecting:
-    """State shared by both transports: connection options and counters. `tls`: for HTTPS and wss, with
-    a client certificate if workers ask for one; whether the worker's certificate is for its address is up
-    to the context (`check_hostname`). `connect_timeout` and `idle` are seconds, `max_reply` bytes."""
-
-    def __init__(
-        self, tls: ssl.SSLContext | None, max_reply: int, connect_timeout: float, idle: float
-    ) -> None:
-        self._tls = tls
-        self._max_reply = max_reply
-        self._connect_timeout = connect_timeout
-        self._idle_for = idle
-        self._loop = asyncio.get_running_loop()
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._closed = False
-        self._requests = self._connects = 0
-
-
 def where(address: Address) -> str:
     """Format an address for messages."""
     return f"{address[0]}:{address[1]}"
 
 
-def refused(address: Address, error: BaseException) -> RequestFailed:
-    """Return the error for a connection that failed. Nothing was sent."""
-    text = f"cannot connect to {where(address)}: {cause(error)}"
-    return RequestFailed(GENERIC, text, sent=False)
+_CUT: Final = {Failure.LOST: "no reply", Failure.CUT_SHORT: "the reply was cut short"}
+
+
+def failed_request(address: Address, error: HttpFailed) -> RequestFailed:
+    """Convert a failure of the connection to `address`."""
+    at, kind, sent = where(address), error.kind, error.sent
+    if kind is Failure.CLOSED:
+        return RequestFailed(CLOSED, str(error), sent=sent)
+    if kind is Failure.NOT_IN_TIME:
+        return RequestTimeout(f"no connection to {at} in time", sent=sent)
+    if kind is Failure.NO_REPLY:
+        return RequestTimeout(f"no reply from {at} in time", sent=sent)
+    if kind is Failure.BUSY:
+        return RequestTimeout(f"{at}: {error}", sent=sent)
+    if kind is Failure.TOO_LARGE:
+        return BadReply("ERR_PAYLOAD_SIZE", f"{at}: {error}")
+    if kind is Failure.MALFORMED:
+        return BadReply(GENERIC, f"{at}: {error}")
+    if kind in _CUT:
+        return RequestFailed(GENERIC, f"{at}: {_CUT[kind]}, {error}", sent=sent)
+    return RequestFailed(GENERIC, f"cannot connect to {at}: {error}", sent=sent)

@@ -17,17 +17,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
-import aiohttp
-
+from p2p.base.http1 import Failure, HttpFailed, HttpReply, ReplyParser
+from p2p.base.http_pool import Tls, dial
 from p2p.grenache.directory import Address
-from p2p.grenache.errors import BadInput, RemoteError, RequestFailed, RequestTimeout
-from p2p.grenache.rpc.rpc_transport import CLOSED, GENERIC, BadReply, refused, where
+from p2p.grenache.errors import BadInput, RemoteError, RequestFailed
+from p2p.grenache.rpc.http_transport import MAX_TEXT
+from p2p.grenache.rpc.rpc_transport import CLOSED, GENERIC, BadReply, failed_request, where
 from p2p.grenache.rpc.rpc_wire import (
     MAX_PAYLOAD,
     OVERRIDE,
@@ -36,53 +35,168 @@ from p2p.grenache.rpc.rpc_wire import (
     new_rid,
 )
 from p2p.grenache.rpc.stream_server import ACTION, ARGS
-from p2p.grenache.rpc.ws_transport import open_session
 
 PART: Final = 1 << 16  # bytes that are sent in one piece
-LOOK: Final = 0.5  # seconds between looks for a connection that ended while a part waits to be sent
-MAX_TEXT: Final = 300  # characters of an error page that are shown
+MAX_UNREAD: Final = 1 << 18  # bytes of the reply; above it, reading pauses
 
 
-class OutgoingBody:
-    """The body of a stream, from `put` to aiohttp, one part at a time."""
+class Exchange(asyncio.Protocol):
+    """A POST under way to one worker: both bodies in parts, and what either side still waits for."""
 
-    def __init__(self) -> None:
-        self._parts: asyncio.Queue[bytes | None] = asyncio.Queue(1)
-        self._ended = False
-        self.begun = asyncio.Event()  # the connection is there: aiohttp reads the first part
+    def __init__(self, address: Address, timeout: float) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._parser = ReplyParser(1 << 62)
+        self._transport: asyncio.Transport | None = None
+        self._changed = asyncio.Event()
+        self._parts = bytearray()  # of the reply, not read yet
+        self._paused = self._reading_paused = False
+        self._ended = False  # all is sent
+        self._since = 0.0  # the last byte of the reply, or the end of the request
+        self.failed: HttpFailed | None = None
+        self.complete = False
 
-    async def put(self, data: bytes) -> None:
+    @property
+    def status(self) -> int:
+        """Status of the reply; 0 before its head has come."""
+        return self._parser.status
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Send the head of the request."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._write(
+            f"POST / HTTP/1.1\r\nHost: {where(self.address)}\r\n{lines}"
+            "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode("ascii")
+        )
+
+    async def send(self, data: bytes) -> None:
+        """Send a part of the request; return early when the worker has answered, and wants no more.
+
+        Raises:
+            HttpFailed: the connection ended.
+        """
         for start in range(0, len(data), PART):
-            await self._parts.put(data[start : start + PART])
+            part = data[start : start + PART]
+            self._write(b"%x\r\n%b\r\n" % (len(part), part))
+            while self._paused and not self.complete and self.failed is None and not self.refused:
+                await self._wait(None)
+            if self.complete or self.refused:
+                return
+            if self.failed is not None:
+                raise self.failed
 
-    async def end(self) -> None:
+    def end(self) -> None:
+        """Complete the request; without effect the second time."""
         if not self._ended:
             self._ended = True
-            await self._parts.put(None)
+            self._since = self._loop.time()
+            self._write(b"0\r\n\r\n")
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self.begun.set()
-        yield b""  # sends the head of the request now, not with the first part
-        while (part := await self._parts.get()) is not None:
-            yield part
+    async def begun(self) -> int:
+        """Wait for the head of the reply, and return its status.
 
+        Raises:
+            HttpFailed: there is none.
+        """
+        while not self.status:
+            await self._more()
+        return self.status
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A POST under way to one worker."""
+    async def read(self) -> bytes:
+        """Wait for a part of the reply; empty at its end.
 
-    address: Address
-    post: asyncio.Task[aiohttp.ClientResponse]
-    out: OutgoingBody
+        Raises:
+            HttpFailed: it was cut short.
+        """
+        while not self._parts:
+            if self.complete:
+                return b""
+            await self._more()
+        part = bytes(self._parts)
+        self._parts.clear()
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        return part
+
+    @property
+    def refused(self) -> bool:
+        return bool(self.status) and not 200 <= self.status < 300
+
+    async def _more(self) -> None:
+        if self.failed is not None:
+            raise self.failed
+        await self._wait(self._since + self._timeout if self._ended else None)
+
+    async def _wait(self, until: float | None) -> None:
+        self._changed.clear()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._changed.wait()
+        except TimeoutError:
+            raise HttpFailed(Failure.NO_REPLY) from None
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self, failed: HttpFailed | None = None) -> None:
+        """End the connection at once."""
+        self._fail(failed or HttpFailed(Failure.CLOSED))
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _fail(self, failed: HttpFailed) -> None:
+        if self.failed is None and not self.complete:
+            self.failed = failed
+        self._changed.set()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._since = self._loop.time()
+        try:
+            whole = None if self.complete else self._parser.feed(data)
+        except HttpFailed as error:
+            self.close(error)
+            return
+        self._add(whole)
+        if len(self._parts) > MAX_UNREAD and self._transport is not None and not self.complete:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _add(self, whole: HttpReply | None) -> None:
+        self._parts += self._parser.take() if whole is None else whole.body
+        self.complete = self.complete or whole is not None
+        self._changed.set()
+
+    def eof_received(self) -> bool:
+        if not self.complete and self.failed is None:
+            self._add(self._parser.eof())
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        why = "the worker closed the connection" if exc is None else str(exc) or repr(exc)
+        self._fail(HttpFailed(Failure.CUT_SHORT if self.status else Failure.LOST, why))
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._changed.set()
 
 
 class StreamPosts:
     """Connections for streams: one for each, never reused, as in Node.js."""
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: Tls) -> None:
         self._tls = tls
-        self._session: aiohttp.ClientSession | None = None
-        self._open: set[asyncio.Task[aiohttp.ClientResponse]] = set()
+        self._open: set[Exchange] = set()
         self._closed = False
 
     async def open(
@@ -97,56 +211,27 @@ class StreamPosts:
         Raises:
             RequestFailed, RequestTimeout: there is no connection; `sent` is False.
         """
-        if self._closed:
-            raise RequestFailed(CLOSED, "this client was closed", sent=False)
-        if self._session is None:
-            self._session = open_session()
-        out = OutgoingBody()
-        scheme = "http" if self._tls is None else "https"
-        post = asyncio.ensure_future(
-            self._session.post(
-                f"{scheme}://{where(address)}/",
-                data=out,
-                headers={**headers, "Connection": "close"},
-                skip_auto_headers=("User-Agent", "Content-Type", "Accept-Encoding"),
-                auto_decompress=False,
-                allow_redirects=False,
-                ssl=self._tls if self._tls is not None else True,
-                timeout=aiohttp.ClientTimeout(total=None, sock_read=timeout),
-            )
-        )
-        exchange = Exchange(address, post, out)
-        self._open.add(post)
-        post.add_done_callback(self._open.discard)
-        begun = asyncio.ensure_future(out.begun.wait())
+        deadline = asyncio.get_running_loop().time() + patience
         try:
-            await asyncio.wait({post, begun}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        except BaseException:
-            await _drop(post)
-            raise
-        finally:
-            begun.cancel()
-        if out.begun.is_set():
-            return exchange
-        if not post.done():
-            await _drop(post)
-            raise RequestTimeout(f"no connection to {where(address)} in time", sent=False)
-        if post.cancelled():
+            exchange = await dial(lambda: Exchange(address, timeout), address, self._tls, deadline)
+        except HttpFailed as error:
+            raise failed_request(address, error) from None
+        if self._closed:
+            exchange.close()
             raise RequestFailed(CLOSED, "this client was closed", sent=False)
-        error = post.exception()
-        if error is None:
-            post.result().close()
-            raise BadReply(GENERIC, f"{where(address)}: answered before anything was asked")
-        raise refused(address, error) from None
+        self._open.add(exchange)
+        exchange.begin(headers)
+        return exchange
 
-    async def close(self) -> None:
+    def drop(self, exchange: Exchange) -> None:
+        """End the connection of an exchange, whatever its state."""
+        self._open.discard(exchange)
+        exchange.close()
+
+    def close(self) -> None:
         self._closed = True
-        posts = list(self._open)
-        for post in posts:
-            post.cancel()
-        await asyncio.gather(*posts, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        for exchange in list(self._open):
+            self.drop(exchange)
 
 
 class Stream:
@@ -158,7 +243,6 @@ class Stream:
         self._open = open_stream
         self._ended: Callable[[str], None] = lambda outcome: None
         self._exchange: Exchange | None = None
-        self._response: aiohttp.ClientResponse | None = None
         self._outcome = "cancel"
 
     @property
@@ -172,14 +256,16 @@ class Stream:
         Raises:
             RequestFailed: the connection ended.
         """
-        exchange = self._there
-        put = asyncio.ensure_future(exchange.out.put(data))
-        await self._while_open(put)
+        try:
+            await self._there.send(data)
+            if self._there.refused:
+                await self._head()
+        except HttpFailed as error:
+            raise self._failed(error) from None
 
     async def end(self) -> None:
         """Complete what is sent; without effect the second time."""
-        exchange = self._there
-        await self._while_open(asyncio.ensure_future(exchange.out.end()))
+        self._there.end()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the parts of the reply, while more may still be sent.
@@ -187,11 +273,11 @@ class Stream:
         Raises:
             RequestFailed, RequestTimeout, BadReply: no reply, or one that was cut short.
         """
-        response = await self._head()
         try:
-            async for part in response.content.iter_any():
+            await self._head()
+            while part := await self._there.read():
                 yield part
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except HttpFailed as error:
             raise self._failed(error) from None
         self._outcome = "ok"
 
@@ -240,10 +326,6 @@ class Stream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        exchange = self._there
-        if self._response is not None:
-            self._response.close()
-        await _drop(exchange.post)
         self._ended(self._outcome)
 
     @property
@@ -252,54 +334,27 @@ class Stream:
             raise RuntimeError("use a stream in `async with client.stream(...) as stream`")
         return self._exchange
 
-    async def _while_open(self, put: asyncio.Future[None]) -> None:
-        """Wait for `put`, or fail with the connection: aiohttp then takes no more parts, and says nothing."""
-        post = self._there.post
-        try:
-            while True:
-                waiting: set[asyncio.Future[Any]] = {put} if post.done() else {put, post}
-                await asyncio.wait(waiting, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
-                if put.done():
-                    return put.result()
-                if not post.done():
-                    continue
-                content = (await self._head()).content
-                broken = content.exception()
-                if isinstance(broken, BaseException):
-                    raise self._failed(broken)
-                if content.is_eof():
-                    return None  # the worker has answered, and wants no more
-        finally:
-            put.cancel()
+    async def _head(self) -> None:
+        """Wait for the head of the reply.
 
-    async def _head(self) -> aiohttp.ClientResponse:
-        """The beginning of the reply."""
-        if self._response is None:
-            exchange = self._there
-            try:
-                response = await asyncio.shield(exchange.post)
-            except asyncio.CancelledError:
-                if not exchange.post.cancelled():
-                    raise
-                self._outcome = "cancel"
-                raise RequestFailed(CLOSED, "this client was closed", sent=True) from None
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise self._failed(error) from None
-            self._response = response
-            if not 200 <= response.status < 300:
-                text = (await response.content.read(4 * MAX_TEXT)).decode("utf-8", "replace")
-                text = f"{where(exchange.address)}: HTTP {response.status}: {text[:MAX_TEXT]}"
-                raise BadReply(GENERIC, text)
-        return self._response
+        Raises:
+            HttpFailed: there is none; BadReply: its status is an error.
+        """
+        exchange = self._there
+        status = await exchange.begun()
+        if not exchange.refused:
+            return
+        text = b""
+        with contextlib.suppress(HttpFailed):  # what came of it says enough
+            while len(text) < 4 * MAX_TEXT and (part := await exchange.read()):
+                text += part
+        shown = text[: 4 * MAX_TEXT].decode("utf-8", "replace")[:MAX_TEXT]
+        raise BadReply(GENERIC, f"{where(exchange.address)}: HTTP {status}: {shown}")
 
-    def _failed(self, error: BaseException) -> RequestFailed:
-        address = where(self.address)
-        if isinstance(error, TimeoutError):
-            self._outcome = "timeout"
-            return RequestTimeout(f"no reply from {address} in time")
-        self._outcome = "error"
-        cut = "no reply" if self._response is None else "the reply was cut short"
-        return RequestFailed(GENERIC, f"{address}: {cut}, {str(error) or repr(error)}", sent=True)
+    def _failed(self, error: HttpFailed) -> RequestFailed:
+        if error.kind is not Failure.CLOSED:
+            self._outcome = "timeout" if error.kind is Failure.NO_REPLY else "error"
+        return failed_request(self.address, error)
 
 
 def stream_headers(
@@ -329,11 +384,3 @@ def _ascii(value: Any) -> str:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput("ERR_NOT_JSON", f"JSON cannot hold this: {error}") from None
-
-
-async def _drop(post: asyncio.Task[aiohttp.ClientResponse]) -> None:
-    """End a POST, whatever its state."""
-    if not post.done():
-        post.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        (await post).close()

@@ -17,18 +17,17 @@ import asyncio
 import contextlib
 import logging
 import random
-import ssl
 from collections import deque
 from dataclasses import dataclass
 from typing import Final, Self
 
-import aiohttp
-
+from p2p.base.http1 import HttpFailed
+from p2p.base.http_pool import CONNECT_TIMEOUT, Tls
+from p2p.base.websocket import NOT_UTF8, TEXT, SocketOptions, WsConnection, connect
 from p2p.grenache.directory import Address, Directory
-from p2p.grenache.errors import GrenacheError, LookupEmpty, RequestFailed
+from p2p.grenache.errors import GrenacheError, LookupEmpty
 from p2p.grenache.input_checks import check_service
-from p2p.grenache.rpc.rpc_transport import CONNECT_TIMEOUT, MAX_REPLY, where
-from p2p.grenache.rpc.ws_transport import Socket, open_session, open_socket
+from p2p.grenache.rpc.rpc_transport import MAX_REPLY, failed_request, where
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class Subscriber:
         directory: Directory,
         service: str,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls = None,
         buffer: int = BUFFER,
         max_message: int = MAX_REPLY,
         connect_timeout: float = CONNECT_TIMEOUT,
@@ -79,9 +78,8 @@ class Subscriber:
             raise ValueError("the buffer holds one message at least")
         self._directory = directory
         self._service = check_service(service)
-        self._tls = tls
+        self._options = SocketOptions(tls=tls, max_message=max_message)
         self._room = buffer
-        self._max_message = max_message
         self._connect_timeout = connect_timeout
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._buffer: deque[Message] = deque()
@@ -162,21 +160,20 @@ class Subscriber:
     async def _run(self) -> None:
         """Stay connected."""
         waits, fresh = 0, False
-        async with open_session() as session:
-            while True:
-                lasted = 0.0
-                try:
-                    lasted = await self._connect_and_read(session, fresh=fresh)
-                except GrenacheError as error:
-                    self._note(str(error))
-                except Exception as error:  # no exception may end the subscription
-                    log.exception("subscription to %s", self._service)
-                    self._note(repr(error))
-                waits, fresh = (0 if lasted >= HEALTHY else waits + 1), True
-                longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(waits, 30))
-                await asyncio.sleep(self._rng.random() * longest)
+        while True:
+            lasted = 0.0
+            try:
+                lasted = await self._connect_and_read(fresh=fresh)
+            except GrenacheError as error:
+                self._note(str(error))
+            except Exception as error:  # no exception may end the subscription
+                log.exception("subscription to %s", self._service)
+                self._note(repr(error))
+            waits, fresh = (0 if lasted >= HEALTHY else waits + 1), True
+            longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(waits, 30))
+            await asyncio.sleep(self._rng.random() * longest)
 
-    async def _connect_and_read(self, session: aiohttp.ClientSession, *, fresh: bool) -> float:
+    async def _connect_and_read(self, *, fresh: bool) -> float:
         """Of the publishers there are, read from the first that can be connected to, until that ends.
         Returns for how many seconds."""
         found = await self._directory.lookup(self._service, fresh=fresh)
@@ -186,20 +183,14 @@ class Subscriber:
         order.sort(key=lambda address: address == self._last)  # that one again after the others
         for address in order[:TRIES]:
             try:
-                socket = await open_socket(
-                    session,
-                    address,
-                    tls=self._tls,
-                    max_frame=self._max_message,
-                    timeout=self._connect_timeout,
-                )
-            except RequestFailed as error:
-                self._note(str(error))
+                socket = await connect(address, self._options, timeout=self._connect_timeout)
+            except HttpFailed as error:
+                self._note(str(failed_request(address, error)))
                 continue
             return await self._read(address, socket)
         return 0.0
 
-    async def _read(self, address: Address, socket: Socket) -> float:
+    async def _read(self, address: Address, socket: WsConnection) -> float:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._publisher = self._last = address
@@ -208,11 +199,13 @@ class Subscriber:
         self._open.set()
         log.info("subscribed to %s at %s", self._service, where(address))
         try:
-            async for message in socket:
-                if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-                    break
-                self._add(message.data)
-            error = socket.exception()
+            while (message := await socket.receive()) is not None:
+                opcode, payload = message
+                try:
+                    self._add(payload.decode() if opcode == TEXT else payload)
+                except UnicodeDecodeError:
+                    socket.reject("a text message is not UTF-8", NOT_UTF8)
+            error = socket.ended.result()
             self._note(f"{where(address)}: the connection ended{f': {error}' if error else ''}")
         finally:
             self._publisher = None

@@ -10,85 +10,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections import deque
 from math import inf
-from types import SimpleNamespace
 from typing import Any, Final
 
-import aiohttp
-
+from p2p.base.http1 import HttpFailed
+from p2p.base.http_pool import CONNECT_TIMEOUT, Tls
+from p2p.base.websocket import SocketOptions, WsConnection, connect
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import RequestFailed, RequestTimeout
 from p2p.grenache.rpc.rpc_transport import (
-    CLOSE_TIMEOUT,
     CLOSED,
-    CONNECT_TIMEOUT,
     GENERIC,
     MAX_REPLY,
     BadReply,
-    Connecting,
     TransportStatus,
-    refused,
+    failed_request,
     where,
 )
 from p2p.grenache.rpc.rpc_wire import Malformed, RpcReply, decode_reply, encode_request
-from p2p.grenache.rpc.ws_connection import PATH, WsConnection, connect
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT: Final = 10.0  # seconds without a frame until a ping; the pong has half of that
 IDLE: Final = 90.0  # seconds without a request; the Node.js client takes 120
 SWEEP: Final = 5.0  # seconds between looks for idle connections
 MAX_UNDER_WAY: Final = 1024  # requests on one connection
-
-Socket = aiohttp.ClientWebSocketResponse
-
-
-async def _no_redirect(session: Any, context: SimpleNamespace, params: Any) -> None:
-    raise aiohttp.ClientError("it answered with a redirect")
-
-
-def open_session() -> aiohttp.ClientSession:
-    """For `open_socket`: no cookies, no proxies, no redirects."""
-    trace = aiohttp.TraceConfig()
-    trace.on_request_redirect.append(_no_redirect)
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[trace],
-    )
-
-
-async def open_socket(
-    session: aiohttp.ClientSession,
-    address: Address,
-    *,
-    tls: ssl.SSLContext | None,
-    max_frame: int,
-    timeout: float,
-) -> Socket:
-    """A WebSocket to the worker or publisher at `address`.
-
-    Raises:
-        RequestFailed: there is none; `sent` is False.
-        RequestTimeout: not within `timeout` seconds.
-    """
-    scheme = "http" if tls is None else "https"
-    try:
-        async with asyncio.timeout(timeout):
-            return await session.ws_connect(
-                f"{scheme}://{where(address)}{PATH}",
-                ssl=tls if tls is not None else True,
-                heartbeat=HEARTBEAT,
-                max_msg_size=max_frame,
-                compress=0,
-                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
-            )
-    except TimeoutError:
-        raise RequestTimeout(f"no connection to {where(address)} in time", sent=False) from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise refused(address, error) from None
 
 
 class _Waiting:
@@ -183,7 +129,7 @@ class _Link:
                 waiting.sent = True
                 self.socket.send(waiting.body)
 
-    def received(self, message: bytes) -> None:
+    def received(self, opcode: int, message: bytes) -> None:
         """Give a reply to the request that waits for it."""
         under_way = self.under_way
         try:
@@ -199,18 +145,24 @@ class _Link:
             waiting.reply.set_result(said)
 
 
-class WsTransport(Connecting):
+class WsTransport:
     """See the module."""
 
     def __init__(
         self,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls = None,
         max_reply: int = MAX_REPLY,
         connect_timeout: float = CONNECT_TIMEOUT,
         idle: float = IDLE,
     ) -> None:
-        super().__init__(tls, max_reply, connect_timeout, idle)
+        self._options = SocketOptions(tls=tls, max_message=max_reply)
+        self._connect_timeout = connect_timeout
+        self._idle_for = idle
+        self._loop = asyncio.get_running_loop()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._requests = self._connects = 0
         self._links: dict[Address, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -294,20 +246,15 @@ class WsTransport(Connecting):
         why = "this client was closed"
         try:
             socket = await connect(
-                address,
-                on_message=link.received,
-                tls=self._tls,
-                max_message=self._max_reply,
-                timeout=self._connect_timeout,
-                heartbeat=HEARTBEAT,
+                address, self._options, on_message=link.received, timeout=self._connect_timeout
             )
             link.socket = socket
             socket.on_resume = link.flush
             link.ready.set()
             error = await asyncio.shield(socket.ended)
             why = f"the connection ended{f': {error}' if error else ''}"
-        except RequestFailed as failed:
-            link.failed = failed
+        except HttpFailed as failed:
+            link.failed = failed_request(address, failed)
         except Exception as error:  # any exception fails the waiting requests only
             why = f"the connection failed: {error!r}"
             log.debug("WebSocket to %s: %r", where(address), error)

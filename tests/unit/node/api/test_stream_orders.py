@@ -435,7 +435,7 @@ async def test_a_request_without_an_answer_fails_with_the_connection(
         placing = asyncio.create_task(client.submit(request))
         while api.node.trading.order_count == 0:  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0.01)
-        client._socket._conn.transport.abort()  # type: ignore[union-attr]
+        client._socket.abort("cut")  # type: ignore[union-attr]
         with pytest.raises(StreamClosed):
             await placing
         release.set()

@@ -14,12 +14,12 @@ from fake_service import ME, PEER, FakeService
 from node.api import ApiServer
 from node.cli.client_session import BlockingTransport
 from node.client.exchange_client import (
-    AiohttpTransport,
     ApiError,
     ApiTransport,
     ExchangeClient,
     NodeUnreachable,
     NotANode,
+    PooledTransport,
 )
 from node.views.views import OrderRequest
 
@@ -40,7 +40,7 @@ class ThreadedTransport:
 
 
 MakeTransport = Callable[..., ApiTransport]
-both = pytest.mark.parametrize("make", [AiohttpTransport, ThreadedTransport])
+both = pytest.mark.parametrize("make", [PooledTransport, ThreadedTransport])
 
 
 @pytest.fixture

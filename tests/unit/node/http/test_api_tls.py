@@ -13,11 +13,11 @@ from trading_kit import running_api
 
 from node.cli.client_session import BlockingTransport
 from node.client.exchange_client import (
-    AiohttpTransport,
     ApiTransport,
     ExchangeClient,
     NodeUnreachable,
     NotANode,
+    PooledTransport,
     UntrustedNode,
 )
 from node.client.server_trust import Trust
@@ -77,7 +77,7 @@ def test_unusable_files_are_reported_by_name(tls: Tls, tmp_path: Path) -> None:
 
 
 def transports(trust: Trust) -> list[ApiTransport]:
-    return [BlockingTransport(trust=trust), AiohttpTransport(trust=trust)]
+    return [BlockingTransport(trust=trust), PooledTransport(trust=trust)]
 
 
 async def ask(url: str, transport: ApiTransport) -> None:
@@ -119,7 +119,7 @@ async def test_a_final_dot_changes_nothing_about_a_certificate(
     trust = Trust(ca_file=tls.certificate)
     async with running_api(tmp_path / "journal", tls=tls) as api:
         url = api.url.replace("127.0.0.1", dotted)
-        await ask(url, AiohttpTransport(trust=trust))
+        await ask(url, PooledTransport(trust=trust))
         await asyncio.to_thread(asyncio.run, ask(url, BlockingTransport(trust=trust)))
 
 

@@ -14,9 +14,9 @@ import pytest
 from grenache_client_kit import echo, http_reply, read_request, server, until, unused_address
 from grenache_transport_kit import SOON, answering, ask, blocking_server, echoing
 
+from p2p.base import http_pool
 from p2p.base.identity import Identity
 from p2p.grenache.errors import BadInput, RequestFailed, RequestTimeout
-from p2p.grenache.rpc import http_transport
 from p2p.grenache.rpc.http_transport import HttpTransport
 from p2p.grenache.rpc.rpc_transport import CLOSED, GENERIC, BadReply
 from p2p.grenache.rpc.rpc_wire import RpcReply
@@ -107,7 +107,7 @@ async def test_http_no_connection_in_time_was_not_sent():
 
 async def test_http_closed_without_a_reply_may_have_been_done(http):
     async with server(answering(b"")) as address:
-        with pytest.raises(RequestFailed, match="no reply, the worker closed") as failed:
+        with pytest.raises(RequestFailed, match="no reply, the connection was closed") as failed:
             await ask(http, address, idempotent=True)  # a new connection: not tried again here
     assert (failed.value.code, failed.value.sent) == (GENERIC, True)
     assert http.status().connects == 1
@@ -321,7 +321,7 @@ async def test_http_a_connection_closed_by_the_server_is_not_used_again(http):
     async with server(script) as address:
         for n in range(3):
             assert (await ask(http, address, n)).result == n
-            await until(lambda: not http._open)  # the loop is told of the end
+            await until(lambda: not http.pool._open)  # the loop is told of the end
 
 
 @pytest.mark.parametrize("header", ["Connection: close\r\n", "Keep-Alive: timeout=0\r\n"])
@@ -336,7 +336,7 @@ async def test_http_a_server_that_does_not_keep_connections_is_believed(http, he
 
 
 async def test_http_connections_are_closed_before_the_server_would(monkeypatch):
-    monkeypatch.setattr(http_transport, "SWEEP", 0.01)
+    monkeypatch.setattr(http_pool, "SWEEP", 0.01)
     transport = HttpTransport(idle=0.02)
     gone = asyncio.Event()
 
@@ -350,7 +350,7 @@ async def test_http_connections_are_closed_before_the_server_would(monkeypatch):
         async with asyncio.timeout(SOON):
             await gone.wait()
         assert transport.status().idle == 0
-        assert not transport._workers
+        assert not transport.pool._servers
         await transport.close()
 
 
@@ -369,7 +369,7 @@ async def test_http_unsolicited_bytes_end_the_connection(http, caplog):
     async with server(script) as address:
         await ask(http, address, 1)
         push.set()
-        await until(lambda: not http._open)
+        await until(lambda: not http.pool._open)
         assert (await ask(http, address, 2)).result == 2
     assert not caplog.records
 
@@ -396,8 +396,8 @@ async def test_http_a_cancelled_request_does_not_leave_its_connection_to_the_nex
         assert http.status().connects == 2
 
 
-async def test_http_requests_to_one_worker_are_bounded_and_wait_in_line(http, monkeypatch):
-    monkeypatch.setattr(http_transport, "MAX_CONNECTIONS", 2)
+async def test_http_requests_to_one_worker_are_bounded_and_wait_in_line(http):
+    http.pool._connections = 2
     most = now = 0
     release = asyncio.Event()
 
@@ -423,7 +423,7 @@ async def test_http_requests_to_one_worker_are_bounded_and_wait_in_line(http, mo
 
 
 async def test_http_closing_fails_running_waiting_and_connecting_requests(monkeypatch):
-    monkeypatch.setattr(http_transport, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(http_pool, "MAX_CONNECTIONS", 1)
     started = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

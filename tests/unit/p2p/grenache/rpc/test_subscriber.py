@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,6 @@ from p2p.base.identity import Identity
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import BadInput, GrapeUnreachable
 from p2p.grenache.rpc import subscriber as subscriber_module
-from p2p.grenache.rpc import ws_transport
 from p2p.grenache.rpc.publisher import Publisher
 from p2p.grenache.rpc.subscriber import Subscriber
 from p2p.wire.tls import client_context, server_context
@@ -174,8 +174,7 @@ async def test_a_message_beyond_the_limit_ends_the_connection_not_the_subscripti
         assert await soon(anext(prices)) == "small"
 
 
-async def test_a_publisher_that_vanished_is_found_by_pings(monkeypatch):
-    monkeypatch.setattr(ws_transport, "HEARTBEAT", 0.05)
+async def test_a_publisher_that_vanished_is_found_by_pings():
 
     async def mute(request: web.Request) -> web.StreamResponse:
         opened = web.WebSocketResponse(autoping=False)
@@ -190,7 +189,9 @@ async def test_a_publisher_that_vanished_is_found_by_pings(monkeypatch):
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     directory = MemoryDirectory(prices=[runner.addresses[0]])
-    async with subscriber(directory) as prices:
+    prices = subscriber(directory)
+    prices._options = replace(prices._options, heartbeat=0.05)
+    async with prices:
         await until(lambda: prices.status().connects >= 2)
     await runner.cleanup()
 

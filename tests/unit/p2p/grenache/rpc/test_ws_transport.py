@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -290,9 +291,9 @@ async def test_ws_a_connection_that_is_not_made_in_time(ws):
         await ws.close()
 
 
-async def test_ws_a_worker_that_vanished_is_found_by_pings(monkeypatch):
-    monkeypatch.setattr(ws_transport, "HEARTBEAT", 0.05)
+async def test_ws_a_worker_that_vanished_is_found_by_pings():
     ws = WsTransport()
+    ws._options = replace(ws._options, heartbeat=0.05)
 
     async with socket_server(never, autoping=False) as (address, _):
         with pytest.raises(RequestFailed) as failed:

@@ -10,9 +10,10 @@ import pytest
 from aiohttp import WSMessage, WSMsgType, web
 from grenache_client_kit import server
 
-from p2p.grenache.errors import RequestFailed
-from p2p.grenache.rpc.rpc_server import frame
-from p2p.grenache.rpc.ws_connection import (
+from p2p.base import websocket
+from p2p.base.http1 import HttpFailed
+from p2p.base.http_pool import Address
+from p2p.base.websocket import (
     BINARY,
     CLOSE,
     PING,
@@ -20,10 +21,12 @@ from p2p.grenache.rpc.ws_connection import (
     TOO_LARGE,
     BadFrame,
     FrameParser,
+    SocketOptions,
     WsConnection,
     connect,
     masked_frame,
 )
+from p2p.grenache.rpc.rpc_server import frame
 
 SIZES = [0, 1, 3, 4, 125, 126, 127, 65_535, 65_536, 300_001]
 
@@ -115,29 +118,28 @@ async def echoing():
     await runner.cleanup()
 
 
-async def opened(address, got: asyncio.Queue[bytes]) -> WsConnection:
-    return await connect(
-        address,
-        on_message=got.put_nowait,
-        tls=None,
-        max_message=1 << 20,
-        timeout=5.0,
-        heartbeat=10.0,
-    )
+async def opened(address: Address) -> WsConnection:
+    return await connect(address, SocketOptions(), timeout=5.0)
+
+
+async def received(connection: WsConnection) -> bytes:
+    message = await asyncio.wait_for(connection.receive(), 10)
+    assert message is not None
+    return message[1]
 
 
 async def test_aiohttp_understands_what_is_sent() -> None:
     async with echoing() as (address, seen):
-        got: asyncio.Queue[bytes] = asyncio.Queue()
-        connection = await opened(address, got)
+        connection = await opened(address)
         for size in (*SIZES, 4):
             text = ("é" * size)[: size // 2] + "x" * (size % 2)
             connection.send(text.encode())
-            assert (await asyncio.wait_for(got.get(), 10)).decode() == text
+            assert (await received(connection)).decode() == text
         connection.send(b"ping")  # the server's ping is answered beside the echo
-        assert await asyncio.wait_for(got.get(), 10) == b"ping"
+        assert await received(connection) == b"ping"
         await connection.close()
         assert connection.ended.done()
+        assert await connection.receive() is None
     assert all(message.type is WSMsgType.TEXT for message in seen)
 
 
@@ -147,8 +149,12 @@ async def test_aiohttp_understands_what_is_sent() -> None:
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP status 404"),
         (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "redirect"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP"),
-        (b"HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: x\r\n\r\n", "not to this request"),
-        (b"x" * 20_000, "too long"),
+        (
+            b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: x\r\n\r\n",
+            "not to this request",
+        ),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000, "longer than"),
         (b"", "closed"),
     ],
 )
@@ -159,8 +165,8 @@ async def test_a_handshake_that_fails(answer: bytes, why: str) -> None:
         await writer.drain()
 
     async with server(script) as address:
-        with pytest.raises(RequestFailed, match=why) as failed:
-            await opened(address, asyncio.Queue())
+        with pytest.raises(HttpFailed, match=why) as failed:
+            await opened(address)
     assert not failed.value.sent
 
 
@@ -168,6 +174,32 @@ def test_a_close_frame_is_masked_too() -> None:
     wire = masked_frame(b"\x03\xe8", CLOSE)
     assert (wire[0], wire[1], len(wire)) == (0x80 | CLOSE, 0x80 | 2, 8)
     assert bytes(byte ^ wire[2 + n % 4] for n, byte in enumerate(wire[6:])) == b"\x03\xe8"
+
+
+async def test_reading_pauses_while_nobody_receives(monkeypatch) -> None:
+    monkeypatch.setattr(websocket, "MAX_WAITING", 10)
+    sent = asyncio.Event()
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        opened = web.WebSocketResponse()
+        await opened.prepare(request)
+        for _ in range(400):
+            await opened.send_bytes(bytes(1 << 16))
+        sent.set()
+        return opened
+
+    app = web.Application()
+    app.router.add_get("/ws", script)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    connection = await opened(runner.addresses[0])
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(sent.wait(), 0.2)
+    for _ in range(400):
+        assert len(await received(connection)) == 1 << 16
+    assert await connection.receive() is None
+    await runner.cleanup()
 
 
 @pytest.mark.parametrize("use", ["send", "ping"])
@@ -183,7 +215,7 @@ async def test_a_connection_whose_transport_is_closed_already_takes_messages_in_
         def write(self, data: object) -> None:
             raise RuntimeError("the handler is closed")
 
-    connection = WsConnection(lambda message: None, 100, 0.0)
+    connection = WsConnection(None, SocketOptions(max_message=100, heartbeat=0.0))
     connection.connection_made(Closed())
     if use == "send":
         connection.send(b"x")
