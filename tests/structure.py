@@ -137,6 +137,24 @@ def lines_by_room() -> dict[str, int]:
     return dict(sorted(rooms.items()))
 
 
+def stale_contents() -> dict[str, dict[str, list[str]]]:
+    """Return the modules that the table of contents of a folder's `__init__` leaves out or names in vain.
+
+    A folder without a table has none.
+    """
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("__init__.py")):
+            text = ast.get_docstring(ast.parse(path.read_text())) or ""
+            listed = set(re.findall(r"^(\w+)  +\S", text, re.MULTILINE))
+            there = {each.stem for each in path.parent.glob("*.py")} - {"__init__"}
+            there |= {each.parent.name for each in path.parent.glob("*/__init__.py")}
+            if listed and listed != there:
+                differs = {"named in vain": listed - there, "left out": there - listed}
+                found[str(path.relative_to(ROOT))] = {k: sorted(v) for k, v in differs.items()}
+    return found
+
+
 def constructors() -> Iterator[tuple[str, ast.FunctionDef]]:
     """Every `__init__` with the place of its class."""
     for package in PACKAGES:
