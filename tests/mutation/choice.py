@@ -13,6 +13,7 @@ from tests.mutation.mutants import Mutant
 from tests.mutation.trial import Arc, Node, Record, Trial
 
 LINES_A_SECOND = 20.0  # lines of test that a second of run time weighs
+MOST_SECONDS = 4.0  # of tests that a mutant is tried on at a time
 HEAD = 2.0  # lines that any test weighs: its name and the gap above it
 
 
@@ -74,8 +75,14 @@ def choose(
     began = time.monotonic()
 
     def killer(module: str, mutant: Mutant, names: set[str]) -> Node | None:
-        ordered = sorted(names, key=lambda name: functions.cost[name])
-        nodes = [node for name in ordered for node in functions.items[name]]
+        """Try the tests with the fewest branches first: they are about the mutant's line."""
+        nodes: list[Node] = []
+        left = MOST_SECONDS
+        for name in sorted(names, key=lambda name: len(functions.arcs[name])):
+            for node in functions.items[name]:
+                left -= record.seconds[node]
+                if left > 0 or not nodes:
+                    nodes.append(node)
         return trial.killer(module, mutant, nodes, record.seconds)
 
     for module, mutant in mutants:
