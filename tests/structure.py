@@ -32,6 +32,13 @@ PACKAGES = ("config", "exchange", "p2p", "node")
 RIDDLE = re.compile(r"(What|Whether|Who|Whose|How|Which|When|Where|Why)\b")
 MARKET = "BTC-USD"
 MOST_ARGUMENTS = 6  # of a constructor
+EXPERIMENTS = (  # programs that measure; no test stands in them
+    "benchmarks",
+    "simulation/dht",
+    "simulation/routing",
+    "simulation/scale",
+    "simulation/storm",
+)
 
 # Lines of the Python modules of each room; folders of a room count with it.
 LINES = {
@@ -365,6 +372,7 @@ def figures() -> dict[str, Any]:
     folders = Counter(str(path.parent.relative_to(ROOT)) for path in named)
     names = Counter(path.stem for path in named)
     texts = docstrings(product)
+    experiments = sum(lines_of(modules(ROOT / "tests" / name)) for name in EXPERIMENTS)
     return {
         "modules": len(named),
         "modules in the largest folders": dict(folders.most_common(6)),
@@ -373,7 +381,8 @@ def figures() -> dict[str, Any]:
         "repeated names of public classes": repeated_classes(product),
         "functions above complexity 15": complex_functions(),
         "lines of product": lines_of(product),
-        "lines of tests": lines_of(modules(ROOT / "tests")),
+        "lines of tests": lines_of(modules(ROOT / "tests")) - experiments,
+        "lines of experiments": experiments,
         "lines by room": lines_by_room(),
         "floors": floors(),
         "constructors with more than six arguments": wide_constructors(),
