@@ -32,7 +32,7 @@ PACKAGES = ("config", "exchange", "p2p", "node")
 RIDDLE = re.compile(r"(What|Whether|Who|Whose|How|Which|When|Where|Why)\b")
 MARKET = "BTC-USD"
 MOST_ARGUMENTS = 6  # of a constructor
-EXPERIMENTS = (  # programs that measure; no test stands in them
+EXPERIMENTS = (  # programs that measure
     "benchmarks",
     "simulation/dht",
     "simulation/routing",
