@@ -50,7 +50,7 @@ COMPUTING = (
     Part("dishonest", "python -m tests.simulation --start 8100000 --seeds 60 --dishonest"),
     Part("lies", "python -m tests.simulation.dishonest.lies --seeds 100"),
     Part("fuzz", "for t in $(python -m tests.fuzz); do python -m tests.fuzz $t --minutes 1; done"),
-    Part("eclipse", "LONG_TESTS=1 pytest -m long tests/unit"),
+    Part("long", "LONG_TESTS=1 pytest -m long tests/unit tests/simulation"),
     Part("dht", "python -m tests.simulation.dht"),
     Part("scale", "python -m tests.simulation.scale --nodes 100"),
     Part("routing", "python -m tests.simulation.routing --seeds 1"),
