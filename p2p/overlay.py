@@ -28,6 +28,7 @@ from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.message_budget import REQUEST_COST
@@ -37,6 +38,7 @@ from p2p.peers.link_slots import SlotLimits
 from p2p.peers.peer_manager import PeerManager, PeerSettings
 from p2p.reachability.reachability import ReachabilityCore
 from p2p.reachability.reachability_service import ReachabilityService, new_nonce
+from p2p.rpc.relayed_trips import CHECK, RelayedTrips
 from p2p.rpc.rpc import Rpc
 from p2p.wire.direct_links import DirectConnectionService, LinkSettings
 from p2p.wire.link import Carrier, LinkStats, PeerLink
@@ -150,7 +152,7 @@ class Overlay:
         self._ended = {path: LinkStats() for path in get_args(LinkPath)}
         self._flush_due = False
         self._stopped = False
-        self._ticker: asyncio.Task[None] | None = None
+        self._tasks = OwnedTasks(log)
         self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
         self.reachability: ReachabilityService | None = None  # with direct links, from `start` on
 
@@ -170,7 +172,9 @@ class Overlay:
             self.reachability = self._make_reachability()
             await self.reachability.start()
         self.discovery = PeerDiscovery(self._strategies(), self.peers.found)
-        self._ticker = asyncio.create_task(self._tick(), name="router timers")
+        self._tasks.start(self._tick(), name="router timers")
+        trips = RelayedTrips(self.rpc, self.router.delivery, self.now)
+        self._tasks.every(CHECK, trips.check, name="relayed round trips")
         await self.peers.start()
         await self.discovery.start()
 
@@ -314,9 +318,7 @@ class Overlay:
         await self.links.stop()
         if self.grenache is not None:
             await self.grenache.stop()
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        await self._tasks.close()
 
     # Sending
 

@@ -77,7 +77,6 @@ from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers.link_slots import SlotLimits
-from p2p.rpc.relayed_trips import RelayedTrips
 from p2p.services import service_mesh as p2p_mesh
 from p2p.services import service_server
 from p2p.services.balanced_caller import CallOptions, CallResult
@@ -360,11 +359,8 @@ class Node(TradingService):
             group.create_task(self.market_data.run(), name="market history")
             ticker = group.create_task(self._tick(), name="engine timers")
             services = group.create_task(self.mesh.run(), name="services")
-            trips = RelayedTrips(self.overlay.rpc, self.overlay.router.delivery, self._loop.time)
-            measuring = group.create_task(trips.run(), name="relayed round trips")
             await stop.wait()
             services.cancel()
-            measuring.cancel()
             self.stream_registry.close()
             await self.api.stop()
             self.mesh.leave()

@@ -94,7 +94,7 @@ class ReachabilityService:
         self._peers.follow(self)
 
     async def start(self) -> None:
-        self._tasks.start(self._run(), name="reachability")
+        self._tasks.every(TICK, self._look, name="reachability")
 
     @property
     def mapping_text(self) -> str:
@@ -142,13 +142,11 @@ class ReachabilityService:
 
     # Own reachability
 
-    async def _run(self) -> None:
-        while True:
-            for action in self.core.due(self._now()):
-                self._tasks.start(self._carry_out(action))
-            self.state_changes()
-            self.punching.look()
-            await asyncio.sleep(TICK)
+    def _look(self) -> None:
+        for action in self.core.due(self._now()):
+            self._tasks.start(self._carry_out(action))
+        self.state_changes()
+        self.punching.look()
 
     async def _carry_out(self, action: Action) -> None:
         if isinstance(action, MappingProbe):
