@@ -17,14 +17,7 @@ from functools import partial
 from typing import Final
 
 from p2p.base.host_port import format_host_port
-from p2p.base.network_group import is_local
 from p2p.ground.owned_tasks import OwnedTasks
-from p2p.reachability.gateway import (
-    address_towards,
-    default_gateway,
-    default_ipv6_gateway,
-    outside_ipv6_address,
-)
 from p2p.reachability.mapping_messages import MAX_DATAGRAM, NONCE_LENGTH, PORT
 from p2p.reachability.port_mapper import PortMapper, PortMapping, describe
 from p2p.reachability.upnp_gateway import find_gateway, is_installed
@@ -179,25 +172,3 @@ class _Answers(asyncio.DatagramProtocol):
 
     def error_received(self, exc: Exception) -> None:
         log.debug("port mapping: %s", exc)
-
-
-def ipv6_route() -> tuple[str, str] | str:
-    """Return the IPv6 gateway and this machine's address outside, or why there is no port to open."""
-    gateway = default_ipv6_gateway()
-    if gateway is None:
-        return "no default route"
-    client = outside_ipv6_address()
-    return "no public address" if client is None else (gateway, client)
-
-
-def ipv4_route() -> tuple[str, str] | str:
-    """Return the gateway and the local address towards it, or why there is nothing to map."""
-    gateway = default_gateway()
-    if gateway is None:
-        return "no default route"
-    client = address_towards(gateway, PORT)
-    if client is None:
-        return f"the router {gateway} cannot be reached"
-    if not is_local(client):
-        return "not needed: this machine has a public address"
-    return gateway, client

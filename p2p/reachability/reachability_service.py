@@ -23,20 +23,22 @@ from p2p.base.errors import Code, ConnectFailed, P2PError
 from p2p.base.host_port import format_host_port, is_ip, normal_host
 from p2p.base.network_group import is_local
 from p2p.ground.owned_tasks import OwnedTasks
-from p2p.reachability.dial_back import PROOF_BYTES, DialBackRules
-from p2p.reachability.dial_back_messages import (
+from p2p.reachability.dial_back import (
     CAPABILITY,
     DIALLED,
     FAILED,
     METHOD,
     NONCE_LENGTH,
     PROOF,
+    PROOF_BYTES,
     REFUSED,
     DialBackAnswer,
     DialBackBody,
+    DialBackRules,
 )
+from p2p.reachability.gateway import ipv4_route, ipv6_route
 from p2p.reachability.observed_address import Observation
-from p2p.reachability.port_mapping_service import PortMappingService, ipv4_route, ipv6_route
+from p2p.reachability.port_mapping_service import PortMappingService
 from p2p.reachability.punch_service import PunchService, Surroundings
 from p2p.reachability.reachability import (
     Action,

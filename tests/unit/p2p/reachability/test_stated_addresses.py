@@ -11,7 +11,7 @@ import pytest
 
 from p2p.addresses.address import PeerFound
 from p2p.base.identity import Identity
-from p2p.reachability.dial_back_messages import DialBackAnswer
+from p2p.reachability.dial_back import DialBackAnswer
 from p2p.reachability.punch_service import Surroundings
 from p2p.reachability.reachability import DialBackRequest, ReachabilityCore
 from p2p.reachability.reachability_service import ReachabilityService
