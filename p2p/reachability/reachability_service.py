@@ -39,7 +39,7 @@ from p2p.reachability.dial_back import (
 from p2p.reachability.gateway import ipv4_route, ipv6_route
 from p2p.reachability.observed_address import Observation
 from p2p.reachability.port_mapping_service import PortMappingService
-from p2p.reachability.punch_service import PunchService, Surroundings
+from p2p.reachability.punch_service import PunchService, ReachabilityHost
 from p2p.reachability.reachability import (
     Action,
     DialBackRequest,
@@ -65,7 +65,7 @@ class ReachabilityService:
     def __init__(
         self,
         core: ReachabilityCore,
-        surroundings: Surroundings,
+        host: ReachabilityHost,
         rng: random.Random,
         *,
         mapping: bool = False,
@@ -80,16 +80,16 @@ class ReachabilityService:
                 PortMappingService(core.listen_port, partial(self._mapped, version), rng, route)
                 for version, route in ((4, ipv4_route), (6, ipv6_route))
             ]
-        self._node_id = surroundings.node_id
-        self._direct = surroundings.links
-        self._peers = surroundings.peers
-        self._rpc = surroundings.rpc
-        self._now = surroundings.now
+        self._node_id = host.node_id
+        self._direct = host.links
+        self._peers = host.peers
+        self._rpc = host.rpc
+        self._now = host.now
         self._codec = Codec()
         self._rules = DialBackRules(rng)
         self._said: Reachability | None = None
         self._tasks = OwnedTasks(log)
-        self.punching = PunchService(core, surroundings, rng)
+        self.punching = PunchService(core, host, rng)
         self._direct.follow(self)
         self._rpc.serve(METHOD, self._on_dial_back, body_type=DialBackBody)
         self._peers.handle(MESSAGE, self._on_statement)
