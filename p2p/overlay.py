@@ -22,21 +22,24 @@ from p2p.addresses.peer_storage import PeerStorage
 from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
 from p2p.base.host_port import Scope, scope_of
 from p2p.base.identity import Identity
-from p2p.base.limits import PROTOCOL_VERSION, RELAY_RATE
+from p2p.base.limits import PROTOCOL_VERSION
 from p2p.base.network_group import is_local, network_group
 from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.message_budget import REQUEST_COST
 from p2p.mesh.message_router import MessageRouter
-from p2p.mesh.routed_messages import RelayEncryption, RouterSettings, Way
-from p2p.peers.link_slots import SlotLimits
+from p2p.mesh.routed_messages import DEFAULT_SETTINGS, RelayEncryption, RouterSettings, Way
+from p2p.peers.peer_manager import DEFAULT_SETTINGS as PEER_DEFAULTS
 from p2p.peers.peer_manager import PeerManager, PeerSettings
+from p2p.peers.peer_policy import POLICY_FILE
 from p2p.reachability.reachability import ReachabilityCore
 from p2p.reachability.reachability_service import ReachabilityService, new_nonce
+from p2p.rpc.relayed_trips import CHECK, RelayedTrips
 from p2p.rpc.rpc import Rpc
 from p2p.wire.direct_links import DirectConnectionService, LinkSettings
 from p2p.wire.link import Carrier, LinkStats, PeerLink
@@ -48,7 +51,6 @@ if TYPE_CHECKING:  # loaded where it is used
 
 log = logging.getLogger(__name__)
 
-POLICY_FILE = "peer-policy.json"  # pins and bans, beside the remembered peers
 TICK = 0.05  # seconds between looks at the router's timers while messages come and go,
 QUIET = 1.0  # and at most while none do
 LinkPath = Literal["direct", "mapped", "punched", "grenache"]  # of a link to a node
@@ -63,14 +65,10 @@ class OverlaySettings:
     """
 
     host: str
-    network: str
-    secure: bool
-    agent: str
-    storage_path: Path
-    max_peers: int = 50
-    slots: SlotLimits = field(default_factory=SlotLimits)  # its `max_peers` is not used
-    allow: Sequence[str] = ()  # node ids of a closed network
-    reconnect_interval: float = 30.0
+    links: LinkSettings  # `supported_protocols` are those of `payloads`
+    storage_path: Path  # remembered peers; pins and bans lie beside them
+    peers: PeerSettings = PEER_DEFAULTS  # its paths follow from `storage_path`
+    router: RouterSettings = DEFAULT_SETTINGS  # `encryption` follows from `links`
     bootstrap: Sequence[tuple[str, int]] = ()
     dns_seeds: Sequence[str] = ()
     peer_lists: Sequence[tuple[str, str]] = ()  # URL and the signer's node id
@@ -80,7 +78,6 @@ class OverlaySettings:
     direct: bool = True
     external: Sequence[tuple[str, int]] = ()  # addresses given by the operator
     port_mapping: bool = False  # request one from the router
-    relay_rate: float = RELAY_RATE  # bytes a second relayed for others
     payloads: dict[str, type[msgspec.Struct]] = field(default_factory=dict)
 
 
@@ -109,22 +106,21 @@ class Overlay:
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
         self.peers = PeerManager(
             identity.node_id,
-            PeerSettings(
-                max_peers=settings.max_peers,
-                reconnect_interval=settings.reconnect_interval,
-                slots=settings.slots,
-                allow=settings.allow,
+            replace(
+                settings.peers,
                 policy_path=settings.storage_path.with_name(POLICY_FILE),
                 storage=PeerStorage(settings.storage_path),
             ),
             listener=self,
         )
-        protocols = set(self._codec.payloads) - (set() if settings.secure else {SEGMENT_TYPE})
+        protocols = set(self._codec.payloads)
+        if not settings.links.secure:
+            protocols.discard(SEGMENT_TYPE)
         self.links = DirectConnectionService(
             identity,
             self.peers,
             self._codec,
-            LinkSettings(settings.network, settings.secure, settings.agent, sorted(protocols)),
+            replace(settings.links, supported_protocols=sorted(protocols)),
             clock=self._loop.time,
         )
         if settings.direct:
@@ -135,9 +131,8 @@ class Overlay:
             rng=rng,
             wall_ms=lambda: int(time.time() * 1000),
             host=self,
-            settings=RouterSettings(
-                relay_rate=settings.relay_rate,
-                encryption=None if tls is None else RelayEncryption(*tls),
+            settings=replace(
+                settings.router, encryption=None if tls is None else RelayEncryption(*tls)
             ),
         )
         self.rpc = Rpc(self.router, rng=rng, flush=self.flush)
@@ -150,7 +145,7 @@ class Overlay:
         self._ended = {path: LinkStats() for path in get_args(LinkPath)}
         self._flush_due = False
         self._stopped = False
-        self._ticker: asyncio.Task[None] | None = None
+        self._tasks = OwnedTasks(log)
         self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
         self.reachability: ReachabilityService | None = None  # with direct links, from `start` on
 
@@ -170,7 +165,9 @@ class Overlay:
             self.reachability = self._make_reachability()
             await self.reachability.start()
         self.discovery = PeerDiscovery(self._strategies(), self.peers.found)
-        self._ticker = asyncio.create_task(self._tick(), name="router timers")
+        self._tasks.start(self._tick(), name="router timers")
+        trips = RelayedTrips(self.rpc, self.router.delivery, self.now)
+        self._tasks.every(CHECK, trips.check, name="relayed round trips")
         await self.peers.start()
         await self.discovery.start()
 
@@ -201,7 +198,7 @@ class Overlay:
 
             host, port = self.address
             strategies.append(
-                MdnsStrategy(self.node_id, settings.network, host, port, PROTOCOL_VERSION)
+                MdnsStrategy(self.node_id, settings.links.network, host, port, PROTOCOL_VERSION)
             )
         if settings.dns_seeds and settings.direct:
             from p2p.discovery.dns_seeds import DnsLookup, DnsSeedStrategy
@@ -210,7 +207,7 @@ class Overlay:
         if settings.peer_lists and settings.direct:
             from p2p.discovery.peer_list_fetch import PeerListStrategy
 
-            strategies.append(PeerListStrategy(settings.peer_lists, settings.network))
+            strategies.append(PeerListStrategy(settings.peer_lists, settings.links.network))
         if settings.exchange:
             exchange = ExchangeStrategy(self.node_id, self.peers.proven_peers, codec=self._codec)
             self.peers.follow(exchange)
@@ -314,9 +311,7 @@ class Overlay:
         await self.links.stop()
         if self.grenache is not None:
             await self.grenache.stop()
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        await self._tasks.close()
 
     # Sending
 

@@ -131,10 +131,6 @@ class Delivery:
         if first and self.waiting.waiting_for(origin) and not self.waiting.flushes(origin):
             self.flush(now, origin)
 
-    def accept(self, now: float, link: str, envelope: Envelope) -> bool:
-        """Return True for a new message whose origin is proven: see `Relay.accept`."""
-        return self.relay.accept(now, link, envelope)
-
     def forward(self, now: float, link: str, envelope: Envelope) -> RelayRefusal | None:
         """Pass a message on that `link` brought, never back over it; returns the refusal if it exceeds its share."""
         to = envelope.to

@@ -422,7 +422,7 @@ class MessageRouter:
     def _receive_relayed(self, now: float, link: str, envelope: Envelope) -> None:
         """Process a signed message: for this node, or to be relayed."""
         try:
-            new = self.delivery.accept(now, link, envelope)
+            new = self.delivery.relay.accept(now, link, envelope)
         except ForgedMessage as fault:
             return self._charge(link, str(fault))
         if not new:

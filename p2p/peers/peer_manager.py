@@ -25,6 +25,7 @@ from p2p.addresses.reconnect import Reconnect, wait_after
 from p2p.base.errors import Code
 from p2p.base.host_port import normal_host
 from p2p.discovery.peer_exchange import may_pass
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.peers.dial_loop import Dialer, DialLoop, Surroundings
 from p2p.peers.duplicate_links import UNCHANGED, LinkChange, LinkTable, SecondLinkVerdict
 from p2p.peers.link_slots import LinkRefusal, SlotDecision, SlotLimits
@@ -117,7 +118,7 @@ class PeerManager(LinkOwner):
         self._on_up: list[Callable[[Peer], None]] = []
         self._on_down: list[Callable[[Peer], None]] = []
         self._bans_changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = OwnedTasks(log)
 
     def dial_over(self, carrier: Carrier, dialer: Dialer) -> None:
         """Dial over a carrier too. Call before `start`."""
@@ -435,25 +436,16 @@ class PeerManager(LinkOwner):
     # -- dialling ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to dial and to save, in an own task."""
-        if self._task is None:
-            self._task = asyncio.create_task(self.run(), name="peer manager")
+        """Begin to dial and to save."""
+        if not self._tasks:
+            self._tasks.start(self._dials.run(), name="dial loop")
+            self._tasks.start(self._follow_bans(), name="ends of bans")
+            self._tasks.start(self._store.run(), name="peer saving")
 
     async def stop(self) -> None:
         """Stop dialling and save the peers. Links are closed by the connection service."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._tasks.close()
         self.persist_peers()
-
-    async def run(self) -> None:
-        """Dial due addresses and save changes, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._dials.run(), name="dial loop")
-            group.create_task(self._follow_bans(), name="ends of bans")
-            group.create_task(self._store.run(), name="peer saving")
 
     async def connect(self, host: str, port: int) -> Peer:
         """Dial HOST:PORT now, on behalf of the operator; the address is kept for good once a peer has

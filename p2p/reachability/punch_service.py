@@ -39,7 +39,7 @@ EARLIER: Final = "an earlier version, which does not confirm punches"
 PAUSE: Final = 0.5  # seconds between tries
 
 
-class Surroundings(Protocol):
+class ReachabilityHost(Protocol):
     """Parts of a node that reachability uses: `p2p.overlay.Overlay`."""
 
     node_id: str
@@ -59,18 +59,16 @@ class Surroundings(Protocol):
 class PunchService:
     """Maker of punched links to nodes that are relayed to."""
 
-    def __init__(
-        self, core: ReachabilityCore, surroundings: Surroundings, rng: random.Random
-    ) -> None:
-        self.plan = PunchPlan(surroundings.node_id, rng)
+    def __init__(self, core: ReachabilityCore, host: ReachabilityHost, rng: random.Random) -> None:
+        self.plan = PunchPlan(host.node_id, rng)
         self.counters: Counter[str] = Counter()
         self._core = core
-        self._node_id = surroundings.node_id
-        self._direct = surroundings.links
-        self._peers = surroundings.peers
-        self._rpc = surroundings.rpc
-        self._relayed = surroundings.relayed
-        self._now = surroundings.now
+        self._node_id = host.node_id
+        self._direct = host.links
+        self._peers = host.peers
+        self._rpc = host.rpc
+        self._relayed = host.relayed
+        self._now = host.now
         self._tasks = OwnedTasks(log)  # one punch at a time
         self._syncs = OwnedTasks(log, expected=(P2PError,))
         self._rpc.serve(METHOD, self._on_offer, body_type=PunchOffer)

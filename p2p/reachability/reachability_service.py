@@ -23,21 +23,23 @@ from p2p.base.errors import Code, ConnectFailed, P2PError
 from p2p.base.host_port import format_host_port, is_ip, normal_host
 from p2p.base.network_group import is_local
 from p2p.ground.owned_tasks import OwnedTasks
-from p2p.reachability.dial_back import PROOF_BYTES, DialBackRules
-from p2p.reachability.dial_back_messages import (
+from p2p.reachability.dial_back import (
     CAPABILITY,
     DIALLED,
     FAILED,
     METHOD,
     NONCE_LENGTH,
     PROOF,
+    PROOF_BYTES,
     REFUSED,
     DialBackAnswer,
     DialBackBody,
+    DialBackRules,
 )
+from p2p.reachability.gateway import ipv4_route, ipv6_route
 from p2p.reachability.observed_address import Observation
-from p2p.reachability.port_mapping_service import PortMappingService, ipv4_route, ipv6_route
-from p2p.reachability.punch_service import PunchService, Surroundings
+from p2p.reachability.port_mapping_service import PortMappingService
+from p2p.reachability.punch_service import PunchService, ReachabilityHost
 from p2p.reachability.reachability import (
     Action,
     DialBackRequest,
@@ -63,7 +65,7 @@ class ReachabilityService:
     def __init__(
         self,
         core: ReachabilityCore,
-        surroundings: Surroundings,
+        host: ReachabilityHost,
         rng: random.Random,
         *,
         mapping: bool = False,
@@ -78,23 +80,23 @@ class ReachabilityService:
                 PortMappingService(core.listen_port, partial(self._mapped, version), rng, route)
                 for version, route in ((4, ipv4_route), (6, ipv6_route))
             ]
-        self._node_id = surroundings.node_id
-        self._direct = surroundings.links
-        self._peers = surroundings.peers
-        self._rpc = surroundings.rpc
-        self._now = surroundings.now
+        self._node_id = host.node_id
+        self._direct = host.links
+        self._peers = host.peers
+        self._rpc = host.rpc
+        self._now = host.now
         self._codec = Codec()
         self._rules = DialBackRules(rng)
         self._said: Reachability | None = None
         self._tasks = OwnedTasks(log)
-        self.punching = PunchService(core, surroundings, rng)
+        self.punching = PunchService(core, host, rng)
         self._direct.follow(self)
         self._rpc.serve(METHOD, self._on_dial_back, body_type=DialBackBody)
         self._peers.handle(MESSAGE, self._on_statement)
         self._peers.follow(self)
 
     async def start(self) -> None:
-        self._tasks.start(self._run(), name="reachability")
+        self._tasks.every(TICK, self._look, name="reachability")
 
     @property
     def mapping_text(self) -> str:
@@ -142,13 +144,11 @@ class ReachabilityService:
 
     # Own reachability
 
-    async def _run(self) -> None:
-        while True:
-            for action in self.core.due(self._now()):
-                self._tasks.start(self._carry_out(action))
-            self.state_changes()
-            self.punching.look()
-            await asyncio.sleep(TICK)
+    def _look(self) -> None:
+        for action in self.core.due(self._now()):
+            self._tasks.start(self._carry_out(action))
+        self.state_changes()
+        self.punching.look()
 
     async def _carry_out(self, action: Action) -> None:
         if isinstance(action, MappingProbe):

@@ -30,6 +30,7 @@ from p2p.base.limits import (
     MAX_PENDING_HANDSHAKES,
     PROTOCOL_VERSION,
 )
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.wire import tls
 from p2p.wire.connection import DIRECT, MSGPACK, PeerConnection, StreamOrigin
 from p2p.wire.frame_transport import CLOSE_GRACE
@@ -126,7 +127,7 @@ class DirectConnectionService:
         self._punches: dict[tuple[str, int], ExpectedPunch] = {}  # under way, by the peer's address
         self._stopping = False
         self._listeners: list[socket.socket] = []
-        self._acceptors: list[asyncio.Task[None]] = []
+        self._tasks = OwnedTasks(logger)
         # Handshakes of strangers under way, oldest first.
         self._handshakes: dict[asyncio.Task[bool], None] = {}
         self._unowned: set[socket.socket] = set()  # accepted, handshake not begun
@@ -167,7 +168,8 @@ class DirectConnectionService:
             raise
         if host == "0.0.0.0":
             self._listen_on_ipv6()
-        self._acceptors = [loop.create_task(self._accept(each)) for each in self._listeners]
+        for each in self._listeners:
+            self._tasks.start(self._accept(each), name="accepting of peers")
         return self._listeners[0].getsockname()[0], self._port
 
     def _listen_on_ipv6(self) -> None:
@@ -320,12 +322,8 @@ class DirectConnectionService:
     async def stop(self) -> None:
         """Accept no more, say goodbye to every peer, and close, within about `CLOSE_GRACE`."""
         self._stopping = True
-        tasks = [*self._acceptors, *self._handshakes]
-        for task in tasks:
-            task.cancel()
+        await self._tasks.close()
         self._close_listeners()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._acceptors.clear()
         open_connections = list(self._connections)
         for connection in open_connections:
             connection.close(Code.SHUTDOWN, "the node is stopping")
@@ -378,9 +376,7 @@ class DirectConnectionService:
         if len(pending) >= MAX_PENDING_HANDSHAKES:
             # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
             pending[0].cancel()
-        task = asyncio.get_running_loop().create_task(
-            self._accept_peer(accepted, address, route, where)
-        )
+        task = self._tasks.start(self._accept_peer(accepted, address, route, where))
         self._handshakes[task] = None
         self._unowned.add(accepted)
         task.add_done_callback(partial(self._accept_ended, accepted))

@@ -11,8 +11,8 @@ import pytest
 
 from p2p.addresses.address import PeerFound
 from p2p.base.identity import Identity
-from p2p.reachability.dial_back_messages import DialBackAnswer
-from p2p.reachability.punch_service import Surroundings
+from p2p.reachability.dial_back import DialBackAnswer
+from p2p.reachability.punch_service import ReachabilityHost
 from p2p.reachability.reachability import DialBackRequest, ReachabilityCore
 from p2p.reachability.reachability_service import ReachabilityService
 from p2p.wire.link import PeerLink
@@ -65,7 +65,7 @@ def service_with(remembered: list[PeerFound]) -> ReachabilityService:
         found=remembered.append,
         links={},
     )
-    surroundings = SimpleNamespace(
+    host = SimpleNamespace(
         node_id="own",
         links=SimpleNamespace(follow=lambda reachable: None),
         peers=peers,
@@ -74,7 +74,7 @@ def service_with(remembered: list[PeerFound]) -> ReachabilityService:
         now=lambda: 0.0,
     )
     core = ReachabilityCore(3000, lambda: bytes(16))
-    return ReachabilityService(core, cast(Surroundings, surroundings), random.Random(1))
+    return ReachabilityService(core, cast(ReachabilityHost, host), random.Random(1))
 
 
 def test_little_is_kept_of_a_long_statement() -> None:
