@@ -53,7 +53,7 @@ class Calls:
 
     async def _call(
         self,
-        operation: Operation[T],
+        operation: Operation[T, Any, Any],
         /,
         *in_path: str,
         body: Any = None,
@@ -63,7 +63,7 @@ class Calls:
 
     async def _ask(
         self,
-        operation: Operation[T],
+        operation: Operation[T, Any, Any],
         /,
         *in_path: str,
         body: Any = None,
@@ -73,7 +73,7 @@ class Calls:
         raise NotImplementedError
 
     async def _every(
-        self, operation: Operation[list[T]], **parameters: str | int | bool | None
+        self, operation: Operation[list[T], Any, Any], **parameters: str | int | bool | None
     ) -> AsyncIterator[T]:
         """Yield the rows of all pages of a history, oldest first."""
         cursor: str | None = None

@@ -235,7 +235,7 @@ class ExchangeClient(OrderCalls, OperatorCalls):
 
     async def _call(
         self,
-        operation: Operation[T],
+        operation: Operation[T, Any, Any],
         /,
         *in_path: str,
         body: Any = None,
@@ -246,7 +246,7 @@ class ExchangeClient(OrderCalls, OperatorCalls):
 
     async def _ask(
         self,
-        operation: Operation[T],
+        operation: Operation[T, Any, Any],
         /,
         *in_path: str,
         body: Any = None,
