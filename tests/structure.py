@@ -59,7 +59,7 @@ LINES = {
     "node/annexes/tracing": 500,
     "node/api": 4_700,
     "node/cli": 6_250,
-    "node/client": 2_300,
+    "node/client": 2_200,
     "node/daemon": 3_550,
     "node/http": 900,
     "node/operations": 1_100,
