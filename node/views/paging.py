@@ -12,11 +12,8 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Final, NamedTuple, TypeVar
 
-from aiohttp import web
-
 from node.views.limits import CURSOR_HEADER, CURSOR_PATTERN
 
-NEXT_CURSOR: Final = web.RequestKey("next cursor", str)  # of the answer to a request
 _CURSOR: Final = re.compile(CURSOR_PATTERN)
 T = TypeVar("T")
 
