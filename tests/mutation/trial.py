@@ -42,7 +42,7 @@ Node = str  # name of a test as pytest gives it
 
 @dataclass
 class Record:
-    """What the tests do without any mutant."""
+    """Results, times and branches of the tests without any mutant."""
 
     seconds: dict[Node, float] = field(default_factory=dict)
     failed: set[Node] = field(default_factory=set)
