@@ -88,7 +88,7 @@ def status(settings: Any, as_json: bool) -> None:
 )
 @data_options
 def promote(lossy: bool, settings: Any, as_json: bool) -> None:
-    """Promote a standby on an operator's command.
+    """Make the standby on this machine the node, by an operator's decision.
 
     The standby must be running. If it is in sync, the other machine may live: it stops, and nothing is lost.
 
