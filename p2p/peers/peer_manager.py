@@ -115,7 +115,6 @@ class PeerManager(LinkOwner):
         self._up_since: dict[str, float] = {}  # node id: monotonic seconds
         self._followers: list[LinkFollower] = [] if listener is None else [listener]
         self._handlers: dict[str, Handler] = {}
-        self._on_up: list[Callable[[Peer], None]] = []
         self._on_down: list[Callable[[Peer], None]] = []
         self._bans_changed = asyncio.Event()
         self._tasks = OwnedTasks(log)
@@ -136,10 +135,6 @@ class PeerManager(LinkOwner):
         self._followers.append(follower)
         for link in self._table.used.values():
             follower.link_up(link)
-
-    def on_peer_up(self, callback: Callable[[Peer], None]) -> None:
-        """Register a callback for peers that connect; not for links that replace another."""
-        self._on_up.append(callback)
 
     def on_peer_down(self, callback: Callable[[Peer], None]) -> None:
         """Register a callback for peers whose last link is gone."""
@@ -354,10 +349,6 @@ class PeerManager(LinkOwner):
             self._records.connected(link)
         change = self._table.up(link, now, self._dialled_at(link.peer))
         self._apply(change, Code.DUPLICATE, "another link is used")
-        peer = self._records.had_link(node_id) if new else None
-        if peer is not None:
-            for callback in self._on_up:
-                _guard("a callback for peers", callback, peer)
         self._dials.wake()
 
     def _evict(self, node_id: str | None) -> None:
