@@ -21,7 +21,7 @@ from p2p.mesh.encrypted_relaying import EncryptedRelaying
 from p2p.mesh.relay_shares import RelayRefusal
 from p2p.mesh.relaying import Relay
 from p2p.mesh.route_table import RelayChoice, RouteTable
-from p2p.mesh.routed_messages import SendQueue, Received, RouterSettings, Way
+from p2p.mesh.routed_messages import Received, RouterSettings, SendQueue, Way
 from p2p.mesh.store_and_forward import StoreAndForward, Waiting
 from p2p.wire.link import LinkStats
 from p2p.wire.messages import Envelope, RelaySegment, pack

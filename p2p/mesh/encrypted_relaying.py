@@ -30,7 +30,7 @@ from p2p.ground.keyed_heap import KeyedHeap
 from p2p.ground.tokens import Tokens, TokenTable
 from p2p.mesh.encrypted_session import EncryptedSession
 from p2p.mesh.relay_stream import NAME_LENGTH, RelayStream
-from p2p.mesh.routed_messages import SendQueue, Received, RelayEncryption
+from p2p.mesh.routed_messages import Received, RelayEncryption, SendQueue
 from p2p.wire.byte_stream import StreamError
 from p2p.wire.messages import Codec, Envelope, RelaySegment
 
