@@ -31,7 +31,7 @@ from p2p.ground.tokens import Tokens, TokenTable
 from p2p.mesh.encrypted_session import EncryptedSession
 from p2p.mesh.relay_stream import NAME_LENGTH, RelayStream
 from p2p.mesh.routed_messages import Received, RelayEncryption, SendQueue
-from p2p.wire.byte_stream import StreamError
+from p2p.wire.byte_stream import ByteStreamError
 from p2p.wire.messages import Codec, Envelope, RelaySegment
 
 log = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ class EncryptedRelaying:
         envelopes: list[Envelope] = []
         try:
             messages = session.receive(now, segment)
-        except StreamError as error:
+        except ByteStreamError as error:
             self._failed(now, peer, session, str(error))
             return envelopes
         if session.established and not before:
@@ -297,7 +297,7 @@ class EncryptedRelaying:
                         self._carrier.sample(now, peer.node, *each.stream.samples.pop(0))
                     for segment in segments:
                         self._carrier.send_segment(now, peer.node, segment)
-                except StreamError as error:
+                except ByteStreamError as error:
                     self._failed(now, peer, each, str(error))
         self._schedule(peer)
         self._count(peer)
