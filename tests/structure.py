@@ -85,7 +85,7 @@ LINES = {
     "p2p/grenache_links": 950,
     "p2p/ground": 550,
     "p2p/mesh": 4_050,
-    "p2p/peers": 2_200,
+    "p2p/peers": 2_150,
     "p2p/reachability": 2_600,
     "p2p/rpc": 700,
     "p2p/services": 1_800,

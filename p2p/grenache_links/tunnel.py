@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from p2p.base.limits import DEAD_AFTER
-from p2p.wire.byte_stream import ByteStream, Chunk, StreamError, StreamRules
+from p2p.wire.byte_stream import ByteStream, ByteStreamError, Chunk, StreamRules
 
 CHUNK: Final = 256 * 1024  # bytes in one message: little waiting on long ways, and no large frames
 LEAST_CHUNK: Final = 16 * 1024  # after failures: an uplink may be slow for the timeout
@@ -82,12 +82,12 @@ class TunnelReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def read_request(payload: Any) -> TunnelRequest:
-    """Raises `StreamError` for what is no request."""
+    """Raises `ByteStreamError` for what is no request."""
     return _read(payload, TunnelRequest)
 
 
 def read_reply(payload: Any) -> TunnelReply:
-    """Raises `StreamError` for what is no reply."""
+    """Raises `ByteStreamError` for what is no reply."""
     return _read(payload, TunnelReply)
 
 
@@ -103,9 +103,9 @@ def _read(payload: Any, kind: type[M]) -> M:
     try:
         message = msgspec.convert(payload, kind)
     except msgspec.ValidationError as error:
-        raise StreamError(str(error)) from None
+        raise ByteStreamError(str(error)) from None
     if len(message.data) > CHUNK:
-        raise StreamError(f"{len(message.data)} bytes at once; the limit is {CHUNK}")
+        raise ByteStreamError(f"{len(message.data)} bytes at once; the limit is {CHUNK}")
     return message
 
 
@@ -211,7 +211,7 @@ class DialEnd(_End):
         self._failures = 0
         try:
             news = self.acknowledge(reply.ack, reply.limit)
-        except StreamError as error:
+        except ByteStreamError as error:
             return self.abort(str(error))
         news |= self.take(reply.seq, reply.data, reply.fin)
         asked, _ = self._polls.pop(number, (now, 0))
@@ -278,7 +278,7 @@ class AnswerEnd(_End):
         """Take in a request.
 
         Raises:
-            StreamError: it makes no sense.
+            ByteStreamError: it makes no sense.
         """
         self._dead_at = now + DEAD_AFTER
         self.acknowledge(request.ack, request.limit)

@@ -34,7 +34,7 @@ from p2p.grenache_links.tunnel import (
     to_json,
 )
 from p2p.ground.owned_tasks import OwnedTasks
-from p2p.wire.byte_stream import StreamError
+from p2p.wire.byte_stream import ByteStreamError
 from p2p.wire.link import PeerLink
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class TunnelCarrier:
                 tunnel = self._opened(request, question.remote[0])
             tunnel.remote = question.remote
             return to_json(await tunnel.respond(request))
-        except StreamError as error:
+        except ByteStreamError as error:
             raise RemoteError(f"{ERR_PROTOCOL}: {error}") from None
 
     def gone(self, remote: Address) -> None:
@@ -202,7 +202,7 @@ class TunnelCarrier:
                 tunnel.address, self._service, to_json(ask.request), ask.timeout
             )
             end.answered(ask.number, read_reply(answer), self._loop.time())
-        except StreamError as error:
+        except ByteStreamError as error:
             end.refused(f"no node answers there: {error}")
         except RemoteError as error:
             if error.code.startswith(PASSING):
@@ -407,12 +407,12 @@ class _Answered(_Tunnel):
         """The answer to a request, when it is time.
 
         Raises:
-            StreamError: it makes no sense; the tunnel is closed.
+            ByteStreamError: it makes no sense; the tunnel is closed.
         """
         now = self._loop.time()
         try:
             self.end.receive(request, now)
-        except StreamError as error:
+        except ByteStreamError as error:
             self.close(str(error))
             raise
         self.flush()  # before the answer gives the free room

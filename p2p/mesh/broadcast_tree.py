@@ -51,9 +51,8 @@ ID_LENGTH: Final = 16
 ITEM_OVERHEAD: Final = 512  # bytes of bookkeeping that a stored item is taken to cost
 OWN_LINKS: Final = 16  # links over which an origin sends its own broadcasts
 MAX_BRANCHES: Final = 64  # origins for which one peer may make a request of its own
-REPEATED_PULLS: Final = (
-    64  # answers for ids that a link has pulled before: at once, and a quarter of them each second
-)
+# Answers for ids that a link has pulled before: at once, and a quarter of them each second
+REPEATED_PULLS: Final = 64
 MAX_ORIGIN_LENGTH: Final = 64  # characters of a node id
 MAX_AGE: Final = 10_000  # ms; of an id in an announcement
 

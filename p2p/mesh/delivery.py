@@ -21,7 +21,7 @@ from p2p.mesh.encrypted_relaying import EncryptedRelaying
 from p2p.mesh.relay_shares import RelayRefusal
 from p2p.mesh.relaying import Relay
 from p2p.mesh.route_table import RelayChoice, RouteTable
-from p2p.mesh.routed_messages import Outbox, Received, RouterSettings, Way
+from p2p.mesh.routed_messages import Received, RouterSettings, SendQueue, Way
 from p2p.mesh.store_and_forward import StoreAndForward, Waiting
 from p2p.wire.link import LinkStats
 from p2p.wire.messages import Envelope, RelaySegment, pack
@@ -39,12 +39,12 @@ class _ToSend:
 
 
 class Delivery:
-    """Owner of links and routes of one node, of what waits for them, and of what is relayed. Sends to `outbox`."""
+    """Owner of links and routes of one node, of what waits for them, and of what is relayed. Sends to `queue`."""
 
     def __init__(
         self,
         identity: Identity,
-        outbox: Outbox,
+        queue: SendQueue,
         settings: RouterSettings,
         rng: random.Random,
         why_not_grenache: Callable[[str], str],
@@ -58,7 +58,7 @@ class Delivery:
         )
         self.relay = Relay(identity, rng, settings)
         encryption = settings.encryption
-        self.encrypted = None if encryption is None else EncryptedRelaying(outbox, encryption, self)
+        self.encrypted = None if encryption is None else EncryptedRelaying(queue, encryption, self)
         self._counters: dict[str, int] = {
             "sent_direct": 0,
             "sent_grenache": 0,
@@ -69,7 +69,7 @@ class Delivery:
             "relay_no_route": 0,
             "relay_unable": 0,  # encrypted, and the next node is of an earlier version
         }
-        self._outbox = outbox
+        self._queue = queue
         self._why_not_grenache = why_not_grenache
         self._links: dict[str, Way] = {}  # linked peers, with what their link is
         self._carriers: set[str] = set()  # linked peers that relay segments of encrypted sessions
@@ -143,7 +143,7 @@ class Delivery:
             return None
         refusal = self.relay.offer(now, link, envelope, onward)
         if refusal is None:
-            self._outbox.put(self.relay.due(now))
+            self._queue.put(self.relay.due(now))
         return refusal
 
     def arrived(self, now: float, received: Received) -> None:
@@ -172,7 +172,7 @@ class Delivery:
         self._counters["expired"] += self.waiting.expire(now)
         for to in self.waiting.due(now):
             self.flush(now, to)
-        self._outbox.put(self.relay.due(now))
+        self._queue.put(self.relay.due(now))
         if self.encrypted is not None:
             self.encrypted.tick(now)
 
@@ -204,14 +204,14 @@ class Delivery:
         if self._links.get(message.to) is not Way.DIRECT:
             return "not connected"
         self._counters["sent_direct"] += 1
-        self._outbox.emit((message.to,), self._envelope(message))
+        self._queue.emit((message.to,), self._envelope(message))
         return None
 
     def _send_over_grenache(self, now: float, message: _ToSend) -> str | None:
         if self._links.get(message.to) is not Way.GRENACHE:
             return self._why_not_grenache(message.to)
         self._counters["sent_grenache"] += 1
-        self._outbox.emit((message.to,), self._envelope(message))
+        self._queue.emit((message.to,), self._envelope(message))
         return None
 
     def _send_relayed(self, now: float, message: _ToSend) -> str | None:
@@ -240,7 +240,7 @@ class Delivery:
         stats = self.traffic(message.to)
         stats.messages_sent += 1
         stats.bytes_sent += len(message.payload)
-        self._outbox.emit((link,), envelope)
+        self._queue.emit((link,), envelope)
 
     def send_clear(self, now: float, to: str, type: str, payload: bytes) -> None:
         """Relay a message without encryption. Without a route it is lost."""
@@ -252,9 +252,9 @@ class Delivery:
         """Send a segment of an encrypted session over the link to its receiver, or through a relay. Without either it is
         lost, and sent again later.
         """
-        envelope = self._outbox.envelope(to, SEGMENT_TYPE, pack(segment))
+        envelope = self._queue.envelope(to, SEGMENT_TYPE, pack(segment))
         if to in self._links:
-            self._outbox.emit((to,), envelope)
+            self._queue.emit((to,), envelope)
             return
         relays = self.routes.candidates(now, to, self._carriers)
         if not relays:
@@ -264,7 +264,7 @@ class Delivery:
         # What only acknowledges goes back as the data came, so that a round trip is that of one relay.
         back = self._came.get(to, "") if not segment.data else ""
         relay = back if back in relays else self._choice.pick(now, to, relays)
-        self._outbox.emit((relay,), envelope)
+        self._queue.emit((relay,), envelope)
 
     def sample(self, now: float, node: str, outcome: Outcome, seconds: float) -> None:
         """Record what came of a segment to a node."""
@@ -333,7 +333,7 @@ class Delivery:
         return why_not
 
     def _envelope(self, message: _ToSend) -> Envelope:
-        return self._outbox.envelope(message.to, message.type, message.payload)
+        return self._queue.envelope(message.to, message.type, message.payload)
 
     def flush(self, now: float, to: str) -> None:
         """Send what waits for a node, as far as a method accepts it now."""

@@ -30,8 +30,8 @@ from p2p.ground.keyed_heap import KeyedHeap
 from p2p.ground.tokens import Tokens, TokenTable
 from p2p.mesh.encrypted_session import EncryptedSession
 from p2p.mesh.relay_stream import NAME_LENGTH, RelayStream
-from p2p.mesh.routed_messages import Outbox, Received, RelayEncryption
-from p2p.wire.byte_stream import StreamError
+from p2p.mesh.routed_messages import Received, RelayEncryption, SendQueue
+from p2p.wire.byte_stream import ByteStreamError
 from p2p.wire.messages import Codec, Envelope, RelaySegment
 
 log = logging.getLogger(__name__)
@@ -91,10 +91,10 @@ class SegmentCarrier(Protocol):
 
 
 class EncryptedRelaying:
-    """Sessions of one node. `outbox` names this node; `carrier` sends."""
+    """Sessions of one node. `queue` names this node; `carrier` sends."""
 
     def __init__(
-        self, outbox: Outbox, encryption: RelayEncryption, carrier: SegmentCarrier
+        self, queue: SendQueue, encryption: RelayEncryption, carrier: SegmentCarrier
     ) -> None:
         self.bytes = 0
         self.counters: dict[str, int] = {
@@ -104,7 +104,7 @@ class EncryptedRelaying:
             "lost": 0,  # messages, with their session or for want of one
             "refused": 0,  # openings and resets beyond their rate
         }
-        self._outbox = outbox
+        self._queue = queue
         self._encryption = encryption
         self._carrier = carrier
         self._codec = Codec()
@@ -195,7 +195,7 @@ class EncryptedRelaying:
         peer = self._peers.get(node)
         session = None if peer is None else peer.session
         crossed = session is not None and not session.server and not session.stream.peer
-        if crossed and self._outbox.node_id < node:
+        if crossed and self._queue.node_id < node:
             return None, None
         if not self._may_open(now, via):
             self.counters["refused"] += 1
@@ -228,7 +228,7 @@ class EncryptedRelaying:
         envelopes: list[Envelope] = []
         try:
             messages = session.receive(now, segment)
-        except StreamError as error:
+        except ByteStreamError as error:
             self._failed(now, peer, session, str(error))
             return envelopes
         if session.established and not before:
@@ -287,7 +287,7 @@ class EncryptedRelaying:
             while peer.held and session.stream.room:
                 held = peer.held.popleft()
                 peer.held_bytes -= len(held.payload)
-                envelope = self._outbox.envelope(peer.node, held.type, held.payload)
+                envelope = self._queue.envelope(peer.node, held.type, held.payload)
                 session.send(self._codec.encode(envelope))
         for each in (peer.session, peer.rival):
             if each is not None:
@@ -297,7 +297,7 @@ class EncryptedRelaying:
                         self._carrier.sample(now, peer.node, *each.stream.samples.pop(0))
                     for segment in segments:
                         self._carrier.send_segment(now, peer.node, segment)
-                except StreamError as error:
+                except ByteStreamError as error:
                     self._failed(now, peer, each, str(error))
         self._schedule(peer)
         self._count(peer)

@@ -52,9 +52,8 @@ ORIGINS_BURST: Final = 500_000.0
 MAX_ORIGINS: Final = 10_000  # keys are free to make
 STRIKES_RATE: Final = 20.0  # refused messages a second that are forgiven ...
 STRIKES_BURST: Final = 2_000.0  # ... and this many at once; then the link ends
-NOTICE_INTERVAL: Final = (
-    1.0  # seconds between two notices on one link, or for one pair of relayed nodes
-)
+# Seconds between two notices on one link, or for one pair of relayed nodes
+NOTICE_INTERVAL: Final = 1.0
 MAX_DEFERRED: Final = (
     4 * 1024 * 1024
 )  # bytes of all; beyond it, no origin has more than its equal part
@@ -63,9 +62,8 @@ ENTRY_OVERHEAD: Final = 500  # bytes of a deferred broadcast beside its payload
 PER_BYTE: Final = 0.02  # microseconds: copying, hashing and decoding
 ANNOUNCED_BYTE: Final = 0.15  # of an announcement: 2.5 for each id
 PULLED_BYTE: Final = 0.3  # of a pull: 5 for each id, which is looked up and sent
-DIRECT_COST: Final = (
-    20.0  # microseconds; a message from the peer itself, unless its type has another cost
-)
+# Microseconds; a message from the peer itself, unless its type has another cost
+DIRECT_COST: Final = 20.0
 DUPLICATE_COST: Final = 5.0  # a broadcast that is known already
 REQUEST_COST: Final = 50.0  # of RPC: a task, a handler and a response
 BROADCAST_COST: Final = 200.0  # with the check of its signature

@@ -54,11 +54,11 @@ from p2p.mesh.routed_messages import (
     MAX_PAYLOAD,
     MAX_TYPE_LENGTH,
     Handler,
-    Outbox,
     Outgoing,
     Received,
     RouterHost,
     RouterSettings,
+    SendQueue,
     Way,
     broadcast_id,
     check_size,
@@ -109,11 +109,11 @@ class MessageRouter:
         self._codec = Codec()
         self._handlers: dict[str, Handler] = {}
         self._useful_types: set[str] = set()
-        self._outbox = Outbox(identity.node_id, wall_ms)
-        self.gossip: BroadcastTree[Envelope] = BroadcastTree(self._outbox.emit, settings)
+        self._queue = SendQueue(identity.node_id, wall_ms)
+        self.gossip: BroadcastTree[Envelope] = BroadcastTree(self._queue.emit, settings)
         self.delivery = Delivery(
             identity,
-            self._outbox,
+            self._queue,
             settings,
             rng,
             (lambda node: "no Grape is used") if host is None else host.why_not_grenache,
@@ -231,7 +231,7 @@ class MessageRouter:
         if key in self.gossip.seen:
             return key
         self._counters["broadcasts_sent"] += 1
-        envelope = self._outbox.envelope(EVERYONE, type, payload)
+        envelope = self._queue.envelope(EVERYONE, type, payload)
         envelope.id = key
         self.gossip.add(now, key, envelope, len(payload), origin=self.node_id)
         return key
@@ -251,7 +251,7 @@ class MessageRouter:
 
     def take_outgoing(self) -> list[Outgoing]:
         """Return the envelopes to send now, in order. A peer whose link has gone meanwhile is skipped."""
-        return self._outbox.take()
+        return self._queue.take()
 
     # Receiving
 
@@ -294,7 +294,7 @@ class MessageRouter:
         if count := self.budgets.notice_due(now, link):
             reason = f"{kind[:40]}: more than the budget of your {scope}; {count} messages dropped so far"
             notice = RefusedMessages(kind[:MAX_TYPE_LENGTH], scope, count, reason)
-            self._outbox.emit((link,), notice)
+            self._queue.emit((link,), notice)
         if scope == "link" and envelope.from_ == link and self.budgets.is_abuse(now, link):
             raise RemoteProtocolError(
                 Code.ABUSE,
@@ -361,7 +361,7 @@ class MessageRouter:
     def _handle_broadcast(self, now: float, broadcast: DeferredBroadcast) -> None:
         key, origin, link = broadcast.key, broadcast.origin, broadcast.link
         payload = broadcast.payload
-        handled = len(self._outbox)
+        handled = len(self._queue)
         received = Received(now, broadcast.type, origin, link, payload, broadcast=True)
         accepted = self._deliver(received)
         if accepted is not True:
@@ -371,7 +371,7 @@ class MessageRouter:
             return
         self._counters["broadcasts_delivered"] += 1
         # What the handler sent because of this message follows it on every link.
-        answers = self._outbox.take(handled)
+        answers = self._queue.take(handled)
         onward = Envelope(
             type=broadcast.type,
             from_=origin,
@@ -382,7 +382,7 @@ class MessageRouter:
             hops=min(broadcast.hops + 1, BROADCAST_HOPS),
         )
         self.gossip.add(now, key, onward, len(payload), link, origin)
-        self._outbox.put(answers)
+        self._queue.put(answers)
         if self._host is not None and broadcast.type in self._useful_types:
             self._host.first_with_news(link)
         self.delivery.learn(now, origin, link)
@@ -442,7 +442,7 @@ class MessageRouter:
         if refusal is not None and self.budgets.relay_notice_due(now, link, origin, to):
             count = self.delivery.relay.counters["relay_refused"]
             notice = RefusedMessages(envelope.type, "relay", count, refusal.reason, to=to)
-            self._outbox.emit((link,), notice)
+            self._queue.emit((link,), notice)
 
     def _receive_relayed_here(self, now: float, link: str, envelope: Envelope) -> None:
         """Deliver a relayed message to this node. Its faults are its origin's, not the link's."""

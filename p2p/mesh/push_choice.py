@@ -26,18 +26,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-MAX_PUSHED: Final = (
-    8  # links that may ask to be pushed to; others are refused, unless they have no other
-)
-PUSHERS: Final = (
-    3  # links that push to this node: two may fail or lose a broadcast at the same time
-)
+# Links that may ask to be pushed to; others are refused, unless they have no other
+MAX_PUSHED: Final = 8
+# Links that push to this node: two may fail or lose a broadcast at the same time
+PUSHERS: Final = 3
 WINDOW: Final = 48  # broadcasts that count
 REVIEW_INTERVAL: Final = 0.5  # seconds
 FRESH: Final = 12  # broadcasts since the last review that make another one worth its time
-NEW_LINK_ROWS: Final = (
-    4  # broadcasts after which a new link is asked not to push, if it was not chosen
-)
+# Broadcasts after which a new link is asked not to push, if it was not chosen
+NEW_LINK_ROWS: Final = 4
 MIN_ROWS: Final = 6  # broadcasts before the first choice
 SETTLED_AFTER: Final = 0.25  # seconds in which the other links bring or announce a broadcast, too
 MAX_UNSETTLED: Final = 128  # of these; beyond that the arrival of a broadcast is not noted

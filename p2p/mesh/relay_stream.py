@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from p2p.adaptive.peer_metrics import Outcome
-from p2p.wire.byte_stream import UNLIMITED, ByteStream, Chunk, StreamError, StreamRules
+from p2p.wire.byte_stream import UNLIMITED, ByteStream, ByteStreamError, Chunk, StreamRules
 from p2p.wire.messages import RelaySegment
 
 NAME_LENGTH: Final = 8
@@ -78,7 +78,7 @@ class RelayStream(ByteStream):
         """Process a segment of this stream; returns the bytes that follow those before.
 
         Raises:
-            StreamError: it breaks the rules.
+            ByteStreamError: it breaks the rules.
         """
         if not self.peer:
             self.peer = segment.stream
@@ -132,7 +132,7 @@ class RelayStream(ByteStream):
 
     def _take(self, now: float, seq: int, data: bytes) -> bytes:
         if seq < 0 or seq + len(data) > self.allows or len(data) > SEGMENT:
-            raise StreamError(f"byte {seq} is beyond the window, {self._expected} is expected")
+            raise ByteStreamError(f"byte {seq} is beyond the window, {self._expected} is expected")
         waits = bool(self._early)
         if not self.take(seq, data):
             self._ack_at = now  # early, or a copy: the acknowledgement was lost
@@ -152,10 +152,10 @@ class RelayStream(ByteStream):
         """Return the segments to send now.
 
         Raises:
-            StreamError: no answer for too long.
+            ByteStreamError: no answer for too long.
         """
         if self._waiting_since is not None and now >= self._waiting_since + GIVE_UP:
-            raise StreamError(f"no answer for {GIVE_UP:g} s")
+            raise ByteStreamError(f"no answer for {GIVE_UP:g} s")
         if self._resend_at is not None and now >= self._resend_at:
             self.samples.append(("timeout", self._timeout))
             self.lost()

@@ -69,7 +69,7 @@ class Outgoing:
 Control = IHave | Graft | Prune | Branch | RefusedMessages
 
 
-class Outbox:
+class SendQueue:
     """Envelopes of one node that wait to be sent, in order."""
 
     def __init__(self, node_id: str, wall_ms: Callable[[], int]) -> None:

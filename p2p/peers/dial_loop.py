@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from p2p.addresses.address import Address, Key, PeerFound
+from p2p.addresses.address import MANUAL, Address, Key, PeerFound
 from p2p.addresses.address_book import FEELER_DELAY, AddressBook
 from p2p.addresses.dial_choice import DialChoice, outbound_groups
 from p2p.addresses.reconnect import wait_after
@@ -29,6 +29,7 @@ from p2p.wire.messages import PeerAddress
 log = logging.getLogger(__name__)
 
 MAX_DIALS: Final = 8  # at once
+CROSSED_WAIT: Final = 1.0  # seconds for the other link, when two nodes dial each other at once
 GRAIN: Final = 0.01  # seconds; timers may fire slightly early, a shorter wait would spin
 RESERVE_FROM: Final = 8  # a maximum from which on some links are kept for peers that dial us
 RESERVE_SHARE: Final = 4  # one link of this many
@@ -126,12 +127,14 @@ class DialLoop:
         self.dialers: dict[Carrier, Dialer] = {}
         self.busy: dict[Key, Address] = {}  # being dialled
         self._feelers: set[Key] = set()  # of these: feelers
+        self._named: set[tuple[str, int]] = set()  # of these: host and port that the operator named
         self._answered_by: dict[Key, str] = {}  # dialled address: node that answered there
         self._book = book
         self._host = host
         self._choice = DialChoice(book, host.is_banned)
         self._max_peers = max_peers
         self._rng = surroundings.rng
+        self._resolver = surroundings.resolver
         self._clock = surroundings.clock
         self._wall = surroundings.wall
         self.paused = False  # nothing is dialled
@@ -261,6 +264,66 @@ class DialLoop:
             self._book.defer(address, self._clock(), self._rng)
         self._host.reached(node_id, address)
         return node_id
+
+    async def connect(self, host: str, port: int) -> str:
+        """Dial HOST:PORT now, on behalf of the operator; returns the node id of the peer there, which is connected. The
+        address is kept for good once a peer has answered there. Several addresses of a name are tried in turn. Over TCP, if
+        that is used.
+
+        Two nodes that dial each other at once have two links for a moment, and one side refuses its own dial as a duplicate.
+        The dial has succeeded then if the other link shows that the peer listens at this address.
+
+        Raises:
+            ConnectFailed: the name does not resolve, or there was no answer.
+            HandshakeRefused: the peer or this node ended the handshake; says why.
+        """
+        try:
+            hosts = await self._resolver(host, port)
+        except (OSError, UnicodeError) as error:
+            raise ConnectFailed(f"{host} cannot be resolved: {describe(error)}") from error
+        failure: ConnectFailed | HandshakeRefused = ConnectFailed(f"{host} has no address")
+        carrier: Carrier = "grenache" if self.dialers.keys() == {"grenache"} else "tcp"
+        for each in hosts:
+            address = self._book.get(each, port, carrier) or Address(
+                normal_host(each), port, None, MANUAL, carrier=carrier
+            )
+            dialled = (address.host, address.port)
+            self._named.add(dialled)
+            try:
+                linked = address.node_id if address.tried else None
+                node_id = linked if linked in self._host.links else None
+                node_id = node_id or await self.attempt(address)
+            except (ConnectFailed, HandshakeRefused) as error:
+                crossed = await self._crossed(address, error)
+                if crossed is None:
+                    failure = error
+                    continue
+                node_id = crossed
+            finally:
+                self._named.discard(dialled)
+            self._book.add(PeerFound(each, port, node_id, MANUAL, carrier=carrier), self._clock())
+            if node_id in self._host.links:
+                return node_id
+            failure = ConnectFailed(f"the link to {address} closed again at once")
+        raise failure
+
+    def is_named(self, host: str, port: int) -> bool:
+        """Return True for an address that is being dialled on behalf of the operator."""
+        return (normal_host(host), port) in self._named
+
+    async def _crossed(self, dialled: Address, error: Exception) -> str | None:
+        """Wait for the other link after a refusal as duplicate; returns the node id whose link shows that it listens at this
+        address.
+        """
+        if not isinstance(error, HandshakeRefused) or error.code is not Code.DUPLICATE:
+            return None
+        deadline = self._clock() + CROSSED_WAIT
+        while self._clock() < deadline:
+            address = self._book.get(dialled.host, dialled.port, dialled.carrier)
+            if address is not None and address.node_id in self._host.links:
+                return address.node_id
+            await asyncio.sleep(0.02)
+        return None
 
     def note_answer(self, info: PeerInfo) -> None:
         """Remember the node id that answers at the address being dialled: a refusal does not contain it."""

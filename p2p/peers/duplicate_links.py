@@ -38,9 +38,8 @@ from p2p.base.limits import HEARTBEAT_INTERVAL
 from p2p.wire.link import Carrier, PeerInfo, PeerLink
 
 SUSPECT_AFTER: Final = 2.5 * HEARTBEAT_INTERVAL  # seconds: two heartbeats and their slack missed
-LEAVE_AFTER: Final = (
-    2.0  # seconds that a direct link is used before one over Grenache is closed for it
-)
+# Seconds that a direct link is used before one over Grenache is closed for it
+LEAVE_AFTER: Final = 2.0
 MAX_HELD: Final = 3  # links of one peer that wait for a decision; an honest peer leaves one or two
 
 

@@ -13,8 +13,8 @@ from math import inf
 from typing import Final, Literal
 
 from p2p.addresses.address_book import AddressBook
-from p2p.base.host_port import normal_host
 from p2p.ground.bounded_map import BoundedMap
+from p2p.peers.dial_loop import DialLoop
 from p2p.peers.duplicate_links import LinkTable
 from p2p.peers.link_slots import LinkRecord, LinkRefusal, SlotDecision, SlotLimits, decide_slot
 from p2p.peers.peer_policy import PeerPolicy
@@ -33,15 +33,16 @@ class PeerAdmission:
         policy: PeerPolicy,
         book: AddressBook,
         table: LinkTable,
+        dials: DialLoop,
         clock: Callable[[], float],
     ) -> None:
         self.limits = limits
         self.policy = policy
         self.anchors: set[str] = set()  # node ids of the last run's anchor links
-        self.operator_dials: set[tuple[str, int]] = set()  # (host, port) being dialled by `connect`
         self.counters: Counter[str] = Counter()  # refused by code, and "evicted"
         self._book = book
         self._table = table
+        self._dials = dials
         self._now = clock
         self._useful_at: dict[str, float] = {}
         self._outbound: set[str] = set()  # node ids whose slot is an outbound one
@@ -85,7 +86,7 @@ class PeerAdmission:
         """
         if node_id in self.policy.pins:
             return "pinned"
-        if dialled is not None and (normal_host(dialled[0]), dialled[1]) in self.operator_dials:
+        if dialled is not None and self._dials.is_named(*dialled):
             return "connect"
         if node_id in self.anchors:
             return "anchor"

@@ -2,7 +2,7 @@
 
 `PeerManager` joins classes without I/O that decide: the next address to dial (`p2p.addresses.address_book`), the wait
 before it (`p2p.addresses.reconnect`), the link that stays of two to one peer (`p2p.peers.duplicate_links`).
-`p2p.peers.dial_loop` dials, `p2p.peers.operator_dial` for the operator, `p2p.peers.peer_store` saves, `p2p.peers.peer_records` reports.
+`p2p.peers.dial_loop` dials, `p2p.peers.peer_store` saves, `p2p.peers.peer_records` reports.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from p2p.addresses.address import INBOUND, Address, PeerFound
 from p2p.addresses.address_book import GRENACHE_DELAY, AddressBook
 from p2p.addresses.peer_storage import Storage, StoredPeer, epoch, moment
 from p2p.addresses.reconnect import Reconnect, wait_after
-from p2p.base.errors import Code
+from p2p.base.errors import Code, ConnectFailed
 from p2p.base.host_port import normal_host
 from p2p.discovery.peer_exchange import may_pass
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.peers.dial_loop import Dialer, DialLoop, Surroundings
 from p2p.peers.duplicate_links import UNCHANGED, LinkChange, LinkTable, SecondLinkVerdict
 from p2p.peers.link_slots import LinkRefusal, SlotDecision, SlotLimits
-from p2p.peers.operator_dial import OperatorDial
 from p2p.peers.peer_admission import PeerAdmission
 from p2p.peers.peer_policy import ABUSE_BAN, PeerBan, PeerPolicy, covers, normal_subject
 from p2p.peers.peer_records import Peer, PeerRecords
@@ -105,17 +104,15 @@ class PeerManager(LinkOwner):
         self._table = LinkTable(own_id)
         self.policy = PeerPolicy(settings.policy_path, allow=settings.allow, wall=self._wall)
         limits = replace(settings.slots, max_peers=settings.max_peers)
-        self.admission = PeerAdmission(limits, self.policy, self._book, self._table, self._now)
         self._dials = DialLoop(self._book, self, settings.max_peers, around)
-        self._records = PeerRecords(self._book, self._table, self._dials, self.admission, around)
-        self._operator_dial = OperatorDial(
-            self._book, self._table, self._dials, self.admission, self._records, around
+        self.admission = PeerAdmission(
+            limits, self.policy, self._book, self._table, self._dials, self._now
         )
+        self._records = PeerRecords(self._book, self._table, self._dials, self.admission, around)
         self._suspended = ""  # why there are no links now
         self._up_since: dict[str, float] = {}  # node id: monotonic seconds
         self._followers: list[LinkFollower] = [] if listener is None else [listener]
         self._handlers: dict[str, Handler] = {}
-        self._on_up: list[Callable[[Peer], None]] = []
         self._on_down: list[Callable[[Peer], None]] = []
         self._bans_changed = asyncio.Event()
         self._tasks = OwnedTasks(log)
@@ -136,10 +133,6 @@ class PeerManager(LinkOwner):
         self._followers.append(follower)
         for link in self._table.used.values():
             follower.link_up(link)
-
-    def on_peer_up(self, callback: Callable[[Peer], None]) -> None:
-        """Register a callback for peers that connect; not for links that replace another."""
-        self._on_up.append(callback)
 
     def on_peer_down(self, callback: Callable[[Peer], None]) -> None:
         """Register a callback for peers whose last link is gone."""
@@ -354,10 +347,6 @@ class PeerManager(LinkOwner):
             self._records.connected(link)
         change = self._table.up(link, now, self._dialled_at(link.peer))
         self._apply(change, Code.DUPLICATE, "another link is used")
-        peer = self._records.had_link(node_id) if new else None
-        if peer is not None:
-            for callback in self._on_up:
-                _guard("a callback for peers", callback, peer)
         self._dials.wake()
 
     def _evict(self, node_id: str | None) -> None:
@@ -448,14 +437,12 @@ class PeerManager(LinkOwner):
         self.persist_peers()
 
     async def connect(self, host: str, port: int) -> Peer:
-        """Dial HOST:PORT now, on behalf of the operator; the address is kept for good once a peer has
-        answered there. Several addresses of a name are tried in turn. Over TCP, if that is used.
-
-        Raises:
-            ConnectFailed: the name does not resolve, or there was no answer.
-            HandshakeRefused: the peer or this node ended the handshake; says why.
-        """
-        return await self._operator_dial.connect(host, port)
+        """Dial HOST:PORT now, on behalf of the operator, as `DialLoop.connect` does."""
+        node_id = await self._dials.connect(host, port)
+        peer = self._records.get(node_id)
+        if peer is None:
+            raise ConnectFailed(f"the link to {host} closed again at once")
+        return peer
 
     # DialHost
 

@@ -36,9 +36,8 @@ class Peer:
     stats: LinkStats = field(default_factory=LinkStats)
     failures: int = 0  # dials that failed in a row
     last_error: str | None = None
-    privilege: Privilege | None = (
-        None  # pinned, configured, anchor, lan: outside of slots, never evicted
-    )
+    # Pinned, configured, anchor, lan: outside of slots, never evicted
+    privilege: Privilege | None = None
     group: str = ""  # network group of its address
     banned_until: float | None = None  # seconds since the epoch
 

@@ -17,9 +17,8 @@ from p2p.reachability.observed_address import CONFIRMING
 Source = Literal["operator", "mapped", "observed"]
 
 RECHECK: Final = 900.0  # seconds between rounds of a verified address
-RETRY_FIRST: Final = (
-    70.0  # seconds after a failed round (servers dial once a minute), doubling to RECHECK
-)
+# Seconds after a failed round (servers dial once a minute), doubling to RECHECK
+RETRY_FIRST: Final = 70.0
 NEXT_SERVER: Final = 1.0  # seconds between the servers of one round
 ANSWER_TIME: Final = 20.0  # seconds for a dial-back, upload included
 

@@ -26,9 +26,8 @@ from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.tokens import Tokens, TokenTable
 
 METHOD: Final = "dial_back"
-CAPABILITY: Final = (
-    "probe"  # among a peer's protocols: it answers probes and requests for dial-backs
-)
+# Among a peer's protocols: it answers probes and requests for dial-backs
+CAPABILITY: Final = "probe"
 NONCE_LENGTH: Final = 16  # bytes
 
 DIALLED: Final = "dialled"  # the server's probe was answered
@@ -44,9 +43,8 @@ REQUESTER_BURST: Final = 6.0
 ALL_RATE: Final = 1.0  # ... and of all
 ALL_BURST: Final = 20.0
 MAX_REQUESTERS: Final = 1000
-THIRD_PARTY_DELAY: Final = (
-    3.0  # seconds at most before a dial elsewhere, so that many nodes do not dial together
-)
+# Seconds at most before a dial elsewhere, so that many nodes do not dial together
+THIRD_PARTY_DELAY: Final = 3.0
 
 
 class DialBackBody(msgspec.Struct, rename="camel"):

@@ -53,9 +53,8 @@ class PunchOffer(msgspec.Struct, rename="camel"):
     port: int
     nat: str
     nonce: bytes
-    confirm: bool = (
-        False  # punched connections begin with a confirmation, see `p2p.wire.punch_confirmation`
-    )
+    # Punched connections begin with a confirmation, see `p2p.wire.punch_confirmation`
+    confirm: bool = False
 
 
 class PunchAnswer(msgspec.Struct, rename="camel"):

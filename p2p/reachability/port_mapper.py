@@ -155,9 +155,8 @@ class PortMapper:
 
     def _refused(self, answer: MappingAnswer, now: float) -> None:
         if self._protocol == "PCP" and self._goal == "watch":
-            self._announces = (
-                False  # the mapping itself is requested instead, which shows the epoch too
-            )
+            # The mapping itself is requested instead, which shows the epoch too
+            self._announces = False
             self._watch(now)
             return
         if self._protocol == "PCP":

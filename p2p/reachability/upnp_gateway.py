@@ -21,18 +21,16 @@ if TYPE_CHECKING:
     from async_upnp_client.client import UpnpService
 
 SSDP: Final = ("239.255.255.250", 1900)
-SEARCH_TARGET: Final = (
-    "urn:schemas-upnp-org:device:InternetGatewayDevice:1"  # newer ones answer too
-)
+# Newer ones answer too
+SEARCH_TARGET: Final = "urn:schemas-upnp-org:device:InternetGatewayDevice:1"
 SEARCH_TIME: Final = 3.0  # seconds
 CONNECTIONS: Final = tuple(
     f"urn:schemas-upnp-org:service:{name}"
     for name in ("WANIPConnection:2", "WANIPConnection:1", "WANPPPConnection:1")
 )
 MAX_BODY: Final = 256 * 1024  # bytes
-MAX_REQUESTS: Final = (
-    32  # until a gateway is found: a description and one document for each service
-)
+# Until a gateway is found: a description and one document for each service
+MAX_REQUESTS: Final = 32
 REQUEST_TIME: Final = 10.0  # seconds; the standard allows a router 30
 DESCRIPTION: Final = "exchange-node"
 NO_SUCH_ENTRY: Final = 714

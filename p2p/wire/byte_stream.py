@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 UNLIMITED: Final = 2**62  # number of a byte that no stream reaches
 
 
-class StreamError(Exception):
+class ByteStreamError(Exception):
     """The stream has ended, or a message of it makes no sense; says why."""
 
 
@@ -96,10 +96,10 @@ class ByteStream:
         """Process the numbers of a message; returns True if they bring anything new.
 
         Raises:
-            StreamError: what is acknowledged was never sent.
+            ByteStreamError: what is acknowledged was never sent.
         """
         if not 0 <= ack <= self._sent:
-            raise StreamError(f"byte {ack} is acknowledged, {self._sent} were sent")
+            raise ByteStreamError(f"byte {ack} is acknowledged, {self._sent} were sent")
         news = allowed > self.allowed
         self.allowed = max(self.allowed, allowed)
         if ack > self.written:

@@ -58,9 +58,8 @@ class HandshakeAck(msgspec.Struct, rename="camel"):
 
     node_id: str
     signature: bytes
-    observed_address: str = (
-        ""  # IP address and port of the receiver, as the sender's socket shows them
-    )
+    # IP address and port of the receiver, as the sender's socket shows them
+    observed_address: str = ""
     observed_port: int | msgspec.UnsetType = msgspec.UNSET  # absent in 0.1.0, and over Grenache
 
 
@@ -117,9 +116,8 @@ class PeerAddress(msgspec.Struct, rename="camel", omit_defaults=True):
     node_id: str
     address: str
     port: int
-    carrier: str = (
-        "tcp"  # how it is dialled; a `p2p.wire.link.Carrier`, or one that is not known here
-    )
+    # How it is dialled; a `p2p.wire.link.Carrier`, or one that is not known here
+    carrier: str = "tcp"
 
 
 class PeerExchange(msgspec.Struct, rename="camel"):

@@ -30,7 +30,7 @@ from p2p.grenache_links.tunnel import (
     read_request,
     to_json,
 )
-from p2p.wire.byte_stream import StreamError
+from p2p.wire.byte_stream import ByteStreamError
 
 ID = "0123456789abcdef" * 2
 
@@ -396,7 +396,7 @@ class TestDishonestPeers:
         end, ask = self.dialling()
         end.answered(ask.number, TunnelReply(1, 1000), 0.1)
         assert "acknowledged" in end.broken
-        with pytest.raises(StreamError, match="acknowledged"):
+        with pytest.raises(ByteStreamError, match="acknowledged"):
             AnswerEnd(0.0).receive(TunnelRequest(ID, 5, 1000, 0), 0.1)
 
     def test_a_copy_of_a_held_poll_and_an_older_one_are_answered_at_once(self):
@@ -439,7 +439,7 @@ class TestDishonestPeers:
         ],
     )
     def test_what_is_no_request_is_refused(self, payload):
-        with pytest.raises(StreamError):
+        with pytest.raises(ByteStreamError):
             read_request(payload)
 
     @given(
@@ -463,7 +463,7 @@ class TestDishonestPeers:
             request = TunnelRequest(ID, ack, limit, 0, False, seq, data, fin, poll, 1000, close)
             try:
                 end.receive(request, now)
-            except StreamError:
+            except ByteStreamError:
                 assert ack > sent
                 return
             reply = end.reply(request, now)

@@ -18,7 +18,7 @@ from p2p.mesh.relay_stream import (
     WINDOW,
     RelayStream,
 )
-from p2p.wire.byte_stream import StreamError
+from p2p.wire.byte_stream import ByteStreamError
 from p2p.wire.messages import RelaySegment
 
 
@@ -144,7 +144,7 @@ def test_at_most_a_window_is_sent_before_anything_is_acknowledged() -> None:
     ],
 )
 def test_what_is_beyond_the_window_breaks_the_stream(segment: RelaySegment) -> None:
-    with pytest.raises(StreamError):
+    with pytest.raises(ByteStreamError):
         Path().ends[1].receive(10.0, segment)
 
 
@@ -152,6 +152,6 @@ def test_a_stream_without_an_answer_is_given_up() -> None:
     path = Path(loss=1.0)
     path.ends[0].write(b"nobody there")
     path.pump(0)
-    with pytest.raises(StreamError, match="no answer"):
+    with pytest.raises(ByteStreamError, match="no answer"):
         path.run(GIVE_UP + 1.0)
     assert path.now == pytest.approx(10.0 + GIVE_UP)

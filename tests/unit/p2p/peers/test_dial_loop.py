@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from peer_network import MemoryLink, Network, info
@@ -58,11 +59,8 @@ async def test_a_lost_peer_is_dialled_again_within_seconds_by_both_and_linked_on
 
 async def test_a_peer_that_always_drops_us_at_once_is_dialled_ever_less_often(net):
     a, b = net.node("a"), net.node("b")
-    b.manager.on_peer_up(
-        lambda peer: asyncio.get_running_loop().call_later(
-            0.5, peer.connection.close, Code.SLOW, "no"
-        )
-    )
+    close = lambda link: asyncio.get_running_loop().call_later(0.5, link.close, Code.SLOW, "no")  # noqa: E731
+    b.manager.follow(SimpleNamespace(link_up=close, link_down=lambda *gone: None))
     await start(a)
     a.manager.found(found(b))
     await asyncio.sleep(1000)

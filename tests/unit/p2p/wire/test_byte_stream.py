@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.wire.byte_stream import UNLIMITED, ByteStream, Chunk, StreamError, StreamRules
+from p2p.wire.byte_stream import UNLIMITED, ByteStream, ByteStreamError, Chunk, StreamRules
 
 RULES = StreamRules(
     chunk=4, first_window=8, window=16, least_window=2, buffer=20, unread=12, early=3
@@ -65,7 +65,7 @@ def test_the_end_is_one_more_number_and_is_repeated_until_it_is_acknowledged() -
 def test_an_acknowledgement_of_what_was_never_sent_breaks_the_stream(ack: int) -> None:
     stream = sender()
     sent(stream)
-    with pytest.raises(StreamError, match=f"byte {ack} is acknowledged, 8 were sent"):
+    with pytest.raises(ByteStreamError, match=f"byte {ack} is acknowledged, 8 were sent"):
         stream.acknowledge(ack)
 
 
