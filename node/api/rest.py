@@ -85,7 +85,7 @@ async def get_metrics(request: web.Request) -> web.Response:
     admit(request, "node")
     query_values(request.query.items())
     return web.Response(
-        body=request.app[SERVICE].metrics(), headers={"Content-Type": limits.METRICS_TYPE}
+        body=request.app[SERVICE].reports.metrics(), headers={"Content-Type": limits.METRICS_TYPE}
     )
 
 

@@ -17,7 +17,6 @@ from msgspec.structs import asdict, replace
 
 from exchange.engine.engine import Engine
 from exchange.journal.archive import Archive
-from exchange.journal.journal import Journal
 from exchange.market.candles import LATEST
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.records import Fill, Order, Posting
@@ -47,7 +46,6 @@ class AccountTrading:
     def __init__(
         self,
         engine: Engine,
-        journal: Journal,
         committer: Committer,
         clock: Callable[[], float],
         remembered: Mapping[str, int] | None = None,
@@ -58,7 +56,7 @@ class AccountTrading:
         """`remembered` is the journal's meta data."""
         self.take_answer_wait = take_answer_wait
         self._engine = engine
-        self._journal = journal
+        self._journal = committer.journal
         self._committer = committer
         self._clock = clock
         self._writing = asyncio.Event()
@@ -68,6 +66,7 @@ class AccountTrading:
         # Answers that wait for other nodes' decisions, by order number.
         self._undecided: dict[int, list[asyncio.Future[None]]] = {}
         self.order_count = 0  # placed since the start
+        self.fill_count = 0
         self._tracer = tracer
 
     # Commands
@@ -347,6 +346,7 @@ class AccountTrading:
 
     def publish(self, drained: Drained) -> None:
         """Tell listeners what became durable."""
+        self.fill_count += len(drained.fills)
         if self._undecided:
             for order in drained.orders:
                 if not order.pending:

@@ -29,11 +29,17 @@ PING_TIMEOUT = 5.0  # seconds
 class PeerService:
     """For the API. `clock` gives monotonic seconds."""
 
-    def __init__(self, overlay: Overlay, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        overlay: Overlay,
+        engine: Engine,
+        services: ServiceMesh,
+        clock: Callable[[], float],
+    ) -> None:
         self._overlay = overlay
         self._engine = engine
         self._clock = clock
-        self.services: ServiceMesh | None = None  # set once there is one
+        self._services = services
         overlay.rpc.serve("ping", self._on_ping)
 
     def peers(self) -> list[PeerView]:
@@ -77,7 +83,7 @@ class PeerService:
             peer,
             self._overlay,
             self._engine,
-            self.services,
+            self._services,
             self._clock(),
             rtt=None if view.rtt_ms is None else view.rtt_ms / 1000,
             reached=view.path is not None,
