@@ -22,13 +22,12 @@ from node.api.access import (
     set_caller,
 )
 from node.api.direct_orders import DirectOrders
-from node.api.documents import add_documents
 from node.api.node_service import NodeService
 from node.api.problems import PROBLEM, ProblemConnection, problem, problem_middleware
 from node.api.rest import SERVICE, add_routes
 from node.api.routes import ROUTES
 from node.api.stream_socket import add_stream
-from node.api.web_page import add_page
+from node.api.web_page import add_documents, add_page
 from node.api.worker_socket import add_worker
 from node.http.api_tls import Tls
 from node.http.connection_limits import ConnectionLimits, connections_allowed

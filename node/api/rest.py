@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from inspect import isawaitable
-from typing import Any, Final, TypeVar, cast
+from types import CoroutineType
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
 from node.api import limits
-from node.api.access import DOORKEEPER, admit
+from node.api.access import DOORKEEPER, AccessRules, admit
 from node.api.node_service import NodeService
 from node.api.route import Answer, Route, decode_body, no_answer, query_values
 from node.api.routes import ROUTES
@@ -30,35 +30,35 @@ def add_routes(app: web.Application, service: NodeService) -> None:
     app.router.add_get("/metrics", get_metrics)
     app[SERVICE] = service
     app[TASKS] = set()
+    rules = app[DOORKEEPER].rules
     for route in ROUTES:
         operation = route.operation
         path = route_path(operation.path)
         if operation.method == "GET":
-            app.router.add_get(path, handler_of(route))
+            app.router.add_get(path, handler_of(route, service, rules))
         else:
-            app.router.add_route(operation.method, path, handler_of(route))
+            app.router.add_route(operation.method, path, handler_of(route, service, rules))
     _refuse_other_methods(app)
     app.on_cleanup.append(_cancel_work)
 
 
-def handler_of(route: Route[Any, Any, Any]) -> Handler:
+def handler_of(route: Route[Any, Any, Any], service: NodeService, rules: AccessRules) -> Handler:
     """Serve the route's operation to those who may."""
     access, body = route.operation.access, route.operation.body
     private_read, of_account = route.private_read, route.of_account
 
     async def handler(request: web.Request) -> web.StreamResponse:
         caller = admit(request, access)
-        service = request.app[SERVICE]
         pairs: Iterable[tuple[str, str]] = (
             request.query.items() if request.rel_url.raw_query_string else ()
         )
-        call = route.read(service, caller, request.app[DOORKEEPER].rules, request.match_info, pairs)
+        call = route.read(service, caller, rules, request.match_info, pairs)
         if body is not None:
             call.body = await read_body(request, body)
         found = route.work(service, call)
-        if isawaitable(found):
+        if isinstance(found, CoroutineType):
             if route.doing:
-                found = await finish(request, cast(Coroutine[Any, Any, Any], found), route.doing)
+                found = await finish(request, found, route.doing)
             elif route.until_gone:
                 found = await _until_gone(request, found)
             else:
@@ -85,7 +85,7 @@ async def get_metrics(request: web.Request) -> web.Response:
     admit(request, "node")
     query_values(request.query.items())
     return web.Response(
-        body=request.app[SERVICE].metrics(), headers={"Content-Type": limits.METRICS_TYPE}
+        body=request.app[SERVICE].reports.metrics(), headers={"Content-Type": limits.METRICS_TYPE}
     )
 
 

@@ -7,8 +7,10 @@ makes the response. `node.api.rest` does the same for requests of aiohttp.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -19,7 +21,7 @@ from node.api import limits
 from node.api.access import AccessRules, Caller
 from node.api.node_service import NodeService
 from node.http.json_members import RepeatedMember, check_members
-from node.operations.operation import A, B, Operation, P, bad_parameter
+from node.operations.operation import A, B, Operation, P, Params, bad_parameter
 from node.operations.parameters import PageParams, SpanParams
 from node.service.trading import Span
 from node.views.field_types import is_decimal
@@ -49,7 +51,13 @@ class Answer(NamedTuple):
     next_cursor: str | None = None  # of a full page of a history
 
 
-class Route(msgspec.Struct, Generic[A, P, B], frozen=True):
+def _row_time(_: Params, row: Any) -> str:
+    time: str = row.time
+    return time
+
+
+@dataclass(frozen=True)
+class Route(Generic[A, P, B]):
     """An operation and the work that answers it.
 
     Attributes:
@@ -65,15 +73,15 @@ class Route(msgspec.Struct, Generic[A, P, B], frozen=True):
     doing: str = ""
     until_gone: bool = False
     location: Callable[[A], str] | None = None
-    row_time: Callable[[P, Any], str] = lambda params, row: row.time
+    row_time: Callable[[P, Any], str] = _row_time
     any_query: bool = False
 
-    @property
+    @cached_property
     def of_account(self) -> bool:
         """The operation is about one account: the caller's, or of the operator any (`account`)."""
         return self.operation.access in ("read", "trade")
 
-    @property
+    @cached_property
     def private_read(self) -> bool:
         """The answer may include undurable decisions: it has to wait until they are on the disk."""
         return self.operation.method == "GET" and self.operation.access in ("read", "operator")
@@ -92,7 +100,7 @@ class Route(msgspec.Struct, Generic[A, P, B], frozen=True):
             ServiceError: a parameter is unknown, repeated or wrong, or about another account.
         """
         operation = self.operation
-        values = {} if self.any_query else query_values(query, operation.query_names)
+        values = {} if self.any_query else query_values(query, operation.in_query)
         account = HOUSE if caller.account is None else caller.account
         params = operation.read(in_path, values)
         name = values.get("account")
@@ -112,7 +120,7 @@ class Route(msgspec.Struct, Generic[A, P, B], frozen=True):
         location = self.location(found) if self.location is not None else None
         cursor = None
         page = getattr(params, "page", None)
-        if isinstance(page, PageParams) and isinstance(found, list) and len(found) == page.limit:
+        if page is not None and isinstance(found, list) and len(found) == page.limit:
             cursor = str(
                 end_of_page(
                     found, lambda row: time_of(self.row_time(params, row)) // 1000, page.cursor
@@ -121,7 +129,7 @@ class Route(msgspec.Struct, Generic[A, P, B], frozen=True):
         return Answer(self.operation.status, dumps(found), location, cursor)
 
 
-def query_values(query: Iterable[tuple[str, str]], allowed: Sequence[str] = ()) -> dict[str, str]:
+def query_values(query: Iterable[tuple[str, str]], allowed: Collection[str] = ()) -> dict[str, str]:
     """The query; unknown and repeated parameters are refused, so that a typo is noticed."""
     values: dict[str, str] = {}
     for name, value in query:

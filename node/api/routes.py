@@ -34,7 +34,7 @@ def cancel_orders(
             "no orders selected: give market, group, client_id, or all=true for every open order",
             parameter="all",
         )
-    return node.cancel_many(
+    return node.orders.cancel_many(
         account=call.account, market=chosen.market, group=chosen.group, client_id=chosen.client_id
     )
 
@@ -42,16 +42,16 @@ def cancel_orders(
 def get_book(node: NodeService, call: Call[public.BookParams, None]) -> BookView:
     """`own` shows the account's orders."""
     account = call.caller.account if call.caller.may("read") else None
-    return node.book(call.params.market, depth=call.params.depth, account=account)
+    return node.markets.book(call.params.market, depth=call.params.depth, account=account)
 
 
 def get_health(node: NodeService, _: Call[Params, None]) -> HealthView:
-    status = node.status()
+    status = node.reports.status()
     return HealthView(status="ok", node_id=status.node_id, version=status.version)
 
 
 def get_ready(node: NodeService, _: Call[Params, None]) -> ReadyView:
-    found = node.ready()
+    found = node.reports.ready()
     if found.ready:
         return found
     reasons = "; ".join(check.reason for check in found.checks if not check.ok)
@@ -88,7 +88,7 @@ def _access(caller: Caller) -> CallerAccess:
 _TRADING: Final[tuple[Route[Any, Any, Any], ...]] = (
     Route(
         trading.SUBMIT_ORDER,
-        lambda node, call: node.submit(
+        lambda node, call: node.orders.submit(
             call.body, account=call.account, wait_for_takes=call.params.wait_for_takes
         ),
         doing="placing the order",
@@ -96,7 +96,7 @@ _TRADING: Final[tuple[Route[Any, Any, Any], ...]] = (
     ),
     Route(
         trading.LIST_ORDERS,
-        lambda node, call: node.orders(
+        lambda node, call: node.orders.find(
             account=call.account,
             market=call.params.market,
             open_only=call.params.open,
@@ -109,17 +109,19 @@ _TRADING: Final[tuple[Route[Any, Any, Any], ...]] = (
     Route(trading.CANCEL_ORDERS, cancel_orders, doing="cancelling the orders"),
     Route(
         trading.CANCEL_AFTER,
-        lambda node, call: node.cancel_after(call.body.timeout_ms, account=call.account),
+        lambda node, call: node.orders.cancel_after(call.body.timeout_ms, account=call.account),
         doing="setting the switch",
     ),
     Route(
         trading.GET_ORDER_BY_CLIENT_ID,
-        lambda node, call: node.order_by_client_id(call.params.client_id, account=call.account),
+        lambda node, call: node.orders.by_client_id(call.params.client_id, account=call.account),
     ),
-    Route(trading.GET_ORDER, lambda node, call: node.order(call.params.id, account=call.account)),
+    Route(
+        trading.GET_ORDER, lambda node, call: node.orders.get(call.params.id, account=call.account)
+    ),
     Route(
         trading.AMEND_ORDER,
-        lambda node, call: node.amend(
+        lambda node, call: node.orders.amend(
             call.params.id,
             call.body,
             account=call.account,
@@ -129,12 +131,12 @@ _TRADING: Final[tuple[Route[Any, Any, Any], ...]] = (
     ),
     Route(
         trading.CANCEL_ORDER,
-        lambda node, call: node.cancel(call.params.id, account=call.account),
+        lambda node, call: node.orders.cancel(call.params.id, account=call.account),
         doing="cancelling the order",
     ),
     Route(
         trading.LIST_FILLS,
-        lambda node, call: node.fills(
+        lambda node, call: node.orders.fills(
             account=call.account,
             market=call.params.market,
             order=call.params.order,
@@ -211,7 +213,12 @@ _OPERATOR: Final[tuple[Route[Any, Any, Any], ...]] = (
     Route(operator.LIST_POSITIONS, lambda node, call: node.operations.positions.positions()),
     Route(operator.LIST_OBLIGATIONS, lambda node, call: node.operations.positions.obligations()),
     # It changes nothing, and has a limit of its own.
-    Route(operator.RECONCILE, lambda node, call: node.reconcile(call.params.peer)),
+    Route(
+        operator.RECONCILE,
+        lambda node, call: node.statements.reconcile(
+            node.operations.positions.peer(call.params.peer)
+        ),
+    ),
     Route(
         operator.SETTLE,
         lambda node, call: node.operations.positions.settle(call.body),
@@ -227,43 +234,45 @@ _OPERATOR: Final[tuple[Route[Any, Any, Any], ...]] = (
 _PUBLIC: Final[tuple[Route[Any, Any, Any], ...]] = (
     Route(
         public.LIST_TRADES,
-        lambda node, call: node.trade_history(
+        lambda node, call: node.markets.trades(
             market=call.params.market, span=span_of(call.params.page)
         ),
     ),
     Route(
         public.LIST_CANDLES,
-        lambda node, call: node.candles(
+        lambda node, call: node.markets.candles(
             call.params.market, call.params.timeframe, span=span_of(call.params.span)
         ),
     ),
     Route(public.GET_BOOK, get_book),
-    Route(public.LIST_MARKETS, lambda node, call: node.markets()),
-    Route(public.LIST_PEERS, lambda node, call: node.peers()),
+    Route(public.LIST_MARKETS, lambda node, call: node.markets.views()),
+    Route(public.LIST_PEERS, lambda node, call: node.reports.peers()),
     Route(
         public.CONNECT_PEER,
-        lambda node, call: node.connect(call.body.address),
+        lambda node, call: node.peering.connect(call.body.address),
         doing="dialling the peer",
     ),
-    Route(public.GET_PEER_POLICY, lambda node, call: node.peer_policy()),
-    Route(public.CHANGE_PEER_POLICY, lambda node, call: node.change_peer_policy(call.body)),
-    Route(public.PING_NODE, lambda node, call: node.ping(call.params.node), doing="the ping"),
-    Route(public.LIST_SERVICES, lambda node, call: node.services()),
+    Route(public.GET_PEER_POLICY, lambda node, call: node.peering.policy()),
+    Route(public.CHANGE_PEER_POLICY, lambda node, call: node.peering.change_policy(call.body)),
+    Route(
+        public.PING_NODE, lambda node, call: node.peering.ping(call.params.node), doing="the ping"
+    ),
+    Route(public.LIST_SERVICES, lambda node, call: node.reports.services()),
     # It has a deadline of its own.
     Route(
         public.CALL_SERVICE,
-        lambda node, call: node.call_service(call.params.service, call.body),
+        lambda node, call: node.service_calls.call_service(call.params.service, call.body),
         until_gone=True,
     ),
     Route(
         public.GET_ROUTER,
-        lambda node, call: node.routing(events=call.params.events, kind=call.params.kind),
+        lambda node, call: node.reports.routing(events=call.params.events, kind=call.params.kind),
     ),
-    Route(public.GET_STATUS, lambda node, call: node.status()),
+    Route(public.GET_STATUS, lambda node, call: node.reports.status()),
     Route(public.GET_SESSION, get_session),
-    Route(public.GET_DIAGNOSTICS, lambda node, call: node.diagnostics()),
-    Route(public.GET_TOPOLOGY, lambda node, call: node.topology()),
-    Route(public.LIST_FEEDS, lambda node, call: node.feeds()),
+    Route(public.GET_DIAGNOSTICS, lambda node, call: node.reports.diagnostics()),
+    Route(public.GET_TOPOLOGY, lambda node, call: node.reports.topology()),
+    Route(public.LIST_FEEDS, lambda node, call: node.reports.feeds()),
     Route(public.GET_HEALTH, get_health, any_query=True),
     Route(public.GET_READY, get_ready, any_query=True),
 )

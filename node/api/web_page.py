@@ -1,4 +1,5 @@
-"""The node's own page: the files of `node/web`, served at `/` with a strict content security policy.
+"""The node's own page: the files of `node/web`, served at `/` with a strict content security policy. The API's documents
+and their page are beside it, each made when it is first requested.
 
 The page is HTML, CSS and ES modules as they lie in the package: there is no build step, nothing is
 fetched from elsewhere, and no code or style stands inside the HTML. It is a client of the public API
@@ -11,12 +12,16 @@ of the page do not fit each other.
 from __future__ import annotations
 
 import hashlib
+import html
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final, NamedTuple
 
+import orjson
 from aiohttp import web
+
+from node.api.access import DOORKEEPER
 
 PREFIX: Final = "/web/"
 _TYPES: Final = {
@@ -93,3 +98,44 @@ def add_page(app: web.Application) -> None:
     """Serve the page at `/` and its files below `/web/`."""
     app.router.add_get("/", _get_index)
     app.router.add_get(PREFIX + "{path:.+}", _get_file)
+
+
+def add_documents(app: web.Application) -> None:
+    """Puts /openapi.json, /docs and /asyncapi.json on `app`."""
+    app.router.add_get("/openapi.json", _get_openapi)
+    app.router.add_get("/docs", _get_page)
+    app.router.add_get("/asyncapi.json", _get_asyncapi)
+
+
+async def _get_openapi(request: web.Request) -> web.Response:
+    from node.api.openapi import document
+
+    return _json(document(keys_required=request.app[DOORKEEPER].rules.keys_required))
+
+
+async def _get_asyncapi(_request: web.Request) -> web.Response:
+    from node.api.asyncapi import document
+
+    return _json(document())
+
+
+def _json(document: object) -> web.Response:
+    body = orjson.dumps(document, option=orjson.OPT_INDENT_2)
+    return web.Response(body=body, content_type="application/json")
+
+
+async def _get_page(request: web.Request) -> web.Response:
+    from node.api.openapi import page
+
+    text = page()
+    for scheme, own in (("http", request.scheme), ("ws", request.scheme.replace("http", "ws"))):
+        text = text.replace(f"{scheme}://HOST", html.escape(f"{own}://{request.host}"))
+    return web.Response(
+        text=text,
+        content_type="text/html",
+        headers={
+            "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+            "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
+        },
+    )

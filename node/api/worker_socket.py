@@ -134,7 +134,9 @@ async def _serve(request: web.Request, socket: web.WebSocketResponse) -> None:
                 process.on_served(message)
             elif isinstance(message, Attach) and attached is None:
                 try:
-                    node.serve(message.service, process.serve, workers=max(1, message.workers))
+                    node.service_calls.serve(
+                        message.service, process.serve, workers=max(1, message.workers)
+                    )
                 except ValueError as error:
                     await socket.send_bytes(_encode(WorkerRefused(str(error))))
                     break
@@ -147,7 +149,7 @@ async def _serve(request: web.Request, socket: web.WebSocketResponse) -> None:
         pass
     finally:
         if attached is not None:
-            node.withdraw(attached)
+            node.service_calls.withdraw(attached)
             log.info("the worker process that served %s has gone", attached)
         process.gone()
 

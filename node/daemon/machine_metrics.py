@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from statistics import median
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -17,13 +17,15 @@ from prometheus_client.core import (
 )
 
 from exchange.journal.journal import Journal
-from node.daemon.figures import NodeFigures
 from node.http.http_requests import LATENCY_BOUNDS, RequestFigures
 from node.service.diagnostics import LAG_BOUNDS
 from node.streams.stream_registry import StreamRegistry
 from p2p.flow import GateStatus
 from p2p.overlay import Overlay
 from p2p.reachability.report import STATES, report
+
+if TYPE_CHECKING:
+    from node.daemon.node import Node
 
 PREFIX: Final = "exchange_node_"
 MAX_LINKS: Final = 64  # links with figures of their own, the oldest ones
@@ -52,9 +54,9 @@ def counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(PREFIX + name, text, value=value)
 
 
-def machine(figures: NodeFigures) -> Iterator[Metric]:
+def machine(node: Node) -> Iterator[Metric]:
     """Event loop, journal, disk, clock, and readiness with its checks."""
-    found = figures.readiness.view()
+    found = node.reports.ready()
     yield gauge("ready", "1 if the node can take orders.", float(found.ready))
     checks = GaugeMetricFamily(
         PREFIX + "ready_check", "1 for each condition of readiness that holds.", labels=["check"]
@@ -62,22 +64,22 @@ def machine(figures: NodeFigures) -> Iterator[Metric]:
     for check in found.checks:
         checks.add_metric([check.name], float(check.ok))
     yield checks
-    diagnostics = figures.diagnostics
+    diagnostics = node.diagnostics
     lag = HistogramMetricFamily(
         PREFIX + "loop_lag_seconds", "How late the event loop ran its timer, of every 50 to 500 ms."
     )
     lag.add_metric([], buckets(LAG_BOUNDS, diagnostics.lag_bins), diagnostics.lag_seconds)
     yield lag
-    yield from _journal(figures.journal)
-    disk = shutil.disk_usage(figures.data_dir)
+    yield from _journal(node.journal)
+    disk = shutil.disk_usage(node.settings.data_dir)
     yield gauge("disk_free_bytes", "Free bytes on the disk of the data directory.", disk.free)
     yield gauge("disk_size_bytes", "Size of the disk of the data directory.", disk.total)
     yield gauge(
         "clock_drift_seconds",
         "How far the wall clock was moved since the start.",
-        figures.readiness.clock_drift,
+        node.readiness.clock_drift,
     )
-    offset, witnesses = figures.readiness.clock_offset or (0.0, 0)
+    offset, witnesses = node.readiness.clock_offset or (0.0, 0)
     yield gauge(
         "clock_offset_seconds",
         "Median of how far this clock is ahead of the neighbours'.",

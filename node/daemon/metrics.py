@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -14,9 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from exchange.feeds.feed_limits import FeedFigures
-from node.api.api_server import ApiServer
-from node.daemon.figures import ExchangeFigures, NodeFigures
+from exchange.model.events import BUY, SELL
 from node.daemon.machine_metrics import (
     PREFIX,
     buckets,
@@ -30,45 +28,18 @@ from node.daemon.machine_metrics import (
     requests,
     streams,
 )
-from node.parts.annex import NodePart
 from node.service.committer import COMMIT_BOUNDS, RECORD_BOUNDS
 from node.service.routing_service import route_views
-from node.streams.stream_registry import StreamRegistry
-from node.views.node_views import StatusView
-from p2p.flow import Gate
-from p2p.overlay import Overlay
+from node.views.order_mapping import side_word
 from p2p.services.call_figures import LATENCY_BOUNDS
-from p2p.services.service_mesh import ServiceMesh
+
+if TYPE_CHECKING:
+    from node.daemon.node import Node
 
 STATES = ("CLOSED", "HALF_OPEN", "OPEN")
 
 
-class MetricsSource(Protocol):
-    """Values that the metrics read; implemented by `node.daemon.node.Node`."""
-
-    @property
-    def overlay(self) -> Overlay: ...
-    @property
-    def mesh(self) -> ServiceMesh: ...
-    @property
-    def parts(self) -> Sequence[NodePart]: ...
-    def status(self) -> StatusView: ...
-    def now(self) -> float: ...
-    def exchange_figures(self) -> ExchangeFigures: ...
-
-    def feed_figures(self) -> FeedFigures: ...
-
-    def node_figures(self) -> NodeFigures: ...
-    def traded_quantities(self) -> dict[str, float]: ...
-    @property
-    def api(self) -> ApiServer: ...
-    @property
-    def stream_registry(self) -> StreamRegistry: ...
-    @property
-    def gates(self) -> Sequence[Gate]: ...
-
-
-def exposition(node: MetricsSource) -> bytes:
+def exposition(node: Node) -> bytes:
     """Everything in the Prometheus text format."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -79,7 +50,7 @@ def exposition(node: MetricsSource) -> bytes:
 class NodeCollector(Collector):
     """Reads a node in its own event loop; one scrape sees one moment."""
 
-    def __init__(self, node: MetricsSource) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
 
     def collect(self) -> Iterable[Metric]:
@@ -90,7 +61,7 @@ class NodeCollector(Collector):
         yield from links(self._node.overlay)
         yield from reachability(self._node.overlay, self._node.now())
         yield from paths_and_relaying(self._node.overlay, self._node.now())
-        yield from machine(self._node.node_figures())
+        yield from machine(self._node)
         yield from requests(self._node.api.figures)
         yield from streams(self._node.stream_registry)
         yield from gates(gate.status() for gate in self._node.gates)
@@ -101,7 +72,7 @@ class NodeCollector(Collector):
         info = GaugeMetricFamily(
             PREFIX + "info", "Identity of this node.", labels=["node_id", "version", "network"]
         )
-        status = node.status()
+        status = node.reports.status()
         info.add_metric([status.node_id, status.version, status.network], 1)
         yield info
         yield gauge("uptime_seconds", "Time since the start.", status.uptime_s)
@@ -165,14 +136,17 @@ class NodeCollector(Collector):
 
     def _exchange(self) -> Iterator[Metric]:
         node = self._node
-        figures = node.exchange_figures()
-        yield counter("orders", "Orders submitted since the start.", figures.orders)
-        yield counter("fills", "Own fills since the start.", figures.fills)
-        yield gauge("open_orders", "Own orders that are not done.", figures.open_orders)
-        yield gauge("pending_takes", "Takes whose outcome is unknown.", figures.pending_takes)
-        yield gauge("feeds", "Feeds that are held.", figures.feeds)
-        yield gauge("feeds_behind", "Feeds known to have news not held.", figures.feeds_behind)
-        feed = node.feed_figures()
+        engine, trading = node.engine, node.trading
+        yield counter("orders", "Orders submitted since the start.", trading.order_count)
+        yield counter("fills", "Own fills since the start.", trading.fill_count)
+        open_orders = len(engine.order_store.open)
+        yield gauge("open_orders", "Own orders that are not done.", open_orders)
+        pending = len(engine.orders.takes)
+        yield gauge("pending_takes", "Takes whose outcome is unknown.", pending)
+        feeds = sum(1 for feed in engine.feeds.values() if feed.number)
+        yield gauge("feeds", "Feeds that are held.", feeds)
+        yield gauge("feeds_behind", "Feeds known to have news not held.", engine.feeds_behind)
+        feed = engine.feed_figures
         yield gauge("feeds_given_up", "Feeds of others given up for a limit.", feed.given_up)
         yield gauge("others_open_orders", "Open orders of all other owners.", feed.orders)
         yield counter("batches_delayed", "Waits for an owner's event budget.", feed.delayed)
@@ -181,12 +155,15 @@ class NodeCollector(Collector):
         yield counter("unconnected_evicted", "Waiting batches evicted.", feed.unconnected_evicted)
         depth = GaugeMetricFamily(PREFIX + "book_levels", "Levels.", labels=["market", "side"])
         orders = GaugeMetricFamily(PREFIX + "book_orders", "Orders.", labels=["market", "side"])
-        for market, side, levels, count in figures.books:
-            depth.add_metric([market, side], levels)
-            orders.add_metric([market, side], count)
+        for key, instrument in node.texts.by_key.items():
+            for side in (BUY, SELL):
+                levels = engine.markets[key].book.levels(side)
+                labels = [instrument.symbol, side_word(side)]
+                depth.add_metric(labels, len(levels))
+                orders.add_metric(labels, sum(count for _, _, count in levels))
         yield depth
         yield orders
-        committer = figures.committer
+        committer = node.committer
         commits = HistogramMetricFamily(
             PREFIX + "commit_seconds", "How long the journal's commits took."
         )
@@ -204,8 +181,9 @@ class NodeCollector(Collector):
             "Quantity traded in the network, in the base asset.",
             labels=["market"],
         )
-        for symbol, quantity in node.traded_quantities().items():
-            traded.add_metric([symbol], quantity)
+        for key, instrument in node.texts.by_key.items():
+            quantity = float(instrument.lot * node.market_data.traded[key])
+            traded.add_metric([instrument.symbol], quantity)
         yield traded
 
     def _calls(self) -> Iterator[Metric]:

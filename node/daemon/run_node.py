@@ -22,7 +22,7 @@ from exchange.journal.market_history import HistoryError, MarketHistory
 from exchange.model.instruments import Instruments, InstrumentsFileError
 from node.client.node_finder import data_dir_option, program, same_node
 from node.daemon.data_directory import holds_journal, open_key_and_journal
-from node.daemon.node import KnownNodes, Node
+from node.daemon.node import KnownNodes, Node, NodeData
 from node.daemon.port_choice import PortTaken, wanted_ports
 from node.daemon.process import (
     EXIT_FAILED,
@@ -155,13 +155,13 @@ async def _announce_stop(stop: asyncio.Event, manager: ServiceManager) -> None:
 
 def _summary(node: Node) -> str:
     """Status text for the service manager: one line."""
-    status = node.status()
+    status = node.reports.status()
     return f"{status.peers_connected} peers, API at {status.api_url}"
 
 
 def _ready_line(node: Node, settings: Settings) -> str:
     """Return a line of JSON with what a program needs to use the node."""
-    status = node.status()
+    status = node.reports.status()
     ready = {
         "event": "ready",
         "version": VERSION,
@@ -250,16 +250,9 @@ def open_node_parts(
         )
         stack.callback(history.close)
         with Progress(f"reading the journal {settings.journal_path}", log=log.warning) as progress:
-            return Node(
-                settings,
-                identity,
-                steps,
-                journal,
-                history,
-                _api_tls(settings),
-                progress=progress.update,
-                recover_from=recover_from,
-            )
+            recovered = journal.recover(progress.update)
+            data = NodeData(identity, journal, recovered, steps, history)
+            return Node(settings, data, _api_tls(settings), recover_from=recover_from)
     except TlsError as error:
         raise StartError(f"cannot serve the API over TLS: {error}") from error
     except InstrumentsFileError as error:
@@ -372,7 +365,7 @@ def _write_runtime(path: Path, node: Node) -> None:
 
 def banner(node: Node, settings: Settings) -> str:
     """Return the lines printed when the node is ready."""
-    status = node.status()
+    status = node.reports.status()
     security = "TLS 1.3" if settings.p2p_security == "tls" else "plain TCP, P2P_SECURITY=off"
     finding = [view for view in status.discovery if view.state != "off" and _can_find(view)]
     if all(view.name == "exchange" for view in finding):

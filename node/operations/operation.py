@@ -7,10 +7,11 @@ it, the clients in `node/client` call it and read its answer's type from it, and
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, get_args, get_type_hints
 from urllib.parse import quote
 
 import msgspec
@@ -51,7 +52,8 @@ P = TypeVar("P", bound=Params, default=Params)
 B = TypeVar("B", default=None)
 
 
-class Operation(msgspec.Struct, Generic[A, P, B], frozen=True):
+@dataclass(frozen=True)
+class Operation(Generic[A, P, B]):
     """An operation; `A` is the type of its answer's body, `P` of its parameters, `B` of its body."""
 
     request: str  # method and path
@@ -60,17 +62,17 @@ class Operation(msgspec.Struct, Generic[A, P, B], frozen=True):
     summary: str
     answer: type[A]
     description: str = ""
-    params: type[P] = cast("type[P]", Params)
+    params: type[P] = Params  # type: ignore[assignment]  # as the default of P
     body: type[B] | None = None
     status: int = 200
     problems: tuple[int, ...] = ()  # besides those that every operation can answer
     access: Access = "operator"
 
-    @property
+    @cached_property
     def method(self) -> str:
         return self.request.partition(" ")[0]
 
-    @property
+    @cached_property
     def path(self) -> str:
         return self.request.partition(" ")[2]
 
@@ -82,19 +84,25 @@ class Operation(msgspec.Struct, Generic[A, P, B], frozen=True):
             raise ValueError(f"{self.path} has no place for {left!r}")
         return path
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[Param, ...]:
         """Parameters as they are read, in groups."""
-        return _parameters(self.params, self.request)
+        return _parameters(self.params, _IN_PATH.findall(self.path))
 
-    @property
+    @cached_property
     def documented(self) -> tuple[Param, ...]:
         """Parameters as the documents have them."""
         return tuple(each for param in self.parameters for each in param.documented)
 
-    @property
-    def query_names(self) -> tuple[str, ...]:
-        return _query_names(self.params, self.request)
+    @cached_property
+    def in_query(self) -> dict[str, tuple[Param | None, Param]]:
+        """Parameters of the query by name, each with its group."""
+        found: dict[str, tuple[Param | None, Param]] = {}
+        for param in self.parameters:
+            if param.place == "query":
+                group = param if param.group is not None else None
+                found |= {each.name: (group, each) for each in param.members or (param,)}
+        return found
 
     def read(self, in_path: Mapping[str, str], query: Mapping[str, str]) -> P:
         """The typed parameters of a request, whose query has names of this operation alone.
@@ -102,7 +110,24 @@ class Operation(msgspec.Struct, Generic[A, P, B], frozen=True):
         Raises:
             ServiceError: a value is wrong.
         """
-        return cast(P, _read(self.params, self.parameters, in_path, query))
+        if not query:
+            return self.params(**in_path)
+        values: dict[str, Any] = dict(in_path)
+        groups: dict[str, dict[str, Any]] = {}
+        for name, text in query.items():
+            group, param = self.in_query[name]
+            try:
+                value = param.read(text)
+            except ValueError as error:
+                raise bad_parameter(name, f"{name} {error}") from None
+            if group is None:
+                values[name] = value
+            else:
+                groups.setdefault(group.name, {})[name] = value
+                values[group.name] = group.group
+        for name, given in groups.items():
+            values[name] = values[name](**given)
+        return self.params(**values)
 
 
 # Reading parameters
@@ -123,42 +148,12 @@ class Param(msgspec.Struct, frozen=True):
     def documented(self) -> tuple[Param, ...]:
         return self.members if self.members and not self.schema else (self,)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names in the query."""
-        if self.place == "path":
-            return ()
-        return tuple(name for each in self.members for name in each.names) or (self.name,)
-
 
 def bad_parameter(name: str, detail: str) -> ServiceError:
     return ServiceError(400, "invalid_parameter", detail, parameter=name)
 
 
-def _read(
-    kind: type[Params],
-    params: tuple[Param, ...],
-    in_path: Mapping[str, str],
-    query: Mapping[str, str],
-) -> Params:
-    values: dict[str, Any] = {}
-    for param in params:
-        if param.group is not None:
-            if query:
-                values[param.name] = _read(param.group, param.members, in_path, query)
-        elif param.place == "path":
-            values[param.name] = in_path[param.name]
-        elif (text := query.get(param.name)) is not None:
-            try:
-                values[param.name] = param.read(text)
-            except ValueError as error:
-                raise bad_parameter(param.name, f"{param.name} {error}") from None
-    return kind(**values)
-
-
-@cache
-def _parameters(kind: type[Params], path: str) -> tuple[Param, ...]:
-    in_path = _IN_PATH.findall(path)
+def _parameters(kind: type[Params], in_path: Collection[str]) -> tuple[Param, ...]:
     hints = get_type_hints(kind, include_extras=True)
     found = []
     for field in msgspec.structs.fields(kind):
@@ -166,7 +161,7 @@ def _parameters(kind: type[Params], path: str) -> tuple[Param, ...]:
         choices = [each for each in get_args(hints[name]) if each is not NoneType]
         hint = choices[0] if NoneType in get_args(hints[name]) else hints[name]
         if isinstance(hint, type) and issubclass(hint, Params):
-            found.append(_group(name, hint, _parameters(hint, path)))
+            found.append(_group(name, hint, _parameters(hint, in_path)))
             continue
         extra = _extra(hint)
         schema = extra.get("schema") or msgspec.json.schema(hint)
@@ -180,11 +175,6 @@ def _parameters(kind: type[Params], path: str) -> tuple[Param, ...]:
         read = extra.get("read") or _reader(schema)
         found.append(Param(name, place, schema, description, read))
     return tuple(found)
-
-
-@cache
-def _query_names(kind: type[Params], path: str) -> tuple[str, ...]:
-    return tuple(name for param in _parameters(kind, path) for name in param.names)
 
 
 def _metas(hint: Any) -> tuple[msgspec.Meta, ...]:

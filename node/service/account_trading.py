@@ -17,18 +17,47 @@ from msgspec.structs import asdict, replace
 
 from exchange.engine.engine import Engine
 from exchange.journal.archive import Archive
-from exchange.journal.journal import Journal
 from exchange.market.candles import LATEST
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.records import Fill, Order, Posting
 from exchange.orders.engine_context import CommandRejected, Drained
 from exchange.orders.order_validation import is_same
 from node.service.committer import Committer
-from node.service.dead_mans_switch import DeadMansSwitch
 from node.service.trading import AccountNews, Balance, Span
 
 T = TypeVar("T")
 Listener = Callable[[AccountNews], None]
+
+
+_PREFIX = "dead_man:"  # before an account's number: its deadline, in the journal's meta data
+
+
+class DeadMansSwitch:
+    """Deadlines by account, in us since the epoch."""
+
+    def __init__(self, stored: Mapping[str, int] | None = None) -> None:
+        """`stored`: values returned earlier by `set` and `due`."""
+        self._deadlines = {
+            int(name.removeprefix(_PREFIX)): at
+            for name, at in (stored or {}).items()
+            if name.startswith(_PREFIX) and at
+        }
+
+    def set(self, account: int, at: int | None) -> tuple[str, int]:
+        """Set the deadline of an account; None removes it. Returns the value to store."""
+        if at is None:
+            self._deadlines.pop(account, None)
+        else:
+            self._deadlines[account] = at
+        return f"{_PREFIX}{account}", at or 0
+
+    def next(self) -> int | None:
+        """Return the earliest deadline."""
+        return min(self._deadlines.values(), default=None)
+
+    def due(self, now: int) -> list[int]:
+        """Accounts whose deadline has passed."""
+        return [account for account, at in self._deadlines.items() if at <= now]
 
 
 class OrderTracer(Protocol):
@@ -47,7 +76,6 @@ class AccountTrading:
     def __init__(
         self,
         engine: Engine,
-        journal: Journal,
         committer: Committer,
         clock: Callable[[], float],
         remembered: Mapping[str, int] | None = None,
@@ -58,7 +86,7 @@ class AccountTrading:
         """`remembered` is the journal's meta data."""
         self.take_answer_wait = take_answer_wait
         self._engine = engine
-        self._journal = journal
+        self._journal = committer.journal
         self._committer = committer
         self._clock = clock
         self._writing = asyncio.Event()
@@ -68,6 +96,7 @@ class AccountTrading:
         # Answers that wait for other nodes' decisions, by order number.
         self._undecided: dict[int, list[asyncio.Future[None]]] = {}
         self.order_count = 0  # placed since the start
+        self.fill_count = 0
         self._tracer = tracer
 
     # Commands
@@ -347,6 +376,7 @@ class AccountTrading:
 
     def publish(self, drained: Drained) -> None:
         """Tell listeners what became durable."""
+        self.fill_count += len(drained.fills)
         if self._undecided:
             for order in drained.orders:
                 if not order.pending:

@@ -58,7 +58,7 @@ class Committer:
         gate: Gate | None = None,
     ) -> None:
         self._engine = engine
-        self._journal = journal
+        self.journal = journal
         self._release = release
         self._gate = gate
         self._held: deque[tuple[Drained, list[DurableCall], float]] = deque()  # by the gate
@@ -207,7 +207,7 @@ class Committer:
             self._writing, self._writing_since = drained, self._loop.time()
             if (
                 self._quick >= RECOVERED
-                and self._journal.appends_only
+                and self.journal.appends_only
                 and len(drained.records) <= FEW_RECORDS
             ):
                 self._write_here(drained, waiters)
@@ -221,7 +221,7 @@ class Committer:
     def _write_here(self, drained: Drained, waiters: list[DurableCall]) -> None:
         began = time.perf_counter()
         try:
-            self._journal.commit(drained.records)
+            self.journal.commit(drained.records)
         except JournalError as error:
             self._fail(error, waiters)
             raise
@@ -236,7 +236,7 @@ class Committer:
         began = time.perf_counter()
         try:
             took = await self._loop.run_in_executor(
-                self._thread, _timed, self._journal, drained.records
+                self._thread, _timed, self.journal, drained.records
             )
         except JournalError as error:
             self._fail(error, waiters)
@@ -270,7 +270,7 @@ class Committer:
             self._leave(drained, waiters)
         else:
             self._held.append((drained, waiters, self._loop.time()))
-            self._gate.hold(self._journal.committed, self._leave_next)
+            self._gate.hold(self.journal.committed, self._leave_next)
 
     def _leave_next(self) -> None:
         if self._held:  # not after a failure

@@ -14,7 +14,6 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Final
 
-from exchange.journal.journal import Journal
 from node.service.committer import COMMIT_BOUNDS, Committer
 from node.service.quantiles import quantile_ms
 from node.views.node_views import DiagnosticsView
@@ -30,8 +29,8 @@ LONG_WRITE: Final = 2.0  # seconds
 class Diagnostics:
     """See the module's docstring."""
 
-    def __init__(self, journal: Journal, committer: Committer, data_dir: Path) -> None:
-        self._journal = journal
+    def __init__(self, committer: Committer, data_dir: Path) -> None:
+        self._journal = committer.journal
         self._committer = committer
         self._data_dir = data_dir
         # Arrays, not objects: each of those would keep alive a block of memory that orders left free.

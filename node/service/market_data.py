@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -131,6 +131,9 @@ class MarketData:
         self._wanted = asyncio.Event()
         self._stopping = False
         self._failed = False
+        self.traded: Counter[str] = (
+            Counter()
+        )  # lots by market, of the whole network, since the start
         keys = [instrument.key for instrument in instruments]
         history.add_markets(keys)
         self._lines: dict[str, _Line] = {}
@@ -171,6 +174,7 @@ class MarketData:
         by_market: dict[str, list[Trade]] = {}
         for key, trade in trades:
             by_market.setdefault(key, []).append(trade)
+            self.traded[key] += trade.event.quantity
         touched: dict[str, list[tuple[int, int]]] = {}
         for key, side, price in levels:
             touched.setdefault(key, []).append((side, price))

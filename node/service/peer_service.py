@@ -7,18 +7,18 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from exchange.engine.engine import Engine
-from node.service.peer_reputation import peer_facts
 from node.version import VERSION
 from node.views.field_types import ADDRESS_PATTERN, MAX_ADDRESS_TEXT, refusal_status
 from node.views.node_views import PeerBanView, PeerPolicyRequest, PeerPolicyView, PeerView, PingView
 from node.views.views import ServiceError
+from p2p.adaptive.circuit_breaker import BreakerState
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RpcError
 from p2p.base.host_port import parse_host_port
 from p2p.base.identity import is_node_id
 from p2p.overlay import Overlay
 from p2p.peers.peer_policy import normal_subject
 from p2p.peers.peer_records import Peer
-from p2p.peers.reputation import reputation
+from p2p.peers.reputation import PeerFacts, reputation
 from p2p.reachability.nat_kind import NAMES
 from p2p.services.service_mesh import ServiceMesh
 from p2p.wire.link import LinkStats, PeerLink
@@ -29,11 +29,17 @@ PING_TIMEOUT = 5.0  # seconds
 class PeerService:
     """For the API. `clock` gives monotonic seconds."""
 
-    def __init__(self, overlay: Overlay, engine: Engine, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        overlay: Overlay,
+        engine: Engine,
+        services: ServiceMesh,
+        clock: Callable[[], float],
+    ) -> None:
         self._overlay = overlay
         self._engine = engine
         self._clock = clock
-        self.services: ServiceMesh | None = None  # set once there is one
+        self._services = services
         overlay.rpc.serve("ping", self._on_ping)
 
     def peers(self) -> list[PeerView]:
@@ -77,7 +83,7 @@ class PeerService:
             peer,
             self._overlay,
             self._engine,
-            self.services,
+            self._services,
             self._clock(),
             rtt=None if view.rtt_ms is None else view.rtt_ms / 1000,
             reached=view.path is not None,
@@ -279,3 +285,46 @@ def only_fit(prefix: str, known: Iterable[str]) -> str | None:
         some = ", ".join(node[:12] for node in found[:5])
         raise ServiceError(422, "ambiguous_node", f"{prefix[:40]!r} fits several nodes: {some}")
     return found[0] if found else None
+
+
+def peer_facts(
+    peer: Peer,
+    overlay: Overlay,
+    engine: Engine,
+    services: ServiceMesh | None,
+    now: float,
+    *,
+    rtt: float | None,
+    reached: bool,
+) -> PeerFacts:
+    """Collect what this node knows of a peer. `rtt`: of its path, in seconds."""
+    node = peer.node_id or ""
+    answered, degraded = (0, "") if services is None else _service_calls(services, node, now)
+    _, dropped = overlay.router.budgets.figures().get(node, (0.0, 0))
+    ban = overlay.peers.policy.banned(node, peer.address)
+    return PeerFacts(
+        reached=reached,
+        news=overlay.peers.admission.delivered_first(node),
+        requests_answered=answered,
+        rtt=rtt,
+        degraded=degraded,
+        dropped=dropped,
+        invalid=overlay.router.invalid_messages(node),
+        ban="" if ban is None else ban.reason or "by the operator",
+        fraud=any(owner == node and feed.fault for (owner, _), feed in engine.feeds.items()),
+        failures=peer.failures,
+        last_error=peer.last_error or "",
+    )
+
+
+def _service_calls(services: ServiceMesh, node: str, now: float) -> tuple[int, str]:
+    """Return the number of calls that a node answered, and why the adaptive router avoids it, empty if it does not."""
+    answered, avoided = 0, ""
+    for service, router in services.balancers.routers().items():
+        metrics = router.metrics(node)
+        if metrics is None:
+            continue
+        answered += metrics.success_count
+        if router.breaker_state(now, node) is not BreakerState.CLOSED:
+            avoided = f"calls of {service} fail"
+    return answered, avoided

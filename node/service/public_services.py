@@ -13,8 +13,9 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
+from node.service.market_service import MarketService
 from node.views.node_views import StatusView
-from node.views.views import BookView, MarketView, ServiceError, TradeView
+from node.views.views import BookView, ServiceError, TradeView
 from p2p.base.errors import HandlerError
 
 T = TypeVar("T")
@@ -50,12 +51,7 @@ class PublicStatus(msgspec.Struct, kw_only=True):
     feeds_behind: int
 
 
-class PublicData(Protocol):
-    """Data of the public services; implemented by `node.daemon.node.Node`."""
-
-    def book(self, market: str, *, depth: int = 25) -> BookView: ...
-    def trades(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]: ...
-    def markets(self) -> list[MarketView]: ...
+class StatusReport(Protocol):
     def status(self) -> StatusView: ...
 
 
@@ -72,7 +68,7 @@ def _bounded(name: str, value: int, most: int) -> int:
     return value
 
 
-def public_offers(node: PublicData) -> dict[str, Handler]:
+def public_offers(markets: MarketService, reports: StatusReport) -> dict[str, Handler]:
     """The handlers by service name."""
 
     def told(work: Callable[[Any], Any]) -> Handler:
@@ -86,7 +82,7 @@ def public_offers(node: PublicData) -> dict[str, Handler]:
 
     def book(payload: Any) -> BookView:
         query = _query(payload, BookQuery)
-        found = node.book(query.market, depth=_bounded("depth", query.depth, MAX_DEPTH))
+        found = markets.book(query.market, depth=_bounded("depth", query.depth, MAX_DEPTH))
         for level in (*found.bids, *found.asks):
             level.own = "0"  # which part of it is this node's is its own affair
         return found
@@ -94,17 +90,17 @@ def public_offers(node: PublicData) -> dict[str, Handler]:
     def trades(payload: Any) -> list[TradeView]:
         query = _query(payload, TradesQuery)
         limit = _bounded("limit", query.limit, MAX_LIMIT)
-        return node.trades(market=query.market, limit=limit)
+        return markets.tape(market=query.market, limit=limit)
 
     def status(payload: Any) -> PublicStatus:
-        view = node.status()
+        view = reports.status()
         return PublicStatus(
             **{name: getattr(view, name) for name in PublicStatus.__struct_fields__}
         )
 
     return {
         "book": told(book),
-        "markets": told(lambda payload: node.markets()),
+        "markets": told(lambda payload: markets.views()),
         "status": told(status),
         "trades": told(trades),
     }

@@ -10,7 +10,6 @@ from statistics import median
 from typing import Final
 
 from exchange.engine.engine import Engine
-from exchange.journal.journal import Journal
 from node.service.committer import Committer
 from node.views.node_views import ReadyCheck, ReadyView
 from p2p.mesh.clock_offsets import ClockOffsets
@@ -30,23 +29,18 @@ class Readiness:
     def __init__(
         self,
         engine: Engine,
-        journal: Journal,
         committer: Committer,
         data_dir: Path,
         offsets: ClockOffsets,
         clock: Callable[[], float],
-        listening: Callable[[], str],
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`listening`: reason why the node accepts no peers, "" if it does."""
         self._engine = engine
-        self._journal = journal
         self._committer = committer
         self._data_dir = data_dir
         self._offsets = offsets
         self._clock = clock
         self._wall = wall
-        self._listening = listening
         self._behind_since: float | None = None
         self._started_at = wall() - clock()
 
@@ -72,9 +66,10 @@ class Readiness:
         ahead, behind = _far(self._offsets.offsets(self._clock()))
         return [self._clock_fault() or self._clock_text()] if ahead or behind else []
 
-    def view(self) -> ReadyView:
+    def view(self, not_listening: str) -> ReadyView:
+        """`not_listening`: reason why the node accepts no peers or clients, "" if it does."""
         checks = [
-            self._check("listening", self._listening(), "peers and clients can connect"),
+            self._check("listening", not_listening, "peers and clients can connect"),
             self._check("current", self._stale(), "the data directory is the node's newest"),
             self._check("feeds", self._feeds(), "no feed is behind"),
             self._check("disk", self._disk(), "the journal can be written"),
@@ -114,7 +109,7 @@ class Readiness:
             return f"the data directory cannot be read: {error.strerror or error}"
         if free < LEAST_DISK:
             return f"{free >> 20} MiB are free on the disk of the data directory"
-        return self._journal.trouble or ""
+        return self._committer.journal.trouble or ""
 
     def _clock_fault(self) -> str:
         drift = self.clock_drift

@@ -15,7 +15,6 @@ import msgspec
 
 from exchange.engine.engine import Engine
 from exchange.journal.archive import Archive
-from exchange.journal.journal import Journal
 from exchange.ledger.balances import PEER
 from exchange.ledger.reconciliation import FORMAT, DifferenceSearch, Evidence, evaluate
 from exchange.ledger.statement_checks import is_question, open_document
@@ -89,7 +88,6 @@ class StatementService:
     def __init__(
         self,
         engine: Engine,
-        journal: Journal,
         committer: Committer,
         clock: Callable[[], float],
         keys: SigningKeys,
@@ -97,7 +95,6 @@ class StatementService:
         rpc: StatementRpc,
     ) -> None:
         self._engine = engine
-        self._journal = journal
         self._committer = committer
         self._clock = clock
         self._keys = keys
@@ -172,7 +169,7 @@ class StatementService:
                 await asyncio.sleep(self._rest_until - began)
                 began = self._clock()
             try:
-                return await asyncio.to_thread(lambda: make(self._journal.history()))
+                return await asyncio.to_thread(lambda: make(self._committer.journal.history()))
             finally:
                 now = self._clock()
                 self._rest_until = now + min(now - began, REST_MAX)

@@ -29,7 +29,7 @@ from node.client.node_finder import program
 from node.daemon.node import Node
 from node.daemon.run_node import start_node
 from node.views.account_views import AccountRequest, KeyRequest, MoneyRequest
-from node.views.views import OrderRequest, ServiceError
+from node.views.views import FillView, OrderRequest, ServiceError
 
 MARKET = "BTC-USD"
 MID = Decimal(30000)
@@ -169,7 +169,7 @@ async def _meet(members: list[DemoNode]) -> bool:
     """Wait until all nodes see each other's presence."""
     deadline = time.monotonic() + QUIET_TIMEOUT
     while time.monotonic() < deadline:
-        if all(member.node.status().nodes_present == len(members) for member in members):
+        if all(member.node.reports.status().nodes_present == len(members) for member in members):
             return True
         await asyncio.sleep(0.05)
     return False
@@ -201,10 +201,10 @@ async def _act(member: DemoNode, mid: Decimal) -> None:
     rng, node = member.rng, member.node
     dice = rng.random()
     if dice < 0.25:
-        resting = await node.orders(market=MARKET)
+        resting = await node.orders.find(market=MARKET)
         if resting:
             try:
-                await node.cancel(rng.choice(resting).id)
+                await node.orders.cancel(rng.choice(resting).id)
                 member.counts["cancels"] += 1
             except ServiceError:
                 member.counts["too late to cancel"] += 1  # filled in the meantime
@@ -219,7 +219,7 @@ async def _act(member: DemoNode, mid: Decimal) -> None:
         market=MARKET, side="buy" if side == "buy" else "sell", quantity=quantity, price=price
     )
     try:
-        await node.submit(request)
+        await node.orders.submit(request)
         member.counts["orders"] += 1
     except ServiceError as error:
         member.counts[error.code] += 1
@@ -229,25 +229,31 @@ async def _settle(members: list[DemoNode]) -> bool:
     """Wait until nothing is pending, all nodes hold the same book, and their disks have it all."""
     deadline = time.monotonic() + QUIET_TIMEOUT
     while time.monotonic() < deadline:
-        statuses = [member.node.status() for member in members]
+        statuses = [member.node.reports.status() for member in members]
         quiet = not any(status.pending_takes or status.feeds_behind for status in statuses)
-        if quiet and len({member.node.book(MARKET).digest for member in members}) == 1:
-            await asyncio.gather(*(member.node.durable() for member in members))
+        if quiet and len({member.node.markets.book(MARKET).digest for member in members}) == 1:
+            await asyncio.gather(*(member.node.trading.durable() for member in members))
             return True
         await asyncio.sleep(0.05)
     return False
+
+
+def _fills(node: Node) -> list[FillView]:
+    """Every own fill on disk, oldest first."""
+    fills = node.journal.history().fills(limit=-1)
+    return [node.texts.fill(fill) for fill in reversed(fills)]
 
 
 def _summary(members: list[DemoNode], elapsed: float, seed: int, agreed: bool) -> dict[str, Any]:
     sides: dict[str, list[tuple[str, str, str]]] = {}
     rows: list[dict[str, Any]] = []
     for member in members:
-        fills = member.node.all_fills()
+        fills = _fills(member.node)
         for fill in fills:
             sides.setdefault(fill.id, []).append((fill.role, fill.price, fill.quantity))
         bought = sum((Decimal(f.quantity) for f in fills if f.side == "buy"), Decimal(0))
         sold = sum((Decimal(f.quantity) for f in fills if f.side == "sell"), Decimal(0))
-        book = member.node.book(MARKET, depth=1)
+        book = member.node.markets.book(MARKET, depth=1)
         rows.append(
             {
                 "node": member.name,
@@ -289,7 +295,7 @@ def _between_nodes(members: list[DemoNode]) -> int:
     return sum(
         1
         for member in members
-        for fill in member.node.all_fills()
+        for fill in _fills(member.node)
         if fill.role == "taker" and fill.counterparty != member.node.node_id
     )
 
@@ -316,12 +322,12 @@ def _display(
         for name in ("node", "orders", "fills", "resting", "bid", "ask", "book"):
             view.add_column(name, justify="left" if name in ("node", "book") else "right")
         for member in members:
-            book = member.node.book(MARKET, depth=1)
+            book = member.node.markets.book(MARKET, depth=1)
             view.add_row(
                 member.name,
                 str(member.counts["orders"]),
-                str(member.node.fill_count),
-                str(member.node.status().open_orders),
+                str(member.node.trading.fill_count),
+                str(member.node.reports.status().open_orders),
                 book.bids[0].price if book.bids else "-",
                 book.asks[0].price if book.asks else "-",
                 book.digest,

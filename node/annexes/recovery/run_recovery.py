@@ -175,7 +175,7 @@ async def _work(
         unheard = recovery.unheard(engine.present)
         return RecoveryResult(node.node_id, recovery.heard_from, unheard, silent, restored, report)
     report = engine.settle_recovery(node.now(), statements, statements.keys() - set(silent))
-    await node.durable()
+    await node.trading.durable()
     await asyncio.sleep(LEAVE_AFTER)
     unheard = recovery.unheard(engine.present)
     return RecoveryResult(node.node_id, recovery.heard_from, unheard, silent, restored, report)

@@ -146,6 +146,7 @@ class FakeService:
         self.accounts = Accounts()
         self.texts = OrderMapping(self.shown.instruments, node_id, self.trading.decimals)
         self.parts: list[NodePart] = []
+        self.orders = self.markets = self.peering = self.service_calls = self.reports = self
         self.stream_registry = StreamRegistry(
             self.market_data,
             self.texts,
@@ -153,7 +154,7 @@ class FakeService:
             lambda delay, call: asyncio.get_running_loop().call_later(delay, call),
         )
         self.calls: list[tuple[object, ...]] = []
-        self.policy = PeerPolicyView(pins=[], bans=[], allow=[])
+        self.peer_rules = PeerPolicyView(pins=[], bans=[], allow=[])
         self.own: list[Order] = []
         self.remote: list[Order] = []
         self.own_fills: list[FillView] = []
@@ -335,10 +336,10 @@ class FakeService:
         self._level_changed(order.market, order.side, order.price)
         return order.view()
 
-    def order(self, order_id: str, *, account: int = 0) -> OrderView:
+    def get(self, order_id: str, *, account: int = 0) -> OrderView:
         return self._find(order_id).view()
 
-    async def orders(
+    async def find(
         self,
         *,
         account: int = 0,
@@ -401,10 +402,10 @@ class FakeService:
     async def cancel_after(self, timeout_ms: int, *, account: int = 0) -> CancelAfterView:
         raise NotImplementedError
 
-    def order_by_client_id(self, client_id: str, *, account: int = 0) -> OrderView:
+    def by_client_id(self, client_id: str, *, account: int = 0) -> OrderView:
         raise NotImplementedError
 
-    async def trade_history(
+    async def trades(
         self, *, market: str | None = None, span: Span | None = None
     ) -> list[TradeView]:
         span = span or Span()
@@ -419,7 +420,7 @@ class FakeService:
         self, market: str, timeframe: str, *, span: Span | None = None
     ) -> list[CandleView]:
         """One candle for each trade, whatever the timeframe."""
-        trades = await self.trade_history(market=self._market(market).symbol, span=span)
+        trades = await self.trades(market=self._market(market).symbol, span=span)
         return [
             CandleView(
                 time=t.time, open=t.price, high=t.price, low=t.price, close=t.price,
@@ -458,7 +459,7 @@ class FakeService:
             time=self._now(),
         )
 
-    def markets(self) -> list[MarketView]:
+    def views(self) -> list[MarketView]:
         views = []
         for market in self.known.values():
             base, _, quote = market.symbol.partition("-")
@@ -512,12 +513,12 @@ class FakeService:
     def peers(self) -> list[PeerView]:
         return list(self.known_peers)
 
-    def peer_policy(self) -> PeerPolicyView:
-        return self.policy
+    def policy(self) -> PeerPolicyView:
+        return self.peer_rules
 
-    def change_peer_policy(self, change: PeerPolicyRequest) -> PeerPolicyView:
+    def change_policy(self, change: PeerPolicyRequest) -> PeerPolicyView:
         self.calls.append(("policy", change.action, change.subject, change.seconds, change.reason))
-        return self.policy
+        return self.peer_rules
 
     async def connect(self, address: str) -> PeerView:
         await self._wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +18,13 @@ from market_kit import MemoryHistory
 from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
 from exchange.model.instruments import Instruments
-from exchange.orders.engine_context import Drained
 from node.api import ApiServer
 from node.api.access import AccessRules
 from node.api.node_service import NodeService
 from node.client.exchange_client import ExchangeClient
-from node.daemon.trading_service import TradingService
+from node.daemon.exchange import make_exchange
 from node.http.api_tls import Tls
+from node.parts.annex import NodePart
 from node.service.committer import Committer
 from node.service.market_data import MarketData
 from node.service.market_steps import MarketSteps
@@ -32,12 +32,13 @@ from node.service.market_steps import MarketSteps
 TOKEN = "the-operators-token"
 
 
-class TradingNode(TradingService):
-    """The service of a node that knows no others. `now` is the engine's clock, moved by the test."""
+class TradingNode:
+    """The parts of a node that knows no others. `now` is the engine's clock, moved by the test."""
 
     def __init__(self, journal: Journal, instruments: Instruments, now: float = 1.0) -> None:
         self.now = now
         self.instruments = instruments
+        self.parts: Sequence[NodePart] = ()
         recovered = journal.recover()
         self.engine = Engine(
             Keys(1),
@@ -56,24 +57,19 @@ class TradingNode(TradingService):
             cast(Any, MemoryHistory()),
             lambda: self.engine.us(self.now),
         )
-        self.committer = Committer(self.engine, journal, self._release)
-        super().__init__(
-            self.engine,
-            MarketSteps(Path("unused"), instruments, {}),
-            journal,
-            self.committer,
-            lambda: self.now,
-            data,
-            recovered.meta,
+        self.committer = Committer(
+            self.engine, journal, lambda drained: self.exchange.publish(drained)
         )
+        steps = MarketSteps(Path("unused"), instruments, {})
+        self.exchange = exchange = make_exchange(
+            self.engine, self.committer, lambda: self.now, data, steps, recovered.meta
+        )
+        self.market_data = data
+        self.trading, self.texts = exchange.trading, exchange.texts
+        self.orders, self.markets = exchange.orders, exchange.markets
+        self.operations, self.stream_registry = exchange.operations, exchange.stream_registry
+        self.accounts, self.node_id = self.engine.accounts, self.engine.node_id
         self.engine.resume(now)
-
-    @property
-    def node_id(self) -> str:
-        return self.engine.node_id
-
-    def _release(self, drained: Drained) -> None:
-        self.publish(drained)
 
     def tick(self, seconds: float = 0.0) -> None:
         """Let so much time pass."""

@@ -19,7 +19,7 @@ from exchange.journal.journal import Journal
 from exchange.model.events import SELL, Filled, Opened
 from exchange.model.records import PutMeta, Recovered
 from exchange.orders.engine_context import CommandRejected
-from node.daemon.trading_service import TradingService
+from node.daemon.exchange import make_exchange
 from node.service.committer import Committer
 from node.service.market_steps import MarketSteps
 from node.views.views import OrderRequest
@@ -319,14 +319,8 @@ async def test_orders_and_cancels_of_clients_wait_until_the_node_writes(tmp_path
     with closing(Journal(tmp_path / "journal.db", sync="normal")) as journal:
         committer = Committer(engine, journal, lambda drained: None)
         data = FakeMarkets(instruments).data
-        service = TradingService(
-            engine,
-            MarketSteps(Path("unused"), instruments, {}),
-            journal,
-            committer,
-            lambda: now,
-            data,
-        )
+        steps = MarketSteps(Path("unused"), instruments, {})
+        service = make_exchange(engine, committer, lambda: now, data, steps, {}).orders
         engine.resume(now)
         order = OrderRequest(market="BTC-USD", side="buy", quantity="1", price="100")
         async with asyncio.TaskGroup() as group:

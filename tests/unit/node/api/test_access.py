@@ -7,7 +7,7 @@ import pytest
 from exchange.ledger.accounts import Accounts
 from node.api.access import ANYBODY, THE_OPERATOR, AccessControl, AccessRules, Caller, is_loopback
 from node.http.rate_limit import RateLimit
-from node.service.dead_mans_switch import DeadMansSwitch
+from node.service.account_trading import DeadMansSwitch
 from node.views.views import ServiceError
 
 KEY, SECRET = "k" * 32, "s" * 43

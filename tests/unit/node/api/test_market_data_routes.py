@@ -19,7 +19,7 @@ from exchange.journal.journal import Journal
 from exchange.market.candles import HOUR, LATEST
 from node.cli.tables import candle_table, to_ansi
 from node.client.exchange_client import ApiError, ExchangeClient
-from node.daemon.trading_service import TradingService
+from node.daemon.exchange import make_exchange
 from node.service.committer import Committer
 from node.service.market_steps import MarketSteps
 from node.service.trading import Span
@@ -123,14 +123,15 @@ class Trading:
             rng=random.Random(0),
         )
         committer = Committer(self.engine, journal, lambda drained: None)
-        self.service = TradingService(
+        self.exchange = make_exchange(
             self.engine,
-            MarketSteps(Path("unused"), instruments, {}),
-            journal,
             committer,
             lambda: 1.0,
             self.markets.data,
+            MarketSteps(Path("unused"), instruments, {}),
+            {},
         )
+        self.service = self.exchange.markets
 
 
 @pytest.fixture
@@ -144,22 +145,18 @@ async def test_history_of_one_market_or_of_all(trading: Trading) -> None:
     trading.markets.trade("TEST-USD", -1, "7", "2", time=NOW - 2)
     trading.markets.trade(BTC, 1, "101", "1", time=NOW - 1)
     service = trading.service
-    every = await service.trade_history()
+    every = await service.trades()
     assert [(t.market, t.price, t.side) for t in every] == [
         (BTC, "101", "buy"), ("TEST-USD", "7", "sell"), (BTC, "100", "buy"),
     ]  # fmt: skip
-    assert [t.price for t in await service.trade_history(market="btcusd")] == ["101", "100"]
-    assert [
-        t.price for t in await service.trade_history(span=Span(limit=2, newest_first=False))
-    ] == [
+    assert [t.price for t in await service.trades(market="btcusd")] == ["101", "100"]
+    assert [t.price for t in await service.trades(span=Span(limit=2, newest_first=False))] == [
         "100",
         "7",
     ]
-    assert [
-        t.price for t in await service.trade_history(span=Span(start=NOW - 2, end=NOW - 2))
-    ] == ["7"]
+    assert [t.price for t in await service.trades(span=Span(start=NOW - 2, end=NOW - 2))] == ["7"]
     with pytest.raises(ServiceError, match="no market"):
-        await service.trade_history(market="NOPE")
+        await service.trades(market="NOPE")
 
 
 async def test_candles_and_markets_show_exact_decimals(trading: Trading) -> None:
@@ -170,7 +167,7 @@ async def test_candles_and_markets_show_exact_decimals(trading: Trading) -> None
         time="2026-01-02T00:00:00.000Z", open="100.5", high="100.5", low="99", close="99",
         volume="0.10002", trades=2,
     )  # fmt: skip
-    (market,) = (m for m in trading.service.markets() if m.symbol == BTC)
+    (market,) = (m for m in trading.service.views() if m.symbol == BTC)
     shown: dict[str, Any] = {
         name: getattr(market, name) for name in ("last", "change", "high", "low", "volume")
     }
@@ -191,8 +188,8 @@ async def test_what_becomes_durable_reaches_the_market_data(trading: Trading) ->
     trading.engine.resume(0.0)
     submit(trading.engine, 1.0, key, -1, 1000, 5)
     submit(trading.engine, 1.0, key, 1, 1000, 3)
-    trading.service.publish(trading.engine.drain(1.0))
-    (trade,) = await trading.service.trade_history()
+    trading.exchange.publish(trading.engine.drain(1.0))
+    (trade,) = await trading.service.trades()
     assert (trade.price, trade.quantity, trade.side) == ("100", "0.00003", "buy")
 
 

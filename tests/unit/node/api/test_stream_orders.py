@@ -90,14 +90,14 @@ async def test_an_order_is_accepted_with_the_fields_of_rest(api: CheckedApi, lin
 async def test_an_accepted_order_is_on_the_disk(
     api: CheckedApi, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, written = api.node._journal.commit, []
+    commit, written = api.node.committer.journal.commit, []
 
     def watched(records: Any) -> Any:
         done = commit(records)
         written.append(len(records))
         return done
 
-    monkeypatch.setattr(api.node._journal, "commit", watched)
+    monkeypatch.setattr(api.node.committer.journal, "commit", watched)
     await line.submit()
     assert written
 

@@ -53,10 +53,9 @@ class Taker:
         self.mail: list[Mail] = []
         self.calls: list[Any] = []
         self.told: list[Any] = []
-        journal = SimpleNamespace(behind=False, order=lambda number: None)
+        self.journal = SimpleNamespace(behind=False, order=lambda number: None)
         self.trading = AccountTrading(
             network[0],
-            cast(Any, journal),
             cast(Any, self),
             lambda: network.now,
             take_answer_wait=wait,

@@ -436,7 +436,7 @@ def test_an_order_whose_later_state_is_not_known_is_shown_as_it_was_placed(
         def fail(*_: Any, **__: Any) -> Any:
             raise RuntimeError("gone")
 
-        monkeypatch.setattr(node.service, "order", fail)
+        monkeypatch.setattr(node.service, "get", fail)
         return view
 
     monkeypatch.setattr(node.service, "submit", submit)

@@ -154,8 +154,8 @@ async def test_orders_have_full_ids_on_request_only() -> None:
     service = FakeService()
     await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1", price="2"))
     await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1"))
-    full = plain(order_table(await service.orders(open_only=False), full=True))
-    short = plain(order_table(await service.orders(open_only=False), full=False))
+    full = plain(order_table(await service.find(open_only=False), full=True))
+    short = plain(order_table(await service.find(open_only=False), full=False))
     assert full[1].startswith(f"{ME}-2  BTC-USD  buy ")
     assert short[1].startswith("2      BTC-USD  buy ")
     assert "market" in short[1]

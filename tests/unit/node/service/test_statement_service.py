@@ -68,6 +68,7 @@ class Durable:
         self._network = network
         self._i = i
         self._mail = mail
+        self.journal = cast(Any, network.nodes[i].store)._journal
 
     async def durable(self) -> None:
         self._mail += self._network.drain(self._i)
@@ -86,7 +87,6 @@ class Bench:
         node = self.network.nodes[i]
         return StatementService(
             self.network[i],
-            cast(Any, node.store)._journal,
             cast(Committer, Durable(self.network, i, self.mail)),
             lambda: self.network.now,
             node.keys,

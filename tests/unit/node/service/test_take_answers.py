@@ -21,9 +21,8 @@ class Taker:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.mail: list[Mail] = []
-        self.trading = AccountTrading(
-            network[0], cast(Any, None), cast(Any, self), lambda: network.now
-        )
+        self.journal = None
+        self.trading = AccountTrading(network[0], cast(Any, self), lambda: network.now)
 
     def commit(self) -> None:
         drained = self.network[0].drain(self.network.now)

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fake_service import FakeService
@@ -23,7 +24,7 @@ async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
     async with running_api(tmp_path / "journal", rules=rules) as found:
         view = FakeService().status()
         view.node_id = found.node.node_id
-        vars(found.node)["status"] = lambda: view
+        vars(found.node)["reports"] = SimpleNamespace(status=lambda: view)
         yield found
 
 
