@@ -74,7 +74,7 @@ LINES = {
     "p2p/base": 1_900,
     "p2p/discovery": 1_650,
     "p2p/flow": 3_000,
-    "p2p/grenache": 10_900,
+    "p2p/grenache": 10_800,
     "p2p/grenache_links": 1_050,
     "p2p/ground": 550,
     "p2p/mesh": 4_150,

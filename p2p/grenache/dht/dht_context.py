@@ -10,7 +10,6 @@ from p2p.grenache.dht import bep42
 from p2p.grenache.dht.announcement_store import AnnouncementStore
 from p2p.grenache.dht.compact_addresses import Reach, reach, usable
 from p2p.grenache.dht.dht_settings import DhtSettings
-from p2p.grenache.dht.external_address import SeenAs
 from p2p.grenache.dht.iterative_search import (
     WHEN_ALL_FAILED,
     Candidate,
@@ -19,12 +18,11 @@ from p2p.grenache.dht.iterative_search import (
     Visit,
 )
 from p2p.grenache.dht.krpc import ID_BYTES, KIND, Ask, KrpcReply
-from p2p.grenache.dht.own_announcements import OwnEntries
+from p2p.grenache.dht.own_announcements import OwnEntries, SeenAs
 from p2p.grenache.dht.queries import TRIES, Failed, PendingQuery, Queries, Replied
-from p2p.grenache.dht.query_sources import QuerySources
+from p2p.grenache.dht.query_sources import QuerySources, WriteTokens
 from p2p.grenache.dht.routing_table import RoutingTable
 from p2p.grenache.dht.value_store import ValueStore
-from p2p.grenache.dht.write_tokens import WriteTokens
 from p2p.grenache.directory import Address
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.timers import Timers

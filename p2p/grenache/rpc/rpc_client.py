@@ -40,13 +40,13 @@ from p2p.grenache.errors import (
     RequestTimeout,
 )
 from p2p.grenache.input_checks import check_service
-from p2p.grenache.rpc.even_policy import EvenPolicy
 from p2p.grenache.rpc.http_transport import HttpTransport
 from p2p.grenache.rpc.rpc_transport import CLOSED, MAX_REPLY, RpcTransport, TransportStatus
 from p2p.grenache.rpc.rpc_wire import new_rid
 from p2p.grenache.rpc.stream_client import Exchange, Stream, StreamPosts, stream_headers
 from p2p.grenache.rpc.worker_calls import (
     End,
+    EvenPolicy,
     StreamCall,
     StreamCalls,
     TurnedAway,
