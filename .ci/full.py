@@ -50,14 +50,19 @@ COMPUTING = (
     Part("dishonest", "python -m tests.simulation --start 8100000 --seeds 60 --dishonest"),
     Part("lies", "python -m tests.simulation.dishonest.lies --seeds 100"),
     Part("fuzz", "for t in $(python -m tests.fuzz); do python -m tests.fuzz $t --minutes 1; done"),
-    Part("eclipse", "LONG_TESTS=1 pytest -m long tests/unit"),
+    Part("long", "LONG_TESTS=1 pytest -m long tests/unit tests/simulation"),
     Part("dht", "python -m tests.simulation.dht"),
     Part("scale", "python -m tests.simulation.scale --nodes 100"),
     Part("routing", "python -m tests.simulation.routing --seeds 1"),
     Part("storm", "python -m tests.simulation.storm --seeds 1"),
     Part(
+        "coverage",
+        "coverage run -m pytest -q -m 'not process and not slow' && coverage report --format=total "
+        "&& coverage report",
+    ),
+    Part(
         "mutation",
-        "python -m tests.mutation settlement book matching replication ledger breaker --sample 4",
+        "for r in exchange p2p/adaptive p2p/mesh; do python -m tests.mutation $r --sample 100; done",
         fails=False,
     ),
 )

@@ -22,23 +22,26 @@ from p2p.addresses.peer_storage import PeerStorage
 from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
 from p2p.base.host_port import Scope, scope_of
 from p2p.base.identity import Identity
-from p2p.base.limits import PROTOCOL_VERSION, RELAY_RATE
+from p2p.base.limits import PROTOCOL_VERSION
 from p2p.base.network_group import is_local, network_group
 from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.message_budget import REQUEST_COST
 from p2p.mesh.message_router import MessageRouter
-from p2p.mesh.routed_messages import Way
-from p2p.peers.link_slots import SlotLimits
-from p2p.peers.peer_manager import PeerManager
+from p2p.mesh.routed_messages import DEFAULT_SETTINGS, RelayEncryption, RouterSettings, Way
+from p2p.peers.peer_manager import DEFAULT_SETTINGS as PEER_DEFAULTS
+from p2p.peers.peer_manager import PeerManager, PeerSettings
+from p2p.peers.peer_policy import POLICY_FILE
 from p2p.reachability.reachability import ReachabilityCore
 from p2p.reachability.reachability_service import ReachabilityService, new_nonce
+from p2p.rpc.relayed_trips import CHECK, RelayedTrips
 from p2p.rpc.rpc import Rpc
-from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.direct_links import DirectConnectionService, LinkSettings
 from p2p.wire.link import Carrier, LinkStats, PeerLink
 from p2p.wire.messages import Codec, Envelope
 
@@ -48,7 +51,6 @@ if TYPE_CHECKING:  # loaded where it is used
 
 log = logging.getLogger(__name__)
 
-POLICY_FILE = "peer-policy.json"  # pins and bans, beside the remembered peers
 TICK = 0.05  # seconds between looks at the router's timers while messages come and go,
 QUIET = 1.0  # and at most while none do
 LinkPath = Literal["direct", "mapped", "punched", "grenache"]  # of a link to a node
@@ -63,14 +65,10 @@ class OverlaySettings:
     """
 
     host: str
-    network: str
-    secure: bool
-    agent: str
-    storage_path: Path
-    max_peers: int = 50
-    slots: SlotLimits = field(default_factory=SlotLimits)  # its `max_peers` is not used
-    allow: Sequence[str] = ()  # node ids of a closed network
-    reconnect_interval: float = 30.0
+    links: LinkSettings  # `supported_protocols` are those of `payloads`
+    storage_path: Path  # remembered peers; pins and bans lie beside them
+    peers: PeerSettings = PEER_DEFAULTS  # its paths follow from `storage_path`
+    router: RouterSettings = DEFAULT_SETTINGS  # `encryption` follows from `links`
     bootstrap: Sequence[tuple[str, int]] = ()
     dns_seeds: Sequence[str] = ()
     peer_lists: Sequence[tuple[str, str]] = ()  # URL and the signer's node id
@@ -80,7 +78,6 @@ class OverlaySettings:
     direct: bool = True
     external: Sequence[tuple[str, int]] = ()  # addresses given by the operator
     port_mapping: bool = False  # request one from the router
-    relay_rate: float = RELAY_RATE  # bytes a second relayed for others
     payloads: dict[str, type[msgspec.Struct]] = field(default_factory=dict)
 
 
@@ -107,56 +104,48 @@ class Overlay:
         self._on_neighbour = on_neighbour
         self._codec = Codec(settings.payloads)
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
+        self.peers = PeerManager(
+            identity.node_id,
+            replace(
+                settings.peers,
+                policy_path=settings.storage_path.with_name(POLICY_FILE),
+                storage=PeerStorage(settings.storage_path),
+            ),
+            listener=self,
+        )
+        protocols = set(self._codec.payloads)
+        if not settings.links.secure:
+            protocols.discard(SEGMENT_TYPE)
+        self.links = DirectConnectionService(
+            identity,
+            self.peers,
+            self._codec,
+            replace(settings.links, supported_protocols=sorted(protocols)),
+            clock=self._loop.time,
+        )
+        if settings.direct:
+            self.peers.dial_over("tcp", self.links)
+        tls = self.links.tls
         self.router = MessageRouter(
             identity,
             rng=rng,
             wall_ms=lambda: int(time.time() * 1000),
-            relay_rate=settings.relay_rate,
+            host=self,
+            settings=replace(
+                settings.router, encryption=None if tls is None else RelayEncryption(*tls)
+            ),
         )
         self.rpc = Rpc(self.router, rng=rng, flush=self.flush)
         self.router.budgets.set_cost("request", REQUEST_COST)
-        self.peers = PeerManager(
-            identity.node_id,
-            listener=self,
-            storage=PeerStorage(settings.storage_path),
-            max_peers=settings.max_peers,
-            slots=settings.slots,
-            allow=settings.allow,
-            policy_path=settings.storage_path.with_name(POLICY_FILE),
-            reconnect_interval=settings.reconnect_interval,
-            rng=rng,
-        )
-        protocols = set(self._codec.payloads)
-        if not settings.secure:
-            protocols.discard(SEGMENT_TYPE)
-        self.links = DirectConnectionService(
-            identity,
-            network=settings.network,
-            codec=self._codec,
-            handler=self.peers,
-            secure=settings.secure,
-            agent=settings.agent,
-            supported_protocols=sorted(protocols),
-            admit=self.peers.admit,
-            accepts_address=self.peers.admission.accepts_address,
-            clock=self._loop.time,
-        )
-        if settings.direct:
-            self.peers.dialer = self.links
-        if self.links.tls is not None:
-            self.router.encrypt_relayed(*self.links.tls)
-        self.router.on_useful = self.peers.admission.news
-        self.router.defer = self._defer
         self.grenache = grenache
         self._grape: GrapeStrategy | None = None
-        self.router.delivery.why_not_grenache = self._why_not_grenache
         self.discovery: PeerDiscovery | None = None
         self.address: tuple[str, int] = (settings.host, 0)
         # Traffic of links that have ended.
         self._ended = {path: LinkStats() for path in get_args(LinkPath)}
         self._flush_due = False
         self._stopped = False
-        self._ticker: asyncio.Task[None] | None = None
+        self._tasks = OwnedTasks(log)
         self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
         self.reachability: ReachabilityService | None = None  # with direct links, from `start` on
 
@@ -171,26 +160,23 @@ class Overlay:
     async def start(self) -> None:
         """Start discovery and dialling."""
         if self.grenache is not None:
-            self.peers.dial_over_grenache(self.grenache.start(self.links))
+            self.peers.dial_over("grenache", self.grenache.start(self.links))
         if self._settings.direct:
             self.reachability = self._make_reachability()
             await self.reachability.start()
         self.discovery = PeerDiscovery(self._strategies(), self.peers.found)
-        self._ticker = asyncio.create_task(self._tick(), name="router timers")
+        self._tasks.start(self._tick(), name="router timers")
+        trips = RelayedTrips(self.rpc, self.router.delivery, self.now)
+        self._tasks.every(CHECK, trips.check, name="relayed round trips")
         await self.peers.start()
         await self.discovery.start()
 
     def _make_reachability(self) -> ReachabilityService:
         core = ReachabilityCore(self.address[1], new_nonce, given=self._settings.external)
         return ReachabilityService(
-            self.node_id,
             core,
-            self.links,
-            self.peers,
-            self.rpc,
-            rng=random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
-            clock=self._loop.time,
-            relayed=self._relayed,
+            self,
+            random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
             mapping=self._settings.port_mapping and scope_of(self.address[0]) is not Scope.LOOPBACK,
         )
 
@@ -212,7 +198,7 @@ class Overlay:
 
             host, port = self.address
             strategies.append(
-                MdnsStrategy(self.node_id, settings.network, host, port, PROTOCOL_VERSION)
+                MdnsStrategy(self.node_id, settings.links.network, host, port, PROTOCOL_VERSION)
             )
         if settings.dns_seeds and settings.direct:
             from p2p.discovery.dns_seeds import DnsLookup, DnsSeedStrategy
@@ -221,7 +207,7 @@ class Overlay:
         if settings.peer_lists and settings.direct:
             from p2p.discovery.peer_list_fetch import PeerListStrategy
 
-            strategies.append(PeerListStrategy(settings.peer_lists, settings.network))
+            strategies.append(PeerListStrategy(settings.peer_lists, settings.links.network))
         if settings.exchange:
             exchange = ExchangeStrategy(self.node_id, self.peers.proven_peers, codec=self._codec)
             self.peers.follow(exchange)
@@ -256,14 +242,18 @@ class Overlay:
         self.peers.on_peer_down(lambda peer: grape.refresh())
         return grape
 
-    def _relayed(self) -> list[str]:
+    def now(self) -> float:
+        """Return the loop's time: the clock of all parts."""
+        return self._loop.time()
+
+    def relayed(self) -> list[str]:
         """Return the nodes that are reached without a link."""
-        routes = self.router.routes.known(self._loop.time())
+        routes = self.router.delivery.routes.known(self._loop.time())
         return [node for node in routes if node not in self.peers.links and node != self.node_id]
 
     def paths(self) -> dict[str, int]:
         """Return the number of nodes that are reached by each path."""
-        counts = dict.fromkeys(get_args(LinkPath), 0) | {"relayed": len(self._relayed())}
+        counts = dict.fromkeys(get_args(LinkPath), 0) | {"relayed": len(self.relayed())}
         for link in self.peers.links.values():
             counts[self.path_of(link)] += 1
         return counts
@@ -284,7 +274,7 @@ class Overlay:
         for link in self.peers.links.values():
             if link.stats.rtt is not None:
                 found.setdefault(self.path_of(link), []).append(link.stats.rtt)
-        for node in self._relayed():
+        for node in self.relayed():
             trip = self.router.delivery.relayed_traffic(node).rtt
             if trip is not None:
                 found.setdefault("relayed", []).append(trip)
@@ -308,14 +298,6 @@ class Overlay:
         core = self.reachability.core
         return port if core.external(self._loop.time()) is None else core.outside_port(port)
 
-    def _why_not_grenache(self, node: str) -> str:
-        if self._grape is None:
-            return "no Grape is used"
-        address = self.peers.grenache_address(node)
-        if address is not None:
-            return f"not connected at {address} ({address.last_error or 'no failure yet'})"
-        return "not found through Grenache" if self._grape.answering else "no Grape answers"
-
     async def stop(self) -> None:
         """Withdraw discovery, say goodbye to peers and save them. Bounded in time."""
         if self.discovery is not None:
@@ -329,9 +311,7 @@ class Overlay:
         await self.links.stop()
         if self.grenache is not None:
             await self.grenache.stop()
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        await self._tasks.close()
 
     # Sending
 
@@ -422,12 +402,25 @@ class Overlay:
         finally:
             self.flush()
 
-    def _defer(self, node: str, origin: str) -> None:
+    # RouterHost
+
+    def first_with_news(self, link: str) -> None:
+        self.peers.admission.news(link)
+
+    def why_not_grenache(self, node: str) -> str:
+        if self._grape is None:
+            return "no Grape is used"
+        address = self.peers.grenache_address(node)
+        if address is not None:
+            return f"not connected at {address} ({address.last_error or 'no failure yet'})"
+        return "not found through Grenache" if self._grape.answering else "no Grape answers"
+
+    def defer(self, link: str, origin: str) -> None:
         """Handle broadcasts that the router put off in turns of their own, which the links of a network group share."""
-        address = self.peers.links[node].peer.address
-        flow = node if is_local(address) else network_group(address)
+        address = self.peers.links[link].peer.address
+        flow = link if is_local(address) else network_group(address)
         self.links.turns.defer(
-            (node, origin), ("deferred", flow), lambda: self._handle_deferred(node, origin)
+            (link, origin), ("deferred", flow), lambda: self._handle_deferred(link, origin)
         )
 
     def _handle_deferred(self, node: str, origin: str) -> bool:

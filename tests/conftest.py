@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Tests of real processes: they take turns, so that each has most of a machine with two cores.
+# Tests of real processes. Those of one group take turns, so that each has most of a machine with two cores.
 OF_PROCESSES = (
     "tests/documents/",
     "tests/integration/",
@@ -21,6 +21,8 @@ OF_PROCESSES = (
     "tests/soak/",
     "tests/web/",
 )
+
+PROGRAMS = ("tests/interop/", "tests/web/")  # the group that waits for Node.js and for Chromium
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -72,12 +74,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 2` one worker has the tests of processes, one after another, and the other one all the
-    rest. (By `--dist loadgroup` pytest-xdist 3.8 with pytest 9.2 does not keep groups together.)"""
+    """With `-n 3` one worker has the tests of nodes as processes, one those of other programs, each one after
+    another, and one all the rest. (By `--dist loadgroup` pytest-xdist 3.8 with pytest 9.2 does not keep groups together.)"""
     from xdist.scheduler import LoadScopeScheduling
 
     class TakingTurns(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(PROGRAMS):
+                return "programs"
             return "processes" if nodeid.startswith(OF_PROCESSES) else nodeid
 
     return TakingTurns(config, log)

@@ -5,5 +5,6 @@ order_manager  commands on own orders, and the parts that carry them out
 fast_path      plain limit and market orders in fewer steps
 feed_ingest    feeds of other owners
 recovery       own feeds of a restored node, fetched from others
-recovery_settlement, lost_trades  orders and money brought in line with them
+recovery_settlement  orders and money brought in line with the fetched feeds
+lost_trades    own trades that a restored journal lacks, report of a recovery
 """

@@ -432,7 +432,7 @@ class Engine:
             or self._replicator.busy
             or self._presences.busy
             or self.orders.busy
-            or any(market.held_owners or market.crossed for market in self.markets.values())
+            or self._context.changes.unsettled()
         ):
             return now
         expires = self.orders.next_expiry
@@ -451,7 +451,7 @@ class Engine:
         self._presences.tick(now)
         if self.recovery is not None:
             self.recovery.tick(now)
-        for market in self.markets.values():
+        for market in self._context.changes.unsettled():
             for owner in market.held_owners:
                 market.drop_holds(now, owner)
             if market.crossed:
@@ -462,7 +462,7 @@ class Engine:
         """Return the records to make durable and the messages to send after that."""
         context = self._context
         levels: list[tuple[str, int, int]] = []
-        for market in context.markets.values():
+        for market in context.changes.take():
             for batch in market.writer.flush() if context.stale is None else []:
                 context.records.append(PutBatch(context.node_id, batch))
                 fills = Filled in map(type, batch.events)

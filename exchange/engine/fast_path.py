@@ -151,6 +151,8 @@ class FastPath:
         market.book.append(number, signed, quantity, time, context.node_id)
         market.version += 1
         market.touched[signed] = None
+        if not market.marked:
+            market.mark()
         return order
 
     def try_cancel(self, now: float, order: Order, reason: str) -> bool:
@@ -185,6 +187,8 @@ class FastPath:
         market.book.remove(number)
         market.version += 1
         market.touched[signed] = None
+        if not market.marked:
+            market.mark()
         if account != HOUSE:
             del store.by_account[account][number]
             units = market.units
@@ -405,6 +409,8 @@ class FastPath:
         self._fills.next_take = take
         feed.number = event_number
         market.version += len(found)
+        if not market.marked:
+            market.mark()
         if key in context.watched:
             context.unseen.extend((market, trade) for _, trade in trades[-len(found) :])
         return quantity, value

@@ -130,7 +130,7 @@ class RecoverySettlement:
     # Feeds
 
     def _use_feeds(self, now: float) -> None:
-        """Continue the own feeds from what was fetched."""
+        """Continue the own feeds from the fetched events."""
         context = self._context
         for key, own in self._recovery.feeds.items():
             market = context.markets[key]
@@ -316,7 +316,7 @@ class RecoverySettlement:
             self._context.orders[order.number] = order
 
     def _end_reservations(self, now: float) -> None:
-        """Refuse what was reserved for others: it ended in the lost time."""
+        """Refuse reservations for other nodes: they ended in the lost time."""
         for reserved in self._orders.decisions.reservations:
             self._release(reserved)
             self._put(

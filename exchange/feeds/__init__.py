@@ -8,9 +8,10 @@ request_budget      shares of the requests under way, token buckets, timeouts
 feed_index          feeds by owner and market, heads in order, summary
 feed_replica        another owner's feed: batches checked and applied in sequence
 checkpoint_rule     the writer's rule for checkpoints, and its enforcement
-unconnected_batches batches that wait for events before them, bounded in bytes
+unconnected_batches  batches that wait for events before them, bounded in bytes
 owner_weights       the heaviest owner, which loses when a total is exceeded
 feed_limits         limits on orders, rates and feeds of other owners, feeds given up
 presence            presence leases: whose orders are shown
+presence_exchange   presences handed on between neighbours
 startup_fence       wait for the neighbours' digests after a restart
 """

@@ -97,7 +97,7 @@ class PresenceTable:
             del self._groups[kept.group]
 
     def part(self, now: float, part: int, parts: int) -> list[KeptPresence]:
-        """Return one of `parts` parts (a power of two): presences with what is left of their leases."""
+        """Return one of `parts` parts (a power of two): presences with the rest of their leases."""
         found: list[KeptPresence] = []
         for number in range(part, MAX_PARTS, parts):
             for owner in self._groups.get(number, ()):

@@ -9,5 +9,9 @@ snapshots           the state after a frame, so that earlier frames need not be 
 state               fold of the records into the state for a restart
 archive             finished orders, fills and postings in SQLite
 market_history      public trades and candles in SQLite
+export              records in the order of writing, archived ones first
+journal_reader      reader of a journal that another process may be writing
+repair              records before the first damage, report of the loss
+verification        checks of a journal, without changing a byte
 sqlite              opening of SQLite files with derived data
 """

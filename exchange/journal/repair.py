@@ -1,4 +1,4 @@
-"""Repair of a damaged journal: keep what is whole up to the first damage, and report what is lost.
+"""Repair of a damaged journal: keep the records before the first damage, and report the loss.
 
 Theory of operation. A journal can be continued from any commit, because each holds complete changes. So the
 repair keeps the newest readable snapshot and the frames that follow it without a gap. What comes after the
@@ -197,7 +197,7 @@ def _archived(path: Path) -> int:
 
 
 def _walk(path: Path, data: bytes, first: int, report: Repair) -> tuple[str, int]:
-    """Read a segment up to its first damage. Returns what is wrong, "" for nothing, and the offset."""
+    """Read a segment up to its first damage. Returns the fault ("" for none) and the offset."""
     end = FILE_HEAD_SIZE
     try:
         for frame in frames_of(path, data, first):

@@ -23,7 +23,7 @@ from exchange.model.records import Fill, Recovered, StoredFeed, Transaction
 
 
 class Check(msgspec.Struct, frozen=True):
-    """Result of one check. `detail`: figures, or what is wrong and what to do."""
+    """Result of one check. `detail`: figures, or the fault and its cure."""
 
     name: str
     ok: bool

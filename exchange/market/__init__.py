@@ -1,4 +1,4 @@
-"""One market on this node.
+"""Order book, candles and trades of a market on this node.
 
 market        feeds of all owners, and the book of orders that can be traded from this node
 order_book    price levels, priority, matching

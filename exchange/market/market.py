@@ -7,6 +7,7 @@ shows it. Without requests, and with all owners present, it is a pure function o
 Rules of this file:
 - Own orders are not deducted and never absent: `write` updates the book from the event alone.
 - Every change of the book calls `_touch`, which collects the changed levels for readers.
+- The first change since the last drain calls `mark`, so that `tick` and `drain` walk the changed markets alone.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class Market:
     visible: Callable[[str], bool]  # True while an owner's presence lease is valid
     units: MarketUnits  # worth of its ticks and lots
     rules: MarketRules | None = None
+    on_change: Callable[[Market], None] = lambda market: None  # called by `mark`
+    marked: bool = False  # it has changed since the last drain
     book: OrderBook = field(default_factory=OrderBook)
     # Own orders that no feed shows; key: order number.
     hidden: OrderBook = field(default_factory=OrderBook)
@@ -98,6 +101,12 @@ class Market:
         if replica is not None:
             return replica.feed
         return self.writer.feed if owner == self.writer.feed.owner else None
+
+    def mark(self) -> None:
+        """Report a change, if it is the first since the last drain."""
+        if not self.marked:
+            self.marked = True
+            self.on_change(self)
 
     # The book
 
@@ -129,6 +138,8 @@ class Market:
     def write(self, event: OrderEvent) -> None:
         """Append an event to the own feed and apply it to the book. A short form of `refresh`: an own
         order has no deductions and is always present."""
+        if not self.marked:
+            self.mark()
         writer = self.writer
         writer.append(event)
         number = event.order
@@ -148,6 +159,7 @@ class Market:
 
     def hide_order(self, number: int, side: int, price: int, quantity: int, time: int) -> None:
         """Add or update an own hidden order; `quantity` 0 removes it."""
+        self.mark()
         hidden = self.hidden
         if number in hidden:
             if quantity and hidden.place(number) == (side, price, time):
@@ -195,6 +207,8 @@ class Market:
         return feed is not None and feed.fault is None and self.visible(owner)
 
     def _touch(self, side: int, price: int) -> None:
+        if not self.marked:
+            self.mark()
         self.version += 1
         self.touched[side * price] = None
 
@@ -218,6 +232,7 @@ class Market:
         feed = self.feed(owner)
         if hold is not None and (hold.number is None or feed is None or feed.number < hold.number):
             self._holds.setdefault(owner, {}).setdefault(number, []).append(hold)
+            self.mark()
         self.refresh(owner, number)
 
     def drop_holds(self, now: float, owner: str) -> None:

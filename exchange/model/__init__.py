@@ -7,5 +7,4 @@ records      journal records
 codec        records as bytes
 ports        protocols that the exchange needs from outside, outgoing messages
 decimals     texts of scaled integers
-keyed_heap   keys by a number that may change: expiry, retries, stop prices
 """

@@ -59,7 +59,7 @@ class UnknownInstrument(KeyError):
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One market. Invalid fields raise ValueError with the name of the field.
+    """A tradable market. Invalid fields raise ValueError with the name of the field.
 
     Symbol and steps define the market and must be equal on all nodes. All other fields apply to orders
     placed with this node. Fees are fractions of the received amount, negative fees are rebates; client

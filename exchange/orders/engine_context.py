@@ -57,6 +57,54 @@ class Drained(msgspec.Struct):
     balances: list[tuple[int, str, int, int]] = []  # (account, asset, total, held)
 
 
+class ChangedMarkets:
+    """Markets that changed since the last drain, and those that stay crossed or have holds.
+
+    A node may have hundreds of markets, of which few change between two drains. All lists are in the order of the
+    node's markets.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._changed: list[Market] = []
+        self._unsettled: dict[str, Market] = {}
+
+    def add(self, market: Market) -> None:
+        """Note a change (`Market.mark`)."""
+        self._changed.append(market)
+
+    def register(self, market: Market) -> None:
+        """Add a market of the node; it counts as changed."""
+        self._places[market.key] = len(self._places)
+        market.mark()
+
+    def take(self) -> list[Market]:
+        """Return the markets that changed since the last call."""
+        changed, self._changed = self._changed, []
+        for market in changed:
+            market.marked = False
+            self._unsettled[market.key] = market
+        return self._in_order(changed)
+
+    def unsettled(self) -> list[Market]:
+        """Return the markets with holds, or with resting orders that could trade with each other."""
+        for market in self._changed:
+            self._unsettled[market.key] = market
+        if not self._unsettled:
+            return []
+        self._unsettled = {
+            key: market
+            for key, market in self._unsettled.items()
+            if market.held_owners or market.crossed
+        }
+        return self._in_order(list(self._unsettled.values()))
+
+    def _in_order(self, markets: list[Market]) -> list[Market]:
+        if len(markets) > 1:
+            markets.sort(key=lambda market: self._places[market.key])
+        return markets
+
+
 class EngineContext:
     """Markets and feeds by name, the clock, and the records and messages for the next drain."""
 
@@ -86,11 +134,16 @@ class EngineContext:
         self.owners = OwnerIndex(keys.node_id)
         self.feeds = FeedIndex()
         self.markets: dict[str, Market] = {}
+        self.changes = ChangedMarkets()
         for key in markets:
             feed = self.feeds[self.node_id, key] = Feed(self.node_id, key)
             writer = Writer(feed, keys, network)
             units, rules = specs.units[key], specs.rules.get(key)
-            self.markets[key] = Market(key, self.owners, writer, visible, units, rules)
+            market = Market(
+                key, self.owners, writer, visible, units, rules, on_change=self.changes.add
+            )
+            self.markets[key] = market
+            self.changes.register(market)
         self.records: list[Record] = []
         self.messages: list[Message] = []
         self.trades: list[tuple[str, Trade]] = []

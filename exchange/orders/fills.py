@@ -233,6 +233,7 @@ class FillRecorder:
     def _reveal(self, market: Market, order: Order, trade: _TakeFill) -> None:
         """Publish a trade of a hidden order: it is opened for the traded quantity and filled at once."""
         time = order.priority or order.time
+        market.mark()
         market.writer.append(Opened(order.number, order.side, trade.price, trade.quantity, time))
         filled = _event(order, trade, shown=0, left=0)
         market.writer.append(filled)

@@ -25,15 +25,15 @@ from node.api.direct_orders import DirectOrders
 from node.api.documents import add_documents
 from node.api.node_service import NodeService
 from node.api.problems import PROBLEM, ProblemConnection, problem, problem_middleware
-from node.api.public_routes import ROUTES, SERVICE, add_routes
+from node.api.rest import SERVICE, add_routes
+from node.api.routes import ROUTES
 from node.api.stream_socket import add_stream
 from node.api.web_page import add_page
 from node.api.worker_socket import add_worker
 from node.http.api_tls import Tls
 from node.http.connection_limits import ConnectionLimits, connections_allowed
 from node.http.direct_answers import COMMON_HEADERS
-from node.http.http_requests import FIGURES, UNMATCHED, RequestFigures
-from node.http.paging import NEXT_CURSOR
+from node.http.http_requests import FIGURES, NEXT_CURSOR, UNMATCHED, RequestFigures
 from node.http.rate_limit import RateVerdict
 from node.http.request_guard import NODE_HEADER, RequestGuard, names_no_site
 from node.operations.public_operations import GET_HEALTH, GET_READY

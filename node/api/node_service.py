@@ -169,14 +169,9 @@ class NodeService(Protocol):
         self,
         *,
         market: str | None = None,
-        start: int | None = None,
-        end: int | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
-        skip: int = 0,
+        span: Span | None = None,
     ) -> list[TradeView]:
-        """Public trades of the network seen by this node, from `start` to `end` (us since the epoch,
-        both included), without the first `skip`."""
+        """Public trades of the network seen by this node; without `span` the newest 100."""
         ...
 
     async def candles(
@@ -184,12 +179,9 @@ class NodeService(Protocol):
         market: str,
         timeframe: str,
         *,
-        start: int | None = None,
-        end: int | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
+        span: Span | None = None,
     ) -> list[CandleView]:
-        """Candles that begin from `start` to `end` (us since the epoch, both included)."""
+        """Candles that begin in a span; without it the newest 100."""
         ...
 
     def book(self, market: str, *, depth: int = 25, account: int | None = HOUSE) -> BookView:

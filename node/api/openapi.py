@@ -15,8 +15,8 @@ import orjson
 
 from node.api.call_examples import examples
 from node.api.problems import CODES, CONTENT_TYPE
-from node.api.public_routes import ROUTES
-from node.operations.operation import CURSOR, Access, Operation, Param
+from node.api.routes import ROUTES
+from node.operations.operation import Access, Operation, Param
 from node.views.field_types import DECIMAL_PATTERN, MOMENT, POSITIVE_PATTERN, SIGNED_PATTERN
 from node.views.limits import CURSOR_HEADER
 from node.views.problem_view import Problem
@@ -117,7 +117,7 @@ def _security(access: Access, *, keys_required: bool) -> _Security:
 
 
 def _operation(
-    operation: Operation[Any], schemas: dict[Any, dict[str, Any]], *, keys_required: bool
+    operation: Operation[Any, Any, Any], schemas: dict[Any, dict[str, Any]], *, keys_required: bool
 ) -> dict[str, Any]:
     responses: dict[str, Any] = {
         str(operation.status): {
@@ -129,11 +129,11 @@ def _operation(
         responses["201"]["headers"] = {
             "Location": {"description": "Path of the order.", "schema": {"type": "string"}}
         }
-    if CURSOR in operation.params:
+    if cursor := next((each for each in operation.documented if each.name == "cursor"), None):
         responses["200"]["headers"] = {
             CURSOR_HEADER: {
                 "description": "Of a full page: `cursor` of the request for the next one.",
-                "schema": CURSOR.schema,
+                "schema": cursor.schema,
             }
         }
     for status in sorted({*_EVERYWHERE, *operation.problems}):
@@ -142,7 +142,7 @@ def _operation(
         "operationId": operation.name,
         "tags": [operation.tag],
         "summary": operation.summary,
-        "parameters": [_parameter(param) for param in operation.params],
+        "parameters": [_parameter(param) for param in operation.documented],
         "responses": responses,
     }
     described["security"] = _security(operation.access, keys_required=keys_required)

@@ -1,48 +1,162 @@
-"""Building blocks of REST handlers: a route's declaration, reading requests, answering."""
+"""An operation bound to the node's work, and the way of a request through it, without a transport.
+
+`Route.read` makes a typed call of a request's path and query, `Route.work` does it, at once or awaited, and `Route.answer`
+makes the response. `node.api.rest` does the same for requests of aiohttp.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 import orjson
-from aiohttp import web
 
 from exchange.model.commands import HOUSE
 from node.api import limits
-from node.api.access import caller_of
+from node.api.access import AccessRules, Caller
 from node.api.node_service import NodeService
-from node.http.http_requests import read_body as read_bytes
 from node.http.json_members import RepeatedMember, check_members
-from node.http.paging import NEXT_CURSOR, Cursor, end_of_page, read_cursor
-from node.operations.operation import Operation
+from node.operations.operation import A, B, Operation, P, bad_parameter
+from node.operations.parameters import PageParams, SpanParams
 from node.service.trading import Span
 from node.views.field_types import is_decimal
-from node.views.limits import DEFAULT_LIMIT, MAX_LIMIT
+from node.views.paging import end_of_page
 from node.views.timestamps import time_of
 from node.views.views import ServiceError
 
-SERVICE: Final = web.AppKey("service", NodeService)
-ABOUT: Final = web.RequestKey(
-    "about", int
-)  # whose orders and money are meant, if it is one account's
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """An operation and the handler that serves it."""
+class Call(msgspec.Struct, Generic[P, B]):
+    """A request that was read. `account`: whose orders and money are meant, where they are one account's."""
 
-    operation: Operation[Any]
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    caller: Caller
+    account: int
+    rules: AccessRules
+    params: P
+    body: B
 
 
-# Reading requests -----------------------------------------------------------------------------
+class Answer(NamedTuple):
+    """A response without its common headers."""
+
+    status: int
+    body: bytes
+    location: str | None = None
+    next_cursor: str | None = None  # of a full page of a history
+
+
+class Route(msgspec.Struct, Generic[A, P, B], frozen=True):
+    """An operation and the work that answers it.
+
+    Attributes:
+        doing: of a change, in words: it goes on when its client has gone or has waited too long.
+        until_gone: the work is cancelled when its client has gone.
+        location: path of what was made.
+        row_time: time of a row of a history, by which its pages are in order.
+        any_query: a query is not looked at. Health checks are of programs that add their own, against caches.
+    """
+
+    operation: Operation[A, P, B]
+    work: Callable[[NodeService, Call[P, B]], A | Awaitable[A]]
+    doing: str = ""
+    until_gone: bool = False
+    location: Callable[[A], str] | None = None
+    row_time: Callable[[P, Any], str] = lambda params, row: row.time
+    any_query: bool = False
+
+    @property
+    def of_account(self) -> bool:
+        """The operation is about one account: the caller's, or of the operator any (`account`)."""
+        return self.operation.access in ("read", "trade")
+
+    @property
+    def private_read(self) -> bool:
+        """The answer may include undurable decisions: it has to wait until they are on the disk."""
+        return self.operation.method == "GET" and self.operation.access in ("read", "operator")
+
+    def read(
+        self,
+        service: NodeService,
+        caller: Caller,
+        rules: AccessRules,
+        in_path: Mapping[str, str],
+        query: Iterable[tuple[str, str]] = (),
+    ) -> Call[P, B]:
+        """The call that a request makes, without its body.
+
+        Raises:
+            ServiceError: a parameter is unknown, repeated or wrong, or about another account.
+        """
+        operation = self.operation
+        values = {} if self.any_query else query_values(query, operation.query_names)
+        account = HOUSE if caller.account is None else caller.account
+        params = operation.read(in_path, values)
+        name = values.get("account")
+        if name is not None and self.of_account:
+            if not caller.operator:
+                raise ServiceError(
+                    403,
+                    "operator_only",
+                    "an API key acts for its own account; leave out the parameter account",
+                    parameter="account",
+                )
+            account = service.operations.account(name).number
+        body: Any = None
+        return Call(caller, account, rules, params, body)
+
+    def answer(self, params: P, found: A) -> Answer:
+        location = self.location(found) if self.location is not None else None
+        cursor = None
+        page = getattr(params, "page", None)
+        if isinstance(page, PageParams) and isinstance(found, list) and len(found) == page.limit:
+            cursor = str(
+                end_of_page(
+                    found, lambda row: time_of(self.row_time(params, row)) // 1000, page.cursor
+                )
+            )
+        return Answer(self.operation.status, dumps(found), location, cursor)
+
+
+def query_values(query: Iterable[tuple[str, str]], allowed: Sequence[str] = ()) -> dict[str, str]:
+    """The query; unknown and repeated parameters are refused, so that a typo is noticed."""
+    values: dict[str, str] = {}
+    for name, value in query:
+        if name not in allowed:
+            known = ", ".join(allowed) or "none"
+            raise bad_parameter(name, f"unknown parameter {name[:40]!r}; this path knows {known}")
+        if name in values:
+            raise bad_parameter(name, f"{name} is given twice")
+        values[name] = value
+    return values
+
+
+def span_of(params: SpanParams) -> Span:
+    """The part of a history that is asked for."""
+    span = Span(
+        start=params.start or 0,
+        end=params.end,
+        limit=params.limit,
+        newest_first=params.newest_first,
+    )
+    cursor = params.cursor if isinstance(params, PageParams) else None
+    return span if cursor is None else span.behind(cursor.ms, cursor.rows)
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def dumps(value: Any) -> bytes:
+    """JSON of views and lists of views."""
+    if isinstance(value, msgspec.Struct):
+        return _encode(value)
+    return orjson.dumps(value, default=msgspec.to_builtins)
+
+
+# Bodies -----------------------------------------------------------------------------
 
 _MISFIT = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>.*)`)?$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>[^`]*)`")
@@ -142,204 +256,6 @@ def _words(declared: msgspec.inspect.Type | None) -> list[str]:
         if isinstance(choice, msgspec.inspect.LiteralType)
         for word in choice.values
     ]
-
-
-async def read_body(request: web.Request, kind: type[T]) -> T:
-    """Reads and decodes a JSON body within `limits.MAX_BODY` and `limits.READ_TIMEOUT`."""
-    if request.content_type != "application/json":
-        # Also a defence: a page of another site can post a form or text without asking first.
-        sent = request.headers.get("Content-Type", "no Content-Type")
-        detail = (
-            f"the body was sent as {sent[:100]}; send JSON with the header "
-            "Content-Type: application/json (with curl: --json)"
-        )
-        raise ServiceError(415, "unsupported_media_type", detail)
-    try:
-        raw = await read_bytes(request, limits.READ_TIMEOUT)
-    except TimeoutError:
-        detail = f"the body did not arrive within {limits.READ_TIMEOUT:g} s"
-        raise ServiceError(408, "request_timeout", detail) from None
-    return decode_body(raw, kind)
-
-
-def bad_parameter(name: str, detail: str) -> ServiceError:
-    return ServiceError(400, "invalid_parameter", detail, parameter=name)
-
-
-def query(request: web.Request, *allowed: str) -> dict[str, str]:
-    """The query parameters; unknown and repeated ones are refused, so that a typo is noticed."""
-    values: dict[str, str] = {}
-    if not request.rel_url.raw_query_string:
-        return values
-    for name, value in request.query.items():
-        if name not in allowed:
-            known = ", ".join(allowed) or "none"
-            raise bad_parameter(name, f"unknown parameter {name[:40]!r}; this path knows {known}")
-        if name in values:
-            raise bad_parameter(name, f"{name} is given twice")
-        values[name] = value
-    return values
-
-
-def number(values: dict[str, str], name: str, default: int, maximum: int) -> int:
-    """A whole number from 1 to `maximum`."""
-    text = values.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= maximum):
-        raise bad_parameter(
-            name, f"{name} must be a whole number from 1 to {maximum}, not {text[:40]!r}"
-        )
-    return int(text)
-
-
-def flag(values: dict[str, str], name: str, default: bool) -> bool:
-    text = values.get(name)
-    if text is None:
-        return default
-    if text not in ("true", "false"):
-        raise bad_parameter(name, f"{name} must be true or false, not {text[:40]!r}")
-    return text == "true"
-
-
-def moment(values: dict[str, str], name: str) -> int | None:
-    """A time, ISO 8601 or milliseconds since the epoch, in microseconds."""
-    text = values.get(name)
-    if text is None:
-        return None
-    try:
-        return time_of(text)
-    except ValueError as error:
-        raise bad_parameter(name, f"{name} {error}") from None
-
-
-def newest_first(values: dict[str, str]) -> bool:
-    """Interpret the parameter `sort`."""
-    text = values.get("sort", "desc")
-    if text not in ("asc", "desc"):
-        raise bad_parameter("sort", f"sort must be asc or desc, not {text[:40]!r}")
-    return text == "desc"
-
-
-SPAN: Final = ("start", "end", "limit", "sort")
-PAGE: Final = (*SPAN, "cursor")
-
-
-def span(values: dict[str, str]) -> Span:
-    """The part of a history that is asked for. Times are shown in ms, so `end` is the whole one."""
-    end = moment(values, "end")
-    found = Span(
-        start=moment(values, "start") or 0,
-        end=None if end is None else end + 999,
-        limit=number(values, "limit", DEFAULT_LIMIT, MAX_LIMIT),
-        newest_first=newest_first(values),
-    )
-    cursor = _cursor(values)
-    return found if cursor is None else found.behind(cursor.ms, cursor.rows)
-
-
-def _cursor(values: dict[str, str]) -> Cursor | None:
-    text = values.get("cursor")
-    if text is None:
-        return None
-    try:
-        return read_cursor(text)
-    except ValueError as error:
-        raise bad_parameter("cursor", f"cursor {error}") from None
-
-
-def page(
-    request: web.Request,
-    values: dict[str, str],
-    part: Span,
-    rows: Sequence[T],
-    time_of_row: Callable[[T], str],
-) -> web.Response:
-    """The answer with a page of a history, and the cursor of the next one if this is full."""
-    if len(rows) == part.limit:
-        request[NEXT_CURSOR] = str(
-            end_of_page(rows, lambda row: time_of(time_of_row(row)) // 1000, _cursor(values))
-        )
-    return answer(rows)
-
-
-def account_of(request: web.Request, values: dict[str, str]) -> int:
-    """Return the account meant: the caller's, or of the operator any account's (`account`)."""
-    request[ABOUT] = account = _account_of(request, values)
-    return account
-
-
-def _account_of(request: web.Request, values: dict[str, str]) -> int:
-    caller = caller_of(request)
-    name = values.get("account")
-    if name is None:
-        return HOUSE if caller.account is None else caller.account
-    if not caller.operator:
-        raise ServiceError(
-            403,
-            "operator_only",
-            "an API key acts for its own account; leave out the parameter account",
-            parameter="account",
-        )
-    return request.app[SERVICE].operations.account(name).number
-
-
-# Answering ------------------------------------------------------------------------------------
-
-
-_encode: Final = msgspec.json.Encoder().encode
-
-
-def dumps(value: Any) -> bytes:
-    """JSON of views and lists of views."""
-    if isinstance(value, msgspec.Struct):
-        return _encode(value)
-    return orjson.dumps(value, default=msgspec.to_builtins)
-
-
-def answer(value: Any, *, status: int = 200, location: str | None = None) -> web.Response:
-    return web.Response(
-        status=status,
-        body=dumps(value),
-        content_type="application/json",
-        headers={"Location": location} if location else None,
-    )
-
-
-TASKS: Final = web.AppKey("tasks", set[asyncio.Task[Any]])
-
-
-async def finish(request: web.Request, work: Coroutine[Any, Any, T], what: str) -> T:
-    """Waits for `work` up to `limits.HANDLER_TIMEOUT`.
-
-    The work is not cancelled when the time is over: an order half submitted is worse than a late
-    answer. The application owns the task and cancels it when the node stops.
-    """
-    tasks = request.app[TASKS]
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(work)
-    tasks.add(task)
-    # What `asyncio.wait` does, for one task and at half the cost.
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def end(done: asyncio.Future[T] | None = None) -> None:
-        if done is not None:
-            tasks.discard(task)
-        if not ended.done():
-            ended.set_result(None)
-
-    task.add_done_callback(end)
-    timer = loop.call_later(limits.HANDLER_TIMEOUT, end)
-    try:
-        await ended
-    finally:
-        timer.cancel()
-    if task.done():
-        return task.result()
-    task.add_done_callback(
-        lambda late: late.cancelled() or late.exception()
-    )  # no client requests it
-    raise no_answer(what)
 
 
 def no_answer(what: str) -> ServiceError:

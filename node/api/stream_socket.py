@@ -35,8 +35,8 @@ from msgspec import UNSET
 from node.api import limits
 from node.api.access import ANYBODY, DOORKEEPER, Caller, caller_of, check_access
 from node.api.problems import problem
-from node.api.public_routes import SERVICE
-from node.api.route import query
+from node.api.rest import SERVICE
+from node.api.route import query_values
 from node.api.stream_orders import StreamOrders
 from node.api.stream_requests import of_message, repeated, reread
 from node.http.http_requests import FIGURES
@@ -291,7 +291,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     if not socket.can_prepare(request).ok:
         detail = "/v1/stream accepts WebSocket (RFC 6455) only; connect with a WebSocket client"
         return problem(request, 426, "upgrade_required", detail, headers={"Upgrade": "websocket"})
-    query(request)
+    query_values(request.query.items())
     connections = request.app[CONNECTIONS]
     if len(connections) >= limits.STREAM_MAX_CLIENTS:
         detail = f"{limits.STREAM_MAX_CLIENTS} streams are open already; close one first"

@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from node.api import limits
 from node.api.access import admit
 from node.api.problems import problem
-from node.api.public_routes import SERVICE
+from node.api.rest import SERVICE
 from node.views.worker_messages import (
     MAX_MESSAGE,
     WORKER_PATH,

@@ -7,7 +7,7 @@ meant. A client with an API key acts for the key's account and leaves it out.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from exchange.model.records import Permission
 from node.operations import operator_operations, trading_operations
@@ -44,8 +44,18 @@ T = TypeVar("T")
 Moment = str | int | None  # ISO 8601, or milliseconds since 1970
 
 
-def _sort(newest_first: bool) -> str:
-    return "desc" if newest_first else "asc"
+class Moments(TypedDict, total=False):
+    """A span of time; both ends are included."""
+
+    start: Moment
+    end: Moment
+
+
+class Rows(Moments, total=False):
+    """Rows of a history: the newest 100, unless others are asked for."""
+
+    limit: int
+    newest_first: bool
 
 
 class Calls:
@@ -53,17 +63,18 @@ class Calls:
 
     async def _call(
         self,
-        operation: Operation[T],
+        operation: Operation[T, Any, Any],
         /,
         *in_path: str,
         body: Any = None,
         **parameters: str | int | bool | None,
     ) -> T:
-        raise NotImplementedError
+        value, _ = await self._ask(operation, *in_path, body=body, **parameters)
+        return value
 
     async def _ask(
         self,
-        operation: Operation[T],
+        operation: Operation[T, Any, Any],
         /,
         *in_path: str,
         body: Any = None,
@@ -73,13 +84,13 @@ class Calls:
         raise NotImplementedError
 
     async def _every(
-        self, operation: Operation[list[T]], **parameters: str | int | bool | None
+        self, operation: Operation[list[T], Any, Any], **parameters: str | int | bool | None
     ) -> AsyncIterator[T]:
         """Yield the rows of all pages of a history, oldest first."""
         cursor: str | None = None
         while True:
             rows, cursor = await self._ask(
-                operation, **parameters, limit=MAX_LIMIT, sort="asc", cursor=cursor
+                operation, **parameters, limit=MAX_LIMIT, newest_first=False, cursor=cursor
             )
             for row in rows:
                 yield row
@@ -159,22 +170,12 @@ class OrderCalls(Calls):
         *,
         market: str | None = None,
         open_only: bool = True,
-        start: Moment = None,
-        end: Moment = None,
-        limit: int = 100,
-        newest_first: bool = True,
         account: str | None = None,
+        **rows: Unpack[Rows],
     ) -> list[OrderView]:
         """Own orders: open ones by when they were placed, else all by their last change."""
         return await self._call(
-            trading_operations.LIST_ORDERS,
-            market=market,
-            open=open_only,
-            start=start,
-            end=end,
-            limit=limit,
-            sort=_sort(newest_first),
-            account=account,
+            trading_operations.LIST_ORDERS, market=market, open=open_only, account=account, **rows
         )
 
     async def fills(
@@ -182,22 +183,12 @@ class OrderCalls(Calls):
         *,
         market: str | None = None,
         order: str | None = None,
-        start: Moment = None,
-        end: Moment = None,
-        limit: int = 100,
-        newest_first: bool = True,
         account: str | None = None,
+        **rows: Unpack[Rows],
     ) -> list[FillView]:
         """Own fills."""
         return await self._call(
-            trading_operations.LIST_FILLS,
-            market=market,
-            order=order,
-            start=start,
-            end=end,
-            limit=limit,
-            sort=_sort(newest_first),
-            account=account,
+            trading_operations.LIST_FILLS, market=market, order=order, account=account, **rows
         )
 
     def every_order(
@@ -205,18 +196,12 @@ class OrderCalls(Calls):
         *,
         market: str | None = None,
         open_only: bool = True,
-        start: Moment = None,
-        end: Moment = None,
         account: str | None = None,
+        **span: Unpack[Moments],
     ) -> AsyncIterator[OrderView]:
         """All own orders of a span of time, oldest first, page by page."""
         return self._every(
-            trading_operations.LIST_ORDERS,
-            market=market,
-            open=open_only,
-            start=start,
-            end=end,
-            account=account,
+            trading_operations.LIST_ORDERS, market=market, open=open_only, account=account, **span
         )
 
     def every_fill(
@@ -224,55 +209,29 @@ class OrderCalls(Calls):
         *,
         market: str | None = None,
         order: str | None = None,
-        start: Moment = None,
-        end: Moment = None,
         account: str | None = None,
+        **span: Unpack[Moments],
     ) -> AsyncIterator[FillView]:
         """All own fills of a span of time, oldest first, page by page."""
         return self._every(
-            trading_operations.LIST_FILLS,
-            market=market,
-            order=order,
-            start=start,
-            end=end,
-            account=account,
+            trading_operations.LIST_FILLS, market=market, order=order, account=account, **span
         )
 
     def every_ledger_line(
-        self,
-        *,
-        asset: str | None = None,
-        start: Moment = None,
-        end: Moment = None,
-        account: str | None = None,
+        self, *, asset: str | None = None, account: str | None = None, **span: Unpack[Moments]
     ) -> AsyncIterator[PostingView]:
         """All of the account's lines of the ledger in a span of time, oldest first, page by page."""
-        return self._every(
-            trading_operations.LIST_LEDGER, asset=asset, start=start, end=end, account=account
-        )
+        return self._every(trading_operations.LIST_LEDGER, asset=asset, account=account, **span)
 
     async def balances(self, *, account: str | None = None) -> list[BalanceView]:
         return await self._call(trading_operations.LIST_BALANCES, account=account)
 
     async def ledger(
-        self,
-        *,
-        asset: str | None = None,
-        start: Moment = None,
-        end: Moment = None,
-        limit: int = 100,
-        newest_first: bool = True,
-        account: str | None = None,
+        self, *, asset: str | None = None, account: str | None = None, **rows: Unpack[Rows]
     ) -> list[PostingView]:
         """The account's lines of the ledger."""
         return await self._call(
-            trading_operations.LIST_LEDGER,
-            asset=asset,
-            start=start,
-            end=end,
-            limit=limit,
-            sort=_sort(newest_first),
-            account=account,
+            trading_operations.LIST_LEDGER, asset=asset, account=account, **rows
         )
 
     async def fees(self, *, account: str | None = None) -> list[FeesView]:
@@ -348,33 +307,18 @@ class OperatorCalls(Calls):
         return await self._call(operator_operations.CHANGE_MARKET_STEPS, market)
 
     async def postings(
-        self,
-        holder: str,
-        *,
-        asset: str | None = None,
-        start: Moment = None,
-        end: Moment = None,
-        limit: int = 100,
-        newest_first: bool = True,
+        self, holder: str, *, asset: str | None = None, **rows: Unpack[Rows]
     ) -> list[PostingView]:
         """Lines of the ledger of account:NAME, peer:NODE, fees or outside."""
         return await self._call(
-            operator_operations.LIST_POSTINGS,
-            holder=holder,
-            asset=asset,
-            start=start,
-            end=end,
-            limit=limit,
-            sort=_sort(newest_first),
+            operator_operations.LIST_POSTINGS, holder=holder, asset=asset, **rows
         )
 
     def every_posting(
-        self, holder: str, *, asset: str | None = None, start: Moment = None, end: Moment = None
+        self, holder: str, *, asset: str | None = None, **span: Unpack[Moments]
     ) -> AsyncIterator[PostingView]:
         """All lines of a holder in a span of time, oldest first, page by page."""
-        return self._every(
-            operator_operations.LIST_POSTINGS, holder=holder, asset=asset, start=start, end=end
-        )
+        return self._every(operator_operations.LIST_POSTINGS, holder=holder, asset=asset, **span)
 
     async def positions(self) -> list[PositionView]:
         """Positions with each other node."""

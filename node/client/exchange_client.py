@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, Unpack
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from node.client.client_calls import Moment, OperatorCalls, OrderCalls
+from node.client.client_calls import Moments, OperatorCalls, OrderCalls, Rows
 from node.client.credentials import check_key, without_password
 from node.client.server_trust import Trust
 from node.operations import public_operations
@@ -217,7 +217,7 @@ class PooledTransport:
 
 
 class ExchangeClient(OrderCalls, OperatorCalls):
-    """Talks to one node. Methods mirror `node.views.views.NodeService`.
+    """Talks to one node. It has a method for each operation.
 
     `key` and `secret` are an account's; without them the client is the operator, where the node takes
     keys as optional, or sees public data. `node_id`, when given, is sent along, so that a node of another
@@ -251,25 +251,16 @@ class ExchangeClient(OrderCalls, OperatorCalls):
 
     # Requests
 
-    async def _call(
-        self,
-        operation: Operation[T],
-        /,
-        *in_path: str,
-        body: Any = None,
-        **parameters: str | int | bool | None,
-    ) -> T:
-        value, _ = await self._ask(operation, *in_path, body=body, **parameters)
-        return value
-
     async def _ask(
         self,
-        operation: Operation[T],
+        operation: Operation[T, Any, Any],
         /,
         *in_path: str,
         body: Any = None,
         **parameters: str | int | bool | None,
     ) -> tuple[T, str | None]:
+        if (newest_first := parameters.pop("newest_first", None)) is not None:
+            parameters["sort"] = "desc" if newest_first else "asc"
         values = {
             name: str(value).lower() if isinstance(value, bool) else value
             for name, value in parameters.items()
@@ -293,52 +284,21 @@ class ExchangeClient(OrderCalls, OperatorCalls):
             raise NotANode(f"{self.url} does not answer like a node: {error}") from error
         raise NotANode(f"{self.url} does not answer like a node (HTTP status {reply.status})")
 
-    async def trades(
-        self,
-        *,
-        market: str | None = None,
-        start: str | int | None = None,
-        end: str | int | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
-    ) -> list[TradeView]:
-        """Public trades seen by the node; `start` and `end` are ISO 8601 or milliseconds."""
-        return await self._call(
-            public_operations.LIST_TRADES,
-            market=market,
-            start=start,
-            end=end,
-            limit=limit,
-            sort="desc" if newest_first else "asc",
-        )
+    async def trades(self, *, market: str | None = None, **rows: Unpack[Rows]) -> list[TradeView]:
+        """Public trades seen by the node."""
+        return await self._call(public_operations.LIST_TRADES, market=market, **rows)
 
     def every_trade(
-        self, *, market: str | None = None, start: Moment = None, end: Moment = None
+        self, *, market: str | None = None, **span: Unpack[Moments]
     ) -> AsyncIterator[TradeView]:
         """All public trades of a span of time, oldest first, page by page."""
-        operation = public_operations.LIST_TRADES
-        return self._every(operation, market=market, start=start, end=end)
+        return self._every(public_operations.LIST_TRADES, market=market, **span)
 
     async def candles(
-        self,
-        market: str,
-        timeframe: str = "1m",
-        *,
-        start: str | int | None = None,
-        end: str | int | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
+        self, market: str, timeframe: str = "1m", **rows: Unpack[Rows]
     ) -> list[CandleView]:
-        """Candles that begin from `start` to `end`, which are ISO 8601 or milliseconds."""
-        return await self._call(
-            public_operations.LIST_CANDLES,
-            market,
-            timeframe=timeframe,
-            start=start,
-            end=end,
-            limit=limit,
-            sort="desc" if newest_first else "asc",
-        )
+        """Candles that begin in a span of time."""
+        return await self._call(public_operations.LIST_CANDLES, market, timeframe=timeframe, **rows)
 
     async def book(self, market: str, *, depth: int = 25) -> BookView:
         return await self._call(public_operations.GET_BOOK, market, depth=depth)

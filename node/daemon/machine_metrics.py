@@ -244,14 +244,14 @@ def paths_and_relaying(overlay: Overlay, now: float) -> Iterator[Metric]:
     for path, seconds in overlay.round_trips().items():
         trips.add_metric([path], median(seconds))
     yield trips
-    router = overlay.router
-    if router.encrypted is not None:
+    delivery = overlay.router.delivery
+    if delivery.encrypted is not None:
         yield gauge(
             "encrypted_relay_sessions",
             "Nodes without a link with which relayed messages are encrypted end to end.",
-            router.encrypted.sessions,
+            delivery.encrypted.sessions,
         )
-    shares = router.forwarding.shares
+    shares = delivery.relay.shares
     yield gauge(
         "relay_reservations",
         "Pairs of nodes for which this node relays.",

@@ -117,12 +117,14 @@ class NodeCollector(Collector):
             messages.add_metric([kind], count)
         yield messages
         yield gauge(
-            "messages_waiting", "Messages that wait for a way.", len(overlay.router.waiting)
+            "messages_waiting",
+            "Messages that wait for a way.",
+            len(overlay.router.delivery.waiting),
         )
         yield gauge(
             "broadcasts_deferred_bytes",
             "Memory of broadcasts that wait for other messages.",
-            overlay.router.deferred.bytes,
+            overlay.router.budgets.deferred.bytes,
         )
         refused = CounterMetricFamily(
             PREFIX + "message_budget_refused",
@@ -153,7 +155,7 @@ class NodeCollector(Collector):
             "Handshakes that one side ended, by code and side.",
             labels=["code", "by"],
         )
-        for (code, by), count in sorted(overlay.links.refused.counts.items()):
+        for (code, by), count in sorted(overlay.links.refusals.counts.items()):
             handshakes.add_metric([code, by], count)
         yield handshakes
         rpc = CounterMetricFamily(PREFIX + "rpc", "Requests between nodes.", labels=["kind"])

@@ -74,19 +74,21 @@ from p2p.base.errors import NoProvider
 from p2p.base.identity import Identity
 from p2p.flow import Gate
 from p2p.ground.paced_wait import PacedWait
-from p2p.mesh.routed_messages import Received
+from p2p.mesh.routed_messages import Received, RouterSettings
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers.link_slots import SlotLimits
-from p2p.rpc.relayed_trips import RelayedTrips
+from p2p.peers.peer_manager import PeerSettings
 from p2p.services import service_mesh as p2p_mesh
 from p2p.services import service_server
 from p2p.services.balanced_caller import CallOptions, CallResult
 from p2p.services.balancers import RoutingRecord
 from p2p.services.fault_injection import Faults
 from p2p.services.service_mesh import ServiceMesh
+from p2p.wire.direct_links import LinkSettings
 
 log = logging.getLogger(__name__)
 
+AGENT = f"exchange-node/{VERSION}"
 TICK = 0.05  # seconds between looks at the engine's timers while something happens,
 REFRESHING = 0.005  # the same while the orders of an owner with many are shown or hidden,
 QUIET = 0.5  # and at most while nothing does
@@ -202,25 +204,25 @@ class Node(TradingService):
             OverlaySettings(
                 direct=settings.p2p_enabled,
                 host=settings.p2p_host,
-                network=settings.p2p_network,
-                secure=settings.p2p_security == "tls",
-                agent=f"exchange-node/{VERSION}",
+                links=LinkSettings(settings.p2p_network, settings.p2p_security == "tls", AGENT),
                 storage_path=settings.peers_path,
-                max_peers=settings.max_peers,
-                slots=SlotLimits(
-                    per_address=settings.inbound_per_address,
-                    per_network=settings.inbound_per_network,
-                    per_address_local=settings.inbound_per_address_local,
+                peers=PeerSettings(
+                    max_peers=settings.max_peers,
+                    slots=SlotLimits(
+                        per_address=settings.inbound_per_address,
+                        per_network=settings.inbound_per_network,
+                        per_address_local=settings.inbound_per_address_local,
+                    ),
+                    allow=settings.peer_allow,
+                    reconnect_interval=settings.peer_reconnect_interval_s,
                 ),
-                allow=settings.peer_allow,
-                reconnect_interval=settings.peer_reconnect_interval_s,
+                router=RouterSettings(relay_rate=float(settings.p2p_relay_rate)),
                 bootstrap=settings.bootstrap_peers,
                 external=settings.p2p_external_addresses,
                 dns_seeds=settings.dns_seeds,
                 peer_lists=settings.peer_lists,
                 dns_servers=settings.dns_servers,
                 port_mapping=settings.port_mapping,
-                relay_rate=float(settings.p2p_relay_rate),
                 mdns=settings.discovery_mdns,
                 exchange=settings.discovery_exchange,
                 payloads={**MESSAGES, **p2p_mesh.MESSAGES},
@@ -360,11 +362,8 @@ class Node(TradingService):
             group.create_task(self.market_data.run(), name="market history")
             ticker = group.create_task(self._tick(), name="engine timers")
             services = group.create_task(self.mesh.run(), name="services")
-            trips = RelayedTrips(self.overlay.rpc, self.overlay.router.delivery, self._loop.time)
-            measuring = group.create_task(trips.run(), name="relayed round trips")
             await stop.wait()
             services.cancel()
-            measuring.cancel()
             self.stream_registry.close()
             await self.api.stop()
             self.mesh.leave()

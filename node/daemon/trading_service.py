@@ -240,36 +240,31 @@ class TradingService:
         self,
         *,
         market: str | None = None,
-        start: int | None = None,
-        end: int | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
-        skip: int = 0,
+        span: Span | None = None,
     ) -> list[TradeView]:
+        span = span or Span()
         keys = list(self._by_key) if market is None else [self.texts.instrument(market).key]
         found: list[tuple[tuple[int, str, int], str, TradeRecord]] = []
         for key in keys:
             trades = await self.market_data.trades(
                 key,
-                start=start or 0,
-                end=LATEST if end is None else end,
-                limit=min(limit, MAX_LIMIT) + skip,
-                newest_first=newest_first,
+                start=span.start,
+                end=LATEST if span.end is None else span.end,
+                limit=span.limit + span.skip,
+                newest_first=span.newest_first,
             )
             found += [(trade.key, key, trade) for trade in trades]
-        found.sort(key=lambda row: row[0], reverse=newest_first)
-        return [self.texts.trade(key, trade) for _, key, trade in found[skip:][:limit]]
+        found.sort(key=lambda row: row[0], reverse=span.newest_first)
+        return [self.texts.trade(key, trade) for _, key, trade in found[span.skip :][: span.limit]]
 
     async def candles(
         self,
         market: str,
         timeframe: str,
         *,
-        start: int | None = None,
-        end: int | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
+        span: Span | None = None,
     ) -> list[CandleView]:
+        span = span or Span()
         instrument = self.texts.instrument(market)
         if timeframe not in TIMEFRAMES:
             known = ", ".join(TIMEFRAMES)
@@ -279,10 +274,10 @@ class TradingService:
         candles = await self.market_data.candles(
             instrument.key,
             timeframe,
-            start=start or 0,
-            end=LATEST if end is None else end,
-            limit=min(limit, MAX_LIMIT),
-            newest_first=newest_first,
+            start=span.start,
+            end=LATEST if span.end is None else span.end,
+            limit=span.limit,
+            newest_first=span.newest_first,
         )
         return [candle_view(instrument, candle) for candle in candles]
 

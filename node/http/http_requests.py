@@ -49,6 +49,7 @@ class RequestFigures:
 
 
 FIGURES: Final = web.AppKey("request figures", RequestFigures)
+NEXT_CURSOR: Final = web.RequestKey("next cursor", str)  # of the answer to a request
 
 
 def route_path(template: str) -> str:

@@ -1,108 +1,232 @@
-"""Declaration of an API operation: method, path, types, parameters and who may call it.
+"""Declaration of an API operation: method, path, types of parameters, body and answer, and who may call it.
 
-A declaration is all that server, client and documents share: `node/api` binds a handler to it, the clients in
-`node/client` call it and read its answer's type from it, and the OpenAPI document is made from it.
+A declaration is all that server, client and documents share: `node/api` binds the work to it and reads requests by
+it, the clients in `node/client` call it and read its answer's type from it, and the OpenAPI document is made from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, Generic, Literal, TypeVar
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, cast, get_args, get_type_hints
 from urllib.parse import quote
 
 import msgspec
 
-from node.views.field_types import MOMENT
-from node.views.limits import CURSOR_HEADER, CURSOR_PATTERN, DEFAULT_LIMIT, MAX_LIMIT
+from node.views.views import ServiceError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+else:
+    from typing import TypeVar as _TypeVar
+
+    def TypeVar(name: str, **_: Any) -> Any:  # noqa: N802 - defaults of type variables are of Python 3.13
+        return _TypeVar(name)
+
 
 Access = Literal["public", "read", "trade", "node", "operator"]
+Reader = Callable[[str], Any]  # of a parameter's text; raises ValueError with what must be written
+
+# Keys of a schema in the order of the documents
+_KEYS: Final = (
+    "type", "minimum", "maximum", "enum", "default", "minLength", "maxLength", "pattern", "anyOf", "examples",
+)  # fmt: skip
+_IN_PATH: Final = re.compile(r"\{(\w+)\}")
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True):
+    """Parameters of an operation; a subclass has a member for each. Those that the path names are in the path, the
+    others in the query. A member that is `Params` itself stands for its own members.
+
+    The type of a member is that of the value, with `msgspec.Meta` for the documents. From it follow the parameter's
+    schema and how its text is read, unless `extra` of the Meta has a `schema` or a `read`. A group of members with a
+    `SCHEMA` is one parameter of the documents: only so a schema can require that one of several is given.
+    """
+
+
 A = TypeVar("A")
+P = TypeVar("P", bound=Params, default=Params)
+B = TypeVar("B", default=None)
 
 
-class Param(msgspec.Struct, frozen=True):
-    """A query or path parameter."""
+class Operation(msgspec.Struct, Generic[A, P, B], frozen=True):
+    """An operation; `A` is the type of its answer's body, `P` of its parameters, `B` of its body."""
 
-    name: str
-    place: Literal["path", "query"]
-    schema: Mapping[str, Any]
-    description: str
-
-
-class Operation(msgspec.Struct, Generic[A], frozen=True):
-    """An operation; `A` is the type of its answer's body."""
-
-    method: str
-    path: str
+    request: str  # method and path
     name: str  # operationId
     tag: str
     summary: str
     answer: type[A]
     description: str = ""
-    body: type[msgspec.Struct] | None = None
-    params: tuple[Param, ...] = ()
+    params: type[P] = cast("type[P]", Params)
+    body: type[B] | None = None
     status: int = 200
     problems: tuple[int, ...] = ()  # besides those that every operation can answer
     access: Access = "operator"
 
+    @property
+    def method(self) -> str:
+        return self.request.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        return self.request.partition(" ")[2]
+
     def path_of(self, *values: str) -> str:
         """The path with `values` in place of its parameters, in their order."""
-        path = self.path
-        for param, value in zip([p for p in self.params if p.place == "path"], values, strict=True):
-            path = path.replace("{" + param.name + "}", quote(value, safe=""))
+        given = iter(values)
+        path = _IN_PATH.sub(lambda _: quote(next(given), safe=""), self.path)
+        if (left := next(given, None)) is not None:
+            raise ValueError(f"{self.path} has no place for {left!r}")
         return path
 
+    @property
+    def parameters(self) -> tuple[Param, ...]:
+        """Parameters as they are read, in groups."""
+        return _parameters(self.params, self.request)
 
-# Parameters that several operations have
+    @property
+    def documented(self) -> tuple[Param, ...]:
+        """Parameters as the documents have them."""
+        return tuple(each for param in self.parameters for each in param.documented)
 
-MARKET_NAME: Final = {"type": "string", "examples": ["BTC-USD"]}
-MARKET: Final = Param("market", "query", MARKET_NAME, "Only this market.")
-MARKET_PATH: Final = Param("market", "path", MARKET_NAME, "The market's symbol.")
-LIMIT: Final = Param(
-    "limit",
-    "query",
-    {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": MAX_LIMIT,
-        "default": DEFAULT_LIMIT,
-    },
-    "Maximum number of results, from the beginning of `sort`.",
-)
-OPEN: Final = Param(
-    "open",
-    "query",
-    {"type": "boolean", "default": True},
-    "true: only orders still open or pending; false: finished ones too.",
-)
-_MOMENT: Final = {
-    "type": "string",
-    **MOMENT,
-    "examples": ["2026-01-02T03:04:05Z", "1767323045000"],
-}
-START: Final = Param(
-    "start", "query", _MOMENT, "Not before this time: ISO 8601 (UTC without an offset), or ms."
-)
-END: Final = Param("end", "query", _MOMENT, "Not after this time.")
-SORT: Final = Param(
-    "sort",
-    "query",
-    {"enum": ["asc", "desc"], "default": "desc"},
-    "desc: newest first; asc: oldest first.",
-)
-CURSOR: Final = Param(
-    "cursor",
-    "query",
-    {"type": "string", "pattern": CURSOR_PATTERN},
-    f"The header `{CURSOR_HEADER}` of the page before, with all other parameters the same: what follows that page. Rows of one moment "
-    "can be more than a page.",
-)
-SPAN_PARAMS: Final = (START, END, LIMIT, SORT)
-PAGE_PARAMS: Final = (*SPAN_PARAMS, CURSOR)
-ACCOUNT_NAME: Final = {"type": "string", "examples": ["alice", "1"]}
-ACCOUNT: Final = Param(
-    "account",
-    "query",
-    ACCOUNT_NAME,
-    "For the operator: act for this account, by name or number, and not for the house.",
-)
-ACCOUNT_PATH: Final = Param("account", "path", ACCOUNT_NAME, "The account's name or number.")
+    @property
+    def query_names(self) -> tuple[str, ...]:
+        return _query_names(self.params, self.request)
+
+    def read(self, in_path: Mapping[str, str], query: Mapping[str, str]) -> P:
+        """The typed parameters of a request, whose query has names of this operation alone.
+
+        Raises:
+            ServiceError: a value is wrong.
+        """
+        return cast(P, _read(self.params, self.parameters, in_path, query))
+
+
+# Reading parameters
+
+
+class Param(msgspec.Struct, frozen=True):
+    """A query or path parameter, or a group of them that is one of the documents."""
+
+    name: str
+    place: Literal["path", "query"]
+    schema: Mapping[str, Any]
+    description: str
+    read: Reader
+    group: type[Params] | None = None
+    members: tuple[Param, ...] = ()
+
+    @property
+    def documented(self) -> tuple[Param, ...]:
+        return self.members if self.members and not self.schema else (self,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in the query."""
+        if self.place == "path":
+            return ()
+        return tuple(name for each in self.members for name in each.names) or (self.name,)
+
+
+def bad_parameter(name: str, detail: str) -> ServiceError:
+    return ServiceError(400, "invalid_parameter", detail, parameter=name)
+
+
+def _read(
+    kind: type[Params],
+    params: tuple[Param, ...],
+    in_path: Mapping[str, str],
+    query: Mapping[str, str],
+) -> Params:
+    values: dict[str, Any] = {}
+    for param in params:
+        if param.group is not None:
+            if query:
+                values[param.name] = _read(param.group, param.members, in_path, query)
+        elif param.place == "path":
+            values[param.name] = in_path[param.name]
+        elif (text := query.get(param.name)) is not None:
+            try:
+                values[param.name] = param.read(text)
+            except ValueError as error:
+                raise bad_parameter(param.name, f"{param.name} {error}") from None
+    return kind(**values)
+
+
+@cache
+def _parameters(kind: type[Params], path: str) -> tuple[Param, ...]:
+    in_path = _IN_PATH.findall(path)
+    hints = get_type_hints(kind, include_extras=True)
+    found = []
+    for field in msgspec.structs.fields(kind):
+        name = field.encode_name
+        choices = [each for each in get_args(hints[name]) if each is not NoneType]
+        hint = choices[0] if NoneType in get_args(hints[name]) else hints[name]
+        if isinstance(hint, type) and issubclass(hint, Params):
+            found.append(_group(name, hint, _parameters(hint, path)))
+            continue
+        extra = _extra(hint)
+        schema = extra.get("schema") or msgspec.json.schema(hint)
+        if field.default not in (None, msgspec.NODEFAULT):
+            schema = {**schema, "default": field.default}
+        description = next(
+            (meta.description for meta in _metas(hint) if meta.description is not None), ""
+        )
+        schema = {key: schema[key] for key in _KEYS if key in schema}
+        place: Literal["path", "query"] = "path" if name in in_path else "query"
+        read = extra.get("read") or _reader(schema)
+        found.append(Param(name, place, schema, description, read))
+    return tuple(found)
+
+
+@cache
+def _query_names(kind: type[Params], path: str) -> tuple[str, ...]:
+    return tuple(name for param in _parameters(kind, path) for name in param.names)
+
+
+def _metas(hint: Any) -> tuple[msgspec.Meta, ...]:
+    """The last one first, which counts."""
+    return tuple(reversed(getattr(hint, "__metadata__", ())))
+
+
+def _extra(hint: Any) -> dict[str, Any]:
+    return next((meta.extra for meta in _metas(hint) if meta.extra), {})
+
+
+def _group(name: str, kind: type[Params], members: tuple[Param, ...]) -> Param:
+    schema: dict[str, Any] = getattr(kind, "SCHEMA", {})
+    if schema:
+        properties = {member.name: dict(member.schema) for member in members}
+        schema = {"type": "object", "properties": properties, **schema}
+    description = " ".join((kind.__doc__ or "").split())
+    return Param(name, "query", schema, description, str, kind, members)
+
+
+def _reader(schema: Mapping[str, Any]) -> Reader:
+    if "enum" in schema:
+        return lambda text: _choice(text, schema["enum"])
+    if schema["type"] == "integer":
+        return lambda text: _whole(text, schema["minimum"], schema["maximum"])
+    return _flag if schema["type"] == "boolean" else str
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most):
+        raise ValueError(f"must be a whole number from {least} to {most}, not {text[:40]!r}")
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"must be true or false, not {text[:40]!r}")
+    return text == "true"
+
+
+def _choice(text: str, words: list[str]) -> str:
+    if text not in words:
+        known = " or ".join(words) if len(words) == 2 else f"one of {', '.join(words)}"
+        raise ValueError(f"must be {known}, not {text[:40]!r}")
+    return text

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
-from node.operations.operation import (
-    ACCOUNT_PATH,
-    MARKET_PATH,
-    PAGE_PARAMS,
-    Operation,
-    Param,
-)
+from msgspec import Meta
+
+from node.operations.operation import Operation, Params
+from node.operations.parameters import InAccount, InMarket, OnlyAsset, PageParams
 from node.views.account_views import (
     AccountChange,
     AccountRequest,
@@ -35,35 +32,39 @@ from node.views.account_views import (
 from node.views.statement_views import ReconciliationView
 from node.views.views import OrderView
 
-_KEY: Final = Param("key", "path", {"type": "string"}, "The key, without its secret.")
-_ASSET: Final = Param("asset", "query", {"type": "string", "examples": ["USD"]}, "Only this asset.")
-_HOLDER: Final = Param(
-    "holder",
-    "query",
-    {
-        "type": "string",
-        "default": "outside",
-        "pattern": "^(account:[A-Za-z0-9][A-Za-z0-9._-]{0,31}|peer:[a-z2-7]{4,32}|fees|outside)$",
-        "examples": ["account:alice", "fees"],
-    },
-    "account:NAME, peer:NODE, fees, or outside: what came in and left.",
-)
-_PEER: Final = Param(
-    "peer", "path", {"type": "string"}, "Node id, or an unambiguous beginning of it."
-)
+_HOLDER: Final = {
+    "type": "string",
+    "pattern": "^(account:[A-Za-z0-9][A-Za-z0-9._-]{0,31}|peer:[a-z2-7]{4,32}|fees|outside)$",
+    "examples": ["account:alice", "fees"],
+}
 CHANGES: Final = (404, 408, 409, 413, 415, 422, 503, 504)
 
+
+class OneKey(Params, frozen=True, kw_only=True):
+    key: Annotated[str, Meta(description="The key, without its secret.")]
+
+
+class OnePeer(Params, frozen=True, kw_only=True):
+    peer: Annotated[str, Meta(description="Node id, or an unambiguous beginning of it.")]
+
+
+class HolderLines(Params, frozen=True, kw_only=True):
+    holder: Annotated[
+        str,
+        Meta(
+            description="account:NAME, peer:NODE, fees, or outside: what came in and left.",
+            extra={"schema": _HOLDER, "read": str},
+        ),
+    ] = "outside"
+    asset: OnlyAsset = None
+    page: PageParams = PageParams()
+
+
 LIST_ACCOUNTS: Final = Operation(
-    "GET",
-    "/v1/accounts",
-    "listAccounts",
-    "accounts",
-    "The accounts of this node",
-    list[AccountView],
+    "GET /v1/accounts", "listAccounts", "accounts", "The accounts of this node", list[AccountView]
 )
 CREATE_ACCOUNT: Final = Operation(
-    "POST",
-    "/v1/accounts",
+    "POST /v1/accounts",
     "createAccount",
     "accounts",
     "Make an account",
@@ -73,18 +74,16 @@ CREATE_ACCOUNT: Final = Operation(
     problems=CHANGES,
 )
 GET_ACCOUNT: Final = Operation(
-    "GET",
-    "/v1/accounts/{account}",
+    "GET /v1/accounts/{account}",
     "getAccount",
     "accounts",
     "One account",
     AccountView,
-    params=(ACCOUNT_PATH,),
+    params=InAccount,
     problems=(404,),
 )
 CHANGE_ACCOUNT: Final = Operation(
-    "PATCH",
-    "/v1/accounts/{account}",
+    "PATCH /v1/accounts/{account}",
     "changeAccount",
     "accounts",
     "Freeze an account or thaw it, or change its limits",
@@ -92,94 +91,86 @@ CHANGE_ACCOUNT: Final = Operation(
     "A frozen account may look and cancel, not trade or withdraw. Its open orders are cancelled, "
     "with reason `frozen`.",
     body=AccountChange,
-    params=(ACCOUNT_PATH,),
+    params=InAccount,
     problems=CHANGES,
 )
 DEPOSIT: Final = Operation(
-    "POST",
-    "/v1/accounts/{account}/deposits",
+    "POST /v1/accounts/{account}/deposits",
     "deposit",
     "accounts",
     "Record that the account handed over money",
     TransferView,
     body=MoneyRequest,
-    params=(ACCOUNT_PATH,),
+    params=InAccount,
     status=201,
     problems=CHANGES,
 )
 WITHDRAW: Final = Operation(
-    "POST",
-    "/v1/accounts/{account}/withdrawals",
+    "POST /v1/accounts/{account}/withdrawals",
     "withdraw",
     "accounts",
     "Record that the account got money back",
     TransferView,
     "Not more than is available: what open orders hold stays.",
     body=MoneyRequest,
-    params=(ACCOUNT_PATH,),
+    params=InAccount,
     status=201,
     problems=CHANGES,
 )
 LIST_KEYS: Final = Operation(
-    "GET",
-    "/v1/accounts/{account}/keys",
+    "GET /v1/accounts/{account}/keys",
     "listKeys",
     "accounts",
     "The account's API keys, without their secrets",
     list[KeyView],
-    params=(ACCOUNT_PATH,),
+    params=InAccount,
     problems=(404,),
 )
 CREATE_KEY: Final = Operation(
-    "POST",
-    "/v1/accounts/{account}/keys",
+    "POST /v1/accounts/{account}/keys",
     "createKey",
     "accounts",
     "Make an API key",
     NewKeyView,
     "The secret is in this answer and nowhere else.",
     body=KeyRequest,
-    params=(ACCOUNT_PATH,),
+    params=InAccount,
     status=201,
     problems=CHANGES,
 )
 REVOKE_KEY: Final = Operation(
-    "DELETE",
-    "/v1/keys/{key}",
+    "DELETE /v1/keys/{key}",
     "revokeKey",
     "accounts",
     "Revoke an API key",
     KeyView,
     "The key is refused from then on.",
-    params=(_KEY,),
+    params=OneKey,
     problems=(404, 503, 504),
 )
 HALT_MARKET: Final = Operation(
-    "POST",
-    "/v1/markets/{market}/halt",
+    "POST /v1/markets/{market}/halt",
     "haltMarket",
     "markets",
     "Halt a market on this node",
     HaltView,
     "New orders are refused with code `halted`; orders can be cancelled. Other nodes go on.",
     body=HaltRequest,
-    params=(MARKET_PATH,),
+    params=InMarket,
     problems=CHANGES,
 )
 RESUME_MARKET: Final = Operation(
-    "POST",
-    "/v1/markets/{market}/resume",
+    "POST /v1/markets/{market}/resume",
     "resumeMarket",
     "markets",
     "End a halt",
     HaltView,
     "Takes no body.",
-    params=(MARKET_PATH,),
+    params=InMarket,
     problems=(404, 409, 422, 503, 504),
 )
 LIST_HALTS: Final = Operation(
-    "GET",
-    "/v1/halts",
+    "GET /v1/halts",
     "listHalts",
     "markets",
     "Which markets are halted on this node",
@@ -187,8 +178,7 @@ LIST_HALTS: Final = Operation(
     access="public",
 )
 LIST_MARKET_STEPS: Final = Operation(
-    "GET",
-    "/v1/market-steps",
+    "GET /v1/market-steps",
     "listMarketSteps",
     "markets",
     "Price and quantity steps of the markets, in use and configured",
@@ -196,59 +186,53 @@ LIST_MARKET_STEPS: Final = Operation(
     "Nodes trade a market with each other only when they agree on both steps.",
 )
 CHANGE_MARKET_STEPS: Final = Operation(
-    "POST",
-    "/v1/markets/{market}/steps",
+    "POST /v1/markets/{market}/steps",
     "changeMarketSteps",
     "markets",
     "Use the configured steps of a market from the next start on",
     list[OrderView],
     "Halts the market and cancels its open orders, of all accounts; answers with those. Refused with "
     "`takes_pending` while other nodes have not answered; ask again then. Takes no body.",
-    params=(MARKET_PATH,),
+    params=InMarket,
     problems=(404, 409, 422, 503, 504),
 )
 LIST_POSTINGS: Final = Operation(
-    "GET",
-    "/v1/postings",
+    "GET /v1/postings",
     "listPostings",
     "books",
     "Any holder's lines of the ledger",
     list[PostingView],
     "The lines of one transaction, over all holders, sum to zero for each asset.",
-    params=(_HOLDER, _ASSET, *PAGE_PARAMS),
+    params=HolderLines,
     problems=(404, 422),
 )
 LIST_POSITIONS: Final = Operation(
-    "GET",
-    "/v1/positions",
+    "GET /v1/positions",
     "listPositions",
     "books",
     "Open positions with other nodes",
     list[PositionView],
 )
 LIST_OBLIGATIONS: Final = Operation(
-    "GET",
-    "/v1/obligations",
+    "GET /v1/obligations",
     "listObligations",
     "books",
     "The payments that would even out all positions",
     list[ObligationView],
 )
 RECONCILE: Final = Operation(
-    "GET",
-    "/v1/reconciliations/{peer}",
+    "GET /v1/reconciliations/{peer}",
     "reconcile",
     "books",
     "Compare the statements of this node and another about each other",
     ReconciliationView,
     "Asks the other node for its signed statement: positions, trades and settlements between the two. "
     "Where they differ, the answer says in which. `evidence` has everything that both have signed.",
-    params=(_PEER,),
+    params=OnePeer,
     problems=(404, 422, 502, 503, 504),
 )
 SETTLE: Final = Operation(
-    "POST",
-    "/v1/settlements",
+    "POST /v1/settlements",
     "settle",
     "books",
     "Record a payment between this node and another, made outside",
@@ -258,16 +242,14 @@ SETTLE: Final = Operation(
     problems=CHANGES,
 )
 LIST_CREDIT: Final = Operation(
-    "GET",
-    "/v1/credit",
+    "GET /v1/credit",
     "listCredit",
     "books",
     "How much other nodes may come to owe",
     list[CreditView],
 )
 SET_CREDIT: Final = Operation(
-    "POST",
-    "/v1/credit",
+    "POST /v1/credit",
     "setCredit",
     "books",
     "Limit how much a node may come to owe",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final, Literal, get_args
+
+from msgspec import Meta
 
 from exchange.market.candles import TIMEFRAMES
-from node.operations.operation import (
-    MARKET,
-    MARKET_PATH,
-    PAGE_PARAMS,
-    SPAN_PARAMS,
-    Operation,
-    Param,
-)
+from node.operations.operation import Operation, Params
+from node.operations.parameters import MarketName, OnlyMarket, PageParams, SpanParams
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
 from node.views.node_views import (
     CallRequest,
@@ -34,53 +30,70 @@ from node.views.node_views import (
 )
 from node.views.views import BookView, CandleView, MarketView, TradeView
 
-EVENT_KINDS: Final = ("pick", "breaker", "hint", "panic", "rate")
-_TIMEFRAME = Param(
-    "timeframe", "query", {"enum": list(TIMEFRAMES), "default": "1m"}, "The length of a candle."
-)
-_DEPTH = Param(
-    "depth",
-    "query",
-    {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": MAX_DEPTH,
-        "default": DEFAULT_DEPTH,
-    },
-    "Price levels a side, best first.",
-)
-_SERVICE = Param(
-    "service", "path", {"type": "string", "examples": ["job_service"]}, "The service's name."
-)
-_EVENTS = Param(
-    "events",
-    "query",
-    {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": MAX_LIMIT,
-        "default": DEFAULT_EVENTS,
-    },
-    "Maximum number of events, the newest.",
-)
-_KIND = Param("kind", "query", {"enum": list(EVENT_KINDS)}, "Only events of this kind.")
-_NODE = Param("node", "path", {"type": "string"}, "A node id, or an unambiguous beginning of one.")
+EventKind = Literal["pick", "breaker", "hint", "panic", "rate"]
+
+
+class TradeList(Params, frozen=True, kw_only=True):
+    market: OnlyMarket = None
+    page: PageParams = PageParams()
+
+
+class CandleList(Params, frozen=True, kw_only=True):
+    market: MarketName
+    timeframe: Annotated[
+        str,
+        Meta(
+            description="The length of a candle.",
+            extra={"schema": {"enum": list(TIMEFRAMES)}, "read": str},
+        ),
+    ] = "1m"
+    span: SpanParams = SpanParams()
+
+
+class BookParams(Params, frozen=True, kw_only=True):
+    market: MarketName
+    depth: Annotated[
+        int, Meta(ge=1, le=MAX_DEPTH, description="Price levels a side, best first.")
+    ] = DEFAULT_DEPTH
+
+
+class OneNode(Params, frozen=True, kw_only=True):
+    node: Annotated[str, Meta(description="A node id, or an unambiguous beginning of one.")]
+
+
+class OneService(Params, frozen=True, kw_only=True):
+    service: Annotated[str, Meta(description="The service's name.", examples=["job_service"])]
+
+
+class RouterParams(Params, frozen=True, kw_only=True):
+    events: Annotated[
+        int, Meta(ge=1, le=MAX_LIMIT, description="Maximum number of events, the newest.")
+    ] = DEFAULT_EVENTS
+    kind: (
+        Annotated[
+            EventKind,
+            Meta(
+                description="Only events of this kind.",
+                extra={"schema": {"enum": list(get_args(EventKind))}},
+            ),
+        ]
+        | None
+    ) = None
+
 
 LIST_TRADES: Final = Operation(
-    "GET",
-    "/v1/trades",
+    "GET /v1/trades",
     "listTrades",
     "market data",
     "Public trades of the network seen by this node",
     list[TradeView],
     "Trades of other nodes may come to be known late; they are listed by their own time.",
-    params=(MARKET, *PAGE_PARAMS),
+    params=TradeList,
     problems=(404,),
     access="public",
 )
 LIST_CANDLES: Final = Operation(
-    "GET",
-    "/v1/candles/{market}",
+    "GET /v1/candles/{market}",
     "listCandles",
     "market data",
     "Candles of a market",
@@ -89,25 +102,23 @@ LIST_CANDLES: Final = Operation(
     "was traded. `time` is when a candle begins, in UTC: 7D and 14D count from 1970-01-01, a "
     "Thursday; 1W begins on Mondays; 1M is a calendar month. A trade that comes to be known "
     "late amends the candle of its own time.",
-    params=(MARKET_PATH, _TIMEFRAME, *SPAN_PARAMS),
+    params=CandleList,
     problems=(404,),
     access="public",
 )
 GET_BOOK: Final = Operation(
-    "GET",
-    "/v1/book/{market}",
+    "GET /v1/book/{market}",
     "getBook",
     "market data",
     "The order book of a market",
     BookView,
     "The whole network's orders as this node knows them.",
-    params=(MARKET_PATH, _DEPTH),
+    params=BookParams,
     problems=(404,),
     access="public",
 )
 LIST_MARKETS: Final = Operation(
-    "GET",
-    "/v1/markets",
+    "GET /v1/markets",
     "listMarkets",
     "market data",
     "Markets with tick, lot, best prices and figures of the last 24 hours",
@@ -115,8 +126,7 @@ LIST_MARKETS: Final = Operation(
     access="public",
 )
 LIST_PEERS: Final = Operation(
-    "GET",
-    "/v1/peers",
+    "GET /v1/peers",
     "listPeers",
     "network",
     "Known and connected peers",
@@ -124,8 +134,7 @@ LIST_PEERS: Final = Operation(
     access="node",
 )
 CONNECT_PEER: Final = Operation(
-    "POST",
-    "/v1/peers",
+    "POST /v1/peers",
     "connectPeer",
     "network",
     "Dial an address now",
@@ -135,8 +144,7 @@ CONNECT_PEER: Final = Operation(
     problems=(408, 409, 413, 415, 422, 502, 503, 504),
 )
 GET_PEER_POLICY: Final = Operation(
-    "GET",
-    "/v1/peers/policy",
+    "GET /v1/peers/policy",
     "getPeerPolicy",
     "network",
     "Pinned and banned peers",
@@ -144,8 +152,7 @@ GET_PEER_POLICY: Final = Operation(
     access="node",
 )
 CHANGE_PEER_POLICY: Final = Operation(
-    "POST",
-    "/v1/peers/policy",
+    "POST /v1/peers/policy",
     "changePeerPolicy",
     "network",
     "Pin, unpin, ban or unban a peer",
@@ -156,19 +163,17 @@ CHANGE_PEER_POLICY: Final = Operation(
     problems=(404, 413, 415, 422, 503),
 )
 PING_NODE: Final = Operation(
-    "POST",
-    "/v1/peers/{node}/ping",
+    "POST /v1/peers/{node}/ping",
     "pingNode",
     "network",
     "A request to another node and back",
     PingView,
     "Directly or relayed over the mesh; takes no body.",
-    params=(_NODE,),
+    params=OneNode,
     problems=(404, 409, 422, 502, 503, 504),
 )
 LIST_SERVICES: Final = Operation(
-    "GET",
-    "/v1/services",
+    "GET /v1/services",
     "listServices",
     "services",
     "Services that nodes of the network offer",
@@ -176,8 +181,7 @@ LIST_SERVICES: Final = Operation(
     access="node",
 )
 CALL_SERVICE: Final = Operation(
-    "POST",
-    "/v1/services/{service}/call",
+    "POST /v1/services/{service}/call",
     "callService",
     "services",
     "Call a service",
@@ -187,25 +191,23 @@ CALL_SERVICE: Final = Operation(
     "service itself refuses has code `service_refused` and the service's own code in "
     "`service_code`.",
     body=CallRequest,
-    params=(_SERVICE,),
+    params=OneService,
     problems=(404, 408, 413, 415, 422, 502, 503, 504),
 )
 GET_ROUTER: Final = Operation(
-    "GET",
-    "/v1/router",
+    "GET /v1/router",
     "getRouter",
     "services",
     "How nodes are chosen: costs, breakers, hints and the latest events",
     RouterView,
-    params=(_EVENTS, _KIND),
+    params=RouterParams,
     access="node",
 )
 GET_STATUS: Final = Operation(
-    "GET", "/v1/status", "getStatus", "node", "How the node is", StatusView, access="node"
+    "GET /v1/status", "getStatus", "node", "How the node is", StatusView, access="node"
 )
 GET_SESSION: Final = Operation(
-    "GET",
-    "/v1/session",
+    "GET /v1/session",
     "getSession",
     "node",
     "Account and permissions of the caller",
@@ -214,8 +216,7 @@ GET_SESSION: Final = Operation(
     access="public",
 )
 GET_DIAGNOSTICS: Final = Operation(
-    "GET",
-    "/v1/diagnostics",
+    "GET /v1/diagnostics",
     "getDiagnostics",
     "node",
     "Commit latency, loop lag, memory, disk and archive lag",
@@ -223,8 +224,7 @@ GET_DIAGNOSTICS: Final = Operation(
     access="node",
 )
 GET_TOPOLOGY: Final = Operation(
-    "GET",
-    "/v1/topology",
+    "GET /v1/topology",
     "getTopology",
     "network",
     "Links of this node and of its neighbours",
@@ -234,8 +234,7 @@ GET_TOPOLOGY: Final = Operation(
     access="node",
 )
 LIST_FEEDS: Final = Operation(
-    "GET",
-    "/v1/feeds",
+    "GET /v1/feeds",
     "listFeeds",
     "network",
     "Feeds of the network and how far behind this node is",
@@ -244,17 +243,10 @@ LIST_FEEDS: Final = Operation(
     access="node",
 )
 GET_HEALTH: Final = Operation(
-    "GET",
-    "/v1/health",
-    "getHealth",
-    "node",
-    "Liveness of the node",
-    HealthView,
-    access="public",
+    "GET /v1/health", "getHealth", "node", "Liveness of the node", HealthView, access="public"
 )
 GET_READY: Final = Operation(
-    "GET",
-    "/v1/ready",
+    "GET /v1/ready",
     "getReady",
     "node",
     "Whether the node can take orders",

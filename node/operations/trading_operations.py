@@ -2,70 +2,105 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, ClassVar, Final
 
-from exchange.orders.order_validation import MAX_CLIENT_ID
-from node.operations.operation import (
-    ACCOUNT,
-    MARKET,
-    MARKET_NAME,
-    OPEN,
-    PAGE_PARAMS,
-    Operation,
-    Param,
+from msgspec import Meta
+
+from node.operations.operation import Operation, Params
+from node.operations.parameters import (
+    Account,
+    OfAccount,
+    OnlyAsset,
+    OnlyMarket,
+    OpenOnly,
+    PageParams,
 )
 from node.views.account_views import CancelAfterRequest, CancelAfterView, FeesView, PostingView
-from node.views.field_types import CLIENT_ID_PATTERN, ORDER_ID_PATTERN
+from node.views.field_types import ORDER_ID_PATTERN, ClientId, MarketSymbol
 from node.views.limits import MAX_GROUP
-from node.views.views import (
-    AmendRequest,
-    BalanceView,
-    FillView,
-    OrderRequest,
-    OrderView,
-)
+from node.views.views import AmendRequest, BalanceView, FillView, OrderRequest, OrderView
 
-_ORDER_ID: Final = {"type": "string", "pattern": ORDER_ID_PATTERN, "examples": ["12"]}
-_CLIENT_NAME: Final = {
-    "type": "string",
-    "minLength": 1,
-    "maxLength": MAX_CLIENT_ID,
-    "pattern": CLIENT_ID_PATTERN,
-}
-_ORDER: Final = Param("id", "path", _ORDER_ID, "The order's full id or its number.")
-_ORDER_QUERY: Final = Param("order", "query", _ORDER_ID, "Only fills of this order.")
-_CLIENT_ID: Final = Param("client_id", "path", _CLIENT_NAME, "The id that the client gave.")
-# One parameter of the document, each property a parameter of the query: only so a schema can require that one
-# of them is given.
-_SELECTION: Final = Param(
-    "selection",
-    "query",
-    {
-        "type": "object",
-        "properties": {
-            "market": MARKET_NAME,
-            "group": {"type": "integer", "minimum": 0, "maximum": MAX_GROUP},
-            "client_id": _CLIENT_NAME,
-            "all": {"type": "string", "enum": ["true"]},
-        },
-        "additionalProperties": False,
-        "minProperties": 1,
-    },
-    "Orders of this `market`, of this `group`, with this `client_id`; `all=true`: every open order that fits.",
-)
-_WAIT: Final = Param(
-    "wait_for_takes",
-    "query",
-    {"type": "boolean", "default": False},
-    "true: answer when other nodes have decided on what the order takes from them, after "
-    "TAKE_ANSWER_WAIT at the latest; `pending` is what is not decided then.",
-)
-_ASSET: Final = Param("asset", "query", {"type": "string", "examples": ["USD"]}, "Only this asset.")
+OrderId = Annotated[str, Meta(examples=["12"], extra_json_schema={"pattern": ORDER_ID_PATTERN})]
+Group = Annotated[int, Meta(ge=0, le=MAX_GROUP)]
+Wait = Annotated[
+    bool,
+    Meta(
+        description="true: answer when other nodes have decided on what the order takes from them, after "
+        "TAKE_ANSWER_WAIT at the latest; `pending` is what is not decided then."
+    ),
+]
+
+
+def _every(text: str) -> str:
+    if text != "true":
+        raise ValueError(f"is true or left out, not {text[:40]!r}")
+    return text
+
+
+class OrderSelection(Params, frozen=True, kw_only=True):
+    """Orders of this `market`, of this `group`, with this `client_id`; `all=true`: every open order that fits."""
+
+    SCHEMA: ClassVar = {"additionalProperties": False, "minProperties": 1}
+
+    market: MarketSymbol | None = None
+    group: Group | None = None
+    client_id: ClientId | None = None
+    all: (
+        Annotated[str, Meta(extra={"schema": {"type": "string", "enum": ["true"]}, "read": _every})]
+        | None
+    ) = None
+
+
+class NewOrderParams(Params, frozen=True, kw_only=True):
+    wait_for_takes: Wait = False
+    account: Account = None
+
+
+class OneOrder(Params, frozen=True, kw_only=True):
+    id: Annotated[OrderId, Meta(description="The order's full id or its number.")]
+    account: Account = None
+
+
+class AmendParams(Params, frozen=True, kw_only=True):
+    id: Annotated[OrderId, Meta(description="The order's full id or its number.")]
+    wait_for_takes: Wait = False
+    account: Account = None
+
+
+class OneClientId(Params, frozen=True, kw_only=True):
+    client_id: Annotated[ClientId, Meta(description="The id that the client gave.")]
+    account: Account = None
+
+
+class SeveralOrders(Params, frozen=True, kw_only=True):
+    selection: OrderSelection = OrderSelection()
+    account: Account = None
+
+
+class OrderList(Params, frozen=True, kw_only=True):
+    market: OnlyMarket = None
+    open: OpenOnly = True
+    page: PageParams = PageParams()
+    account: Account = None
+
+
+class FillList(Params, frozen=True, kw_only=True):
+    market: OnlyMarket = None
+    order: Annotated[OrderId, Meta(description="Only fills of this order.")] | None = None
+    page: PageParams = PageParams()
+    account: Account = None
+
+
+class LedgerLines(Params, frozen=True, kw_only=True):
+    asset: OnlyAsset = None
+    page: PageParams = PageParams()
+    account: Account = None
+
+
 CHANGES: Final = (404, 408, 409, 413, 415, 422, 429, 503, 504)
 
 SUBMIT_ORDER: Final = Operation(
-    "POST",
-    "/v1/orders",
+    "POST /v1/orders",
     "submitOrder",
     "orders",
     "Place an order",
@@ -74,39 +109,36 @@ SUBMIT_ORDER: Final = Operation(
     "order. With `client_id` a repeated submission returns the first one's order. With "
     "`oco_stop` there are two; `linked_order_id` is the second one's id.",
     body=OrderRequest,
-    params=(_WAIT, ACCOUNT),
+    params=NewOrderParams,
     status=201,
     problems=CHANGES,
     access="trade",
 )
 LIST_ORDERS: Final = Operation(
-    "GET",
-    "/v1/orders",
+    "GET /v1/orders",
     "listOrders",
     "orders",
     "Own orders",
     list[OrderView],
     "Open ones by the time when they were placed; with `open=false` by their last change.",
-    params=(MARKET, OPEN, *PAGE_PARAMS, ACCOUNT),
+    params=OrderList,
     problems=(404,),
     access="read",
 )
 CANCEL_ORDERS: Final = Operation(
-    "DELETE",
-    "/v1/orders",
+    "DELETE /v1/orders",
     "cancelOrders",
     "orders",
     "Cancel several orders",
     list[OrderView],
     "Those that fit everything that is given; nothing given is refused, `all=true` means every "
     "one. Answers with the orders that were cancelled, when that is durable.",
-    params=(_SELECTION, ACCOUNT),
+    params=SeveralOrders,
     problems=(404, 409, 422, 429, 503, 504),
     access="trade",
 )
 CANCEL_AFTER: Final = Operation(
-    "POST",
-    "/v1/orders/cancel-after",
+    "POST /v1/orders/cancel-after",
     "cancelAfter",
     "orders",
     "A dead man's switch",
@@ -114,35 +146,32 @@ CANCEL_AFTER: Final = Operation(
     "All open orders of the account are cancelled after this many milliseconds, unless the "
     "request is repeated before. 0 ends it. It survives a restart of the node.",
     body=CancelAfterRequest,
-    params=(ACCOUNT,),
+    params=OfAccount,
     problems=CHANGES,
     access="trade",
 )
 GET_ORDER_BY_CLIENT_ID: Final = Operation(
-    "GET",
-    "/v1/orders/by-client-id/{client_id}",
+    "GET /v1/orders/by-client-id/{client_id}",
     "getOrderByClientId",
     "orders",
     "The order with a client id",
     OrderView,
-    params=(_CLIENT_ID, ACCOUNT),
+    params=OneClientId,
     problems=(404,),
     access="read",
 )
 GET_ORDER: Final = Operation(
-    "GET",
-    "/v1/orders/{id}",
+    "GET /v1/orders/{id}",
     "getOrder",
     "orders",
     "One own order",
     OrderView,
-    params=(_ORDER, ACCOUNT),
+    params=OneOrder,
     problems=(404,),
     access="read",
 )
 AMEND_ORDER: Final = Operation(
-    "PATCH",
-    "/v1/orders/{id}",
+    "PATCH /v1/orders/{id}",
     "amendOrder",
     "orders",
     "Amend an order",
@@ -150,64 +179,59 @@ AMEND_ORDER: Final = Operation(
     "What is left out stays as it is. A smaller quantity keeps the order's place in the book, a "
     "greater one or another price does not. Answers when durable.",
     body=AmendRequest,
-    params=(_ORDER, _WAIT, ACCOUNT),
+    params=AmendParams,
     problems=CHANGES,
     access="trade",
 )
 CANCEL_ORDER: Final = Operation(
-    "DELETE",
-    "/v1/orders/{id}",
+    "DELETE /v1/orders/{id}",
     "cancelOrder",
     "orders",
     "Cancel an order",
     OrderView,
     "Answers with the order as it is after the cancel, when that is durable. What is already "
     "filled stays filled.",
-    params=(_ORDER, ACCOUNT),
+    params=OneOrder,
     problems=(404, 409, 429, 503, 504),
     access="trade",
 )
 LIST_FILLS: Final = Operation(
-    "GET",
-    "/v1/fills",
+    "GET /v1/fills",
     "listFills",
     "orders",
     "Own fills",
     list[FillView],
-    params=(MARKET, _ORDER_QUERY, *PAGE_PARAMS, ACCOUNT),
+    params=FillList,
     problems=(404,),
     access="read",
 )
 LIST_BALANCES: Final = Operation(
-    "GET",
-    "/v1/balances",
+    "GET /v1/balances",
     "listBalances",
     "money",
     "Balances of the account, and amounts held for open orders",
     list[BalanceView],
-    params=(ACCOUNT,),
+    params=OfAccount,
     problems=(404,),
     access="read",
 )
 LIST_LEDGER: Final = Operation(
-    "GET",
-    "/v1/ledger",
+    "GET /v1/ledger",
     "listLedger",
     "money",
     "The account's lines of the ledger",
     list[PostingView],
-    params=(_ASSET, *PAGE_PARAMS, ACCOUNT),
+    params=LedgerLines,
     problems=(404, 422),
     access="read",
 )
 LIST_FEES: Final = Operation(
-    "GET",
-    "/v1/fees",
+    "GET /v1/fees",
     "listFees",
     "money",
     "Fees and limits of the account",
     list[FeesView],
-    params=(ACCOUNT,),
+    params=OfAccount,
     problems=(404,),
     access="read",
 )

@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
-from typing import Protocol, TypedDict, TypeVar
+from typing import Protocol, TypeVar
 
-import msgspec
+from msgspec.structs import asdict, replace
 
 from exchange.engine.engine import Engine
 from exchange.journal.archive import Archive
@@ -279,7 +279,7 @@ class AccountTrading:
         self, account: int, span: Span, *, market: str | None = None
     ) -> list[Order]:
         return await self._history(
-            lambda past: past.past_orders(account, market=market, **_part(span))
+            lambda past: past.past_orders(account, market=market, **asdict(span))
         )
 
     async def all_orders(
@@ -293,7 +293,7 @@ class AccountTrading:
             for order in self.open_orders_of(account, market)
             if span.start <= order.updated <= end
         }
-        widest = msgspec.structs.replace(span, limit=span.limit + span.skip, skip=0)
+        widest = replace(span, limit=span.limit + span.skip, skip=0)
         for order in await self.past_orders(account, widest, market=market):
             found[order.number] = order
         rows = sorted(
@@ -305,7 +305,7 @@ class AccountTrading:
         self, account: int, span: Span, *, market: str | None = None, order: int | None = None
     ) -> list[Fill]:
         return await self._history(
-            lambda past: past.fills_of(account, market=market, order=order, **_part(span))
+            lambda past: past.fills_of(account, market=market, order=order, **asdict(span))
         )
 
     async def postings(
@@ -317,7 +317,7 @@ class AccountTrading:
         self, holder: str, span: Span, *, asset: str | None = None
     ) -> list[Posting]:
         """Any holder's lines of the ledger."""
-        return await self._history(lambda past: past.postings(holder, asset=asset, **_part(span)))
+        return await self._history(lambda past: past.postings(holder, asset=asset, **asdict(span)))
 
     async def _history(self, ask: Callable[[Archive], list[T]]) -> list[T]:
         """In a thread: the archive may have to catch up first, and reading takes its time."""
@@ -369,21 +369,3 @@ class AccountTrading:
         for account, told in news.items():
             for call in list(listeners.get(account, ())):
                 call(told)
-
-
-class _Part(TypedDict):
-    start: int
-    end: int | None
-    limit: int
-    newest_first: bool
-    skip: int
-
-
-def _part(span: Span) -> _Part:
-    return {
-        "start": span.start,
-        "end": span.end,
-        "limit": span.limit,
-        "newest_first": span.newest_first,
-        "skip": span.skip,
-    }

@@ -64,7 +64,7 @@ class PeerService:
         view = _peer_view(peer, self._other_steps(peer.node_id))
         if peer.connection is not None:
             view.path = self._overlay.path_of(peer.connection)
-            view.relayed_pairs = self._overlay.router.forwarding.shares.of_peer(
+            view.relayed_pairs = self._overlay.router.delivery.relay.shares.of_peer(
                 peer.connection.peer.node_id
             )
         return view

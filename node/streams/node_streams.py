@@ -115,7 +115,7 @@ class StateStream(NumberedStream):
             self.end(*FAILED)
 
     def since(self, told: int, *, singly: bool) -> list[bytes]:
-        """Return the newest state alone: it says all that those before it said."""
+        """Return the newest state alone: it supersedes all earlier ones."""
         self.check()
         return [self._encode(told)]
 

@@ -18,7 +18,7 @@ MAX_LINE = 256  # bytes
 
 
 class LoopTime:
-    """The running loop's clock, from 0, as a `Timeline`. `close` cancels what is planned."""
+    """The running loop's clock, from 0, as a `Timeline`. `close` cancels all planned calls."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

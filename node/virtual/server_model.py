@@ -34,7 +34,7 @@ class Timeline(Protocol):
 
 
 class VirtualTime:
-    """Runs what is due in order of time; equal times in order of planning."""
+    """Runs due calls in order of time; equal times in order of planning."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -125,7 +125,7 @@ class Server:
         return self._rng.expovariate(1.0) * self.settings.service_s
 
     def fall(self, down_s: float) -> None:
-        """Stop now, losing what is inside, and be back after `down_s`."""
+        """Stop now, losing all requests inside, and be back after `down_s`."""
         self.up = False
         self._life += 1
         lost = [*self._serving.values(), *(reply for _, reply in self._waiting)]

@@ -1,4 +1,4 @@
-"""Address of a peer: what is known of it, and how good it is."""
+"""Address of a peer, with its origin, its history and its rank."""
 
 from __future__ import annotations
 

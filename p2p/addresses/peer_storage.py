@@ -28,7 +28,7 @@ MAX_FILE: Final = 4 * 1024 * 1024  # bytes; a thousand peers take a tenth of thi
 
 
 class StoredPeer(msgspec.Struct, rename="camel", frozen=True):
-    """One remembered address of a peer."""
+    """A remembered address of a peer."""
 
     node_id: str
     address: str

@@ -26,7 +26,7 @@ CHECK_INTERVAL: Final = 1.0  # seconds between checks of running strategies
 
 
 class DiscoveryStrategy(Protocol):
-    """One method of finding peers. Its conformance tests: tests/unit/kits/discovery_conformance.py."""
+    """A method of finding peers. Its conformance tests: tests/unit/kits/discovery_conformance.py."""
 
     @property
     def name(self) -> str:

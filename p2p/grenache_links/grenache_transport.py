@@ -1,7 +1,7 @@
 """Grenache transport: links to peers over Grenache, by a worker that accepts and a client that dials.
 
 way = GrenacheWay(GrenacheSettings(network="main", directory=lambda: link))
-peers.dial_over_grenache(way.start(direct))    # direct: makes links of tunnels
+peers.dial_over("grenache", way.start(direct))    # direct: makes links of tunnels
 address = await way.listen()                   # and answers, once a Grape has answered
 ...
 await way.stop()

@@ -5,12 +5,10 @@ The side that dials makes requests, the other answers them (as BOSH does over HT
     data request   bytes of the dialling side; answered at once with what has arrived
     poll           a request for bytes of the answering side, which may hold its answer for `wait` ms until there are some; one is always under way, so that both sides can send at any time
 
-Requests and answers may be lost, doubled, late, or overtake each other. Bytes are numbered, and each
-message says how far its author has received (`ack`) and how far the other may send (`limit`), as in TCP
-(RFC 9293); the end of a stream is one more number. So whatever arrives can be taken or left by its numbers
-alone: a request without an answer is made again, an answer to a poll starts at what is acknowledged, and
-nothing depends on which of two answers came first. At most one data request is under way. Each side holds
-at most `BUFFER` bytes that wait to be acknowledged and `WINDOW` bytes that wait to be read.
+Requests and answers may be lost, doubled, late, or overtake each other (`p2p.wire.byte_stream`). Each message says how far its
+author has received (`ack`) and how far the other may send (`limit`). So a request without an answer is made again, an answer
+to a poll starts at what is acknowledged, and nothing depends on which of two answers came first. At most one data request
+is under way. Each side holds at most `BUFFER` bytes that wait to be acknowledged and `WINDOW` bytes that wait to be read.
 
 A tunnel breaks when nothing has come from the other side for `DEAD_AFTER` seconds, or when one side
 closes it (`close`). Then the streams end early, which their readers have to detect: links do, by
@@ -26,6 +24,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from p2p.base.limits import DEAD_AFTER
+from p2p.wire.byte_stream import ByteStream, Chunk, StreamError, StreamRules
 
 CHUNK: Final = 256 * 1024  # bytes in one message: little waiting on long ways, and no large frames
 LEAST_CHUNK: Final = 16 * 1024  # after failures: an uplink may be slow for the timeout
@@ -42,13 +41,17 @@ MAX_VAIN: Final = 3  # answers in a row that came at once with nothing new: news
 VAIN_PAUSE: Final = 0.1  # seconds before asking again after more of them
 MAX_OFFSET: Final = 2**53  # JSON's numbers are exact to here
 MAX_REASON: Final = 200  # characters
+RULES: Final = StreamRules(
+    chunk=CHUNK,
+    first_window=CHUNK,
+    window=CHUNK,
+    least_window=LEAST_CHUNK,
+    buffer=BUFFER,
+    unread=WINDOW,
+)
 
 Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
 Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
-
-
-class TunnelError(ValueError):
-    """The other side broke the protocol."""
 
 
 class TunnelRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -79,12 +82,12 @@ class TunnelReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def read_request(payload: Any) -> TunnelRequest:
-    """Raises `TunnelError` for what is no request."""
+    """Raises `StreamError` for what is no request."""
     return _read(payload, TunnelRequest)
 
 
 def read_reply(payload: Any) -> TunnelReply:
-    """Raises `TunnelError` for what is no reply."""
+    """Raises `StreamError` for what is no reply."""
     return _read(payload, TunnelReply)
 
 
@@ -100,123 +103,30 @@ def _read(payload: Any, kind: type[M]) -> M:
     try:
         message = msgspec.convert(payload, kind)
     except msgspec.ValidationError as error:
-        raise TunnelError(str(error)) from None
+        raise StreamError(str(error)) from None
     if len(message.data) > CHUNK:
-        raise TunnelError(f"{len(message.data)} bytes at once; the limit is {CHUNK}")
+        raise StreamError(f"{len(message.data)} bytes at once; the limit is {CHUNK}")
     return message
 
 
-class _Outgoing:
-    """Bytes of the local writer until they are acknowledged."""
+class _End(ByteStream):
+    """Common part of both ends."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit  # number of the first byte that may not be sent yet
-        self.base = 0  # number of the first byte in the buffer
-        self.buffer = bytearray()
-        self.ended = False  # nothing will follow
-        self.delivered = False  # and the far side knows
-
-    def acknowledged(self, ack: int, limit: int) -> bool:
-        """Return True if this is news.
-
-        Raises:
-            TunnelError: of bytes that were never sent.
-        """
-        end = self.base + len(self.buffer)
-        if ack > end + self.ended:  # the end of the stream counts as a byte
-            raise TunnelError(f"byte {ack} is acknowledged, {end} is the last")
-        news = limit > self.limit or ack > self.base
-        if ack == end + 1:
-            self.delivered = True
-            ack = end
-        if ack > self.base:
-            del self.buffer[: ack - self.base]
-            self.base = ack
-        self.limit = max(self.limit, limit)
-        return news
-
-    def next(self, most: int) -> tuple[int, bytes, bool]:
-        """Next chunk to send: number of the first byte, bytes, and a mark for the end of the stream."""
-        size = max(0, min(len(self.buffer), most, self.limit - self.base))
-        ends = self.ended and not self.delivered and size == len(self.buffer)
-        return self.base, bytes(memoryview(self.buffer)[:size]), ends
-
-
-class _Incoming:
-    """Bytes from the far side until they are read."""
-
-    def __init__(self) -> None:
-        self.unread = bytearray()
-        self.ended = False  # nothing will follow
-        self.dropped = False  # no reader any more
-        self._next = 0  # number of the byte that is expected
-
-    @property
-    def ack(self) -> int:
-        return self._next + self.ended
-
-    @property
-    def limit(self) -> int:
-        return self._next + WINDOW - len(self.unread)
-
-    def take(self, seq: int, data: bytes, ends: bool) -> bool:
-        """Take what is new and fits; whether there was anything."""
-        known = self._next - seq
-        if known < 0 or self.ended:
-            return False
-        fresh = memoryview(data)[known:][: self.limit - self._next]
-        self._next += len(fresh)
-        if not self.dropped:
-            self.unread += fresh
-        self.ended = ends and known + len(fresh) == len(data)
-        return len(fresh) > 0 or self.ended
-
-
-class _End:
-    """Common part of both ends: the local reader's and writer's side."""
-
-    def __init__(self, now: float, limit: int) -> None:
+    def __init__(self, now: float, allowed: int) -> None:
+        super().__init__(RULES, allowed)
         self.broken: str | None = None  # why the streams end early
-        self._out = _Outgoing(limit)
-        self._in = _Incoming()
         self._heard = now
         self._parted = False  # the far side knows that it is over, or there is none
 
     @property
-    def room(self) -> int:
-        """Number of bytes that `write` accepts."""
-        return 0 if self._out.ended else BUFFER - len(self._out.buffer)
-
-    def write(self, data: bytes) -> None:
-        """Send `data`, at most `room` bytes."""
-        self._out.buffer += data
-
-    def finish(self) -> None:
-        """The local writer has ended."""
-        self._out.ended = True
-
-    @property
-    def unread(self) -> bytearray:
-        """Received bytes that were not consumed yet; `consumed` removes them."""
-        return self._in.unread
-
-    def consumed(self, count: int) -> None:
-        del self._in.unread[:count]
-
-    def drop_incoming(self) -> None:
-        """The local reader has gone: what arrives is taken and thrown away."""
-        self._in.dropped = True
-        self._in.unread.clear()
-
-    @property
     def ended(self) -> bool:
         """True if the far side's stream has ended, early or not, and all of it was read."""
-        return (self._in.ended or self.broken is not None) and not self._in.unread
+        return (self.peer_ended or self.broken is not None) and not self.unread
 
     @property
     def done(self) -> bool:
         """True if both streams have reached the other side in full."""
-        return self._in.ended and self._out.delivered
+        return self.peer_ended and self.delivered
 
     @property
     def over(self) -> bool:
@@ -255,7 +165,6 @@ class DialEnd(_End):
         self._number = 0
         self._data: int | None = None  # the data request under way
         self._polls: dict[int, tuple[float, int]] = {}  # polls under way: time sent, limit sent
-        self._chunk = CHUNK
         self._failures = 0  # in a row
         self._vain = 0  # answers in a row without news, which could have waited
         self._data_from = self._poll_from = now  # not before
@@ -276,15 +185,16 @@ class DialEnd(_End):
             return [self._ask(RETRY_MAX, close=self.broken or "done")]  # once: it is a courtesy
         asks: list[Ask] = []
         if self._data is None and now >= self._data_from:
-            seq, data, ends = self._out.next(self._chunk)
-            if data or ends:
-                asks.append(self._ask(DATA_TIMEOUT, seq=seq, data=data, fin=ends))
+            self.rewind()
+            chunk = self.next_chunk()
+            if chunk is not None:
+                asks.append(self._ask(DATA_TIMEOUT, seq=chunk.seq, data=chunk.data, fin=chunk.ends))
                 self._data = self._number
         if now >= self._poll_from and self._wants_poll():
             poll = self._number + 1
             hold = 0.0 if self._failures else HOLD  # to detect soon if there is no answering end
             asks.append(self._ask(hold + TIMEOUT, poll=poll, wait=int(hold * 1000)))
-            self._polls[poll] = (now, self._in.limit)
+            self._polls[poll] = (now, self.allows)
         return asks
 
     def next_time(self, now: float) -> float | None:
@@ -300,10 +210,10 @@ class DialEnd(_End):
         self._opened = True
         self._failures = 0
         try:
-            news = self._out.acknowledged(reply.ack, reply.limit)
-        except TunnelError as error:
+            news = self.acknowledge(reply.ack, reply.limit)
+        except StreamError as error:
             return self.abort(str(error))
-        news |= self._in.take(reply.seq, reply.data, reply.fin)
+        news |= self.take(reply.seq, reply.data, reply.fin)
         asked, _ = self._polls.pop(number, (now, 0))
         waited = now >= asked + HOLD / 2
         self._vain = 0 if news or waited else self._vain + 1
@@ -311,7 +221,6 @@ class DialEnd(_End):
             self._data_from = self._poll_from = now + VAIN_PAUSE
         if number == self._data:
             self._data = None
-            self._chunk = min(2 * self._chunk, CHUNK)
         if reply.close:
             self._part(f"the other side ended it: {reply.close}")
         return None
@@ -324,13 +233,13 @@ class DialEnd(_End):
         if number == self._data:
             self._data = None
             self._data_from = now + pause
-            self._chunk = max(self._chunk // 2, LEAST_CHUNK)
+            self.lost()
         if self._polls.pop(number, None) is not None:
             self._poll_from = now + pause
 
     def refused(self, reason: str) -> None:
         """The far side will never answer: it knows no such tunnel (any more), or takes none."""
-        if not (self._in.ended and self._out.ended):
+        if not (self.peer_ended and self.finished):
             self.abort(reason)
         self._parted = True  # else it is done over there, and the answer to it was lost
 
@@ -339,15 +248,15 @@ class DialEnd(_End):
         if not self._polls:
             return True
         _, told = self._polls[max(self._polls)]
-        return len(self._polls) == 1 and self._in.limit - told >= WINDOW // 2
+        return len(self._polls) == 1 and self.allows - told >= WINDOW // 2
 
     def _ask(self, timeout: float, **fields: Any) -> Ask:
         self._number += 1
         request = TunnelRequest(
             self._tunnel,
-            self._in.ack,
-            self._in.limit,
-            self._out.limit,
+            self.ack,
+            self.allows,
+            self.allowed,
             open=not self._opened,
             **fields,
         )
@@ -369,11 +278,11 @@ class AnswerEnd(_End):
         """Take in a request.
 
         Raises:
-            TunnelError: it makes no sense.
+            StreamError: it makes no sense.
         """
         self._dead_at = now + DEAD_AFTER
-        self._out.acknowledged(request.ack, request.limit)
-        self._in.take(request.seq, request.data, request.fin)
+        self.acknowledge(request.ack, request.limit)
+        self.take(request.seq, request.data, request.fin)
         if request.close or self.done:
             self._part(f"the other side ended it: {request.close}")
 
@@ -396,18 +305,20 @@ class AnswerEnd(_End):
         """The answer to the poll that is held, when there is something to say or its time is over."""
         if self.held_until is None:
             return None
-        seq, data, ends = self._out.next(CHUNK)
-        idle = not data and not ends and self.broken is None and not self._parted
-        if idle and self._in.limit - self._known < WINDOW // 2 and now < self.held_until:
+        self.rewind()
+        chunk = self.next_chunk()
+        idle = chunk is None and self.broken is None and not self._parted
+        if idle and self.allows - self._known < WINDOW // 2 and now < self.held_until:
             return None
         self.held_until = None
-        return self.status(seq, data, ends)
+        return self.status(chunk)
 
-    def status(self, seq: int = 0, data: bytes = b"", ends: bool = False) -> TunnelReply:
+    def status(self, chunk: Chunk | None = None) -> TunnelReply:
         """An answer that brings nothing but numbers, unless something is given."""
         if self.broken is not None:
             self._parted = True
-        return TunnelReply(self._in.ack, self._in.limit, seq, data, ends, self.broken or "")
+        seq, data, ends, _ = chunk or (0, b"", False, False)
+        return TunnelReply(self.ack, self.allows, seq, data, ends, self.broken or "")
 
     def next_time(self) -> float:
         """Time at which `release` or `dead` has something although nothing has happened."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import secrets
 import socket
-from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from p2p.base.errors import ConnectFailed
@@ -27,14 +27,17 @@ from p2p.grenache_links.tunnel import (
     AnswerEnd,
     Ask,
     DialEnd,
-    TunnelError,
     TunnelReply,
     TunnelRequest,
     read_reply,
     read_request,
     to_json,
 )
+from p2p.ground.owned_tasks import OwnedTasks
+from p2p.wire.byte_stream import StreamError
 from p2p.wire.link import PeerLink
+
+log = logging.getLogger(__name__)
 
 MAX_ANSWERED: Final = 256  # tunnels that others dialled
 MAX_STRANGERS: Final = 48  # of these: without a proven identity
@@ -91,10 +94,10 @@ class TunnelCarrier:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._loop = asyncio.get_running_loop()
         self._stopping = False
-        self._dialled: set[_Dialled] = set()
+        self._dialled: set[_Tunnel] = set()
         self._answered: dict[str, _Answered] = {}  # by tunnel id, in the order they came
         self._sockets: set[_Tunnel] = set()  # those, and others whose link has yet to let go
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking = OwnedTasks(log)
 
     @property
     def tunnels(self) -> int:
@@ -111,8 +114,8 @@ class TunnelCarrier:
             raise ConnectFailed("this node is stopping")
         ours, theirs = _socket_pair()
         end = DialEnd(secrets.token_hex(16), self._loop.time(), self._rng)
-        tunnel = _Dialled(end, ours, lambda ask: self._ask(tunnel, ask, (host, port)))
-        self._own(tunnel, lambda: self._dialled.discard(tunnel))
+        tunnel = _Dialled(end, ours, self, (host, port))
+        self._sockets.add(tunnel)
         self._dialled.add(tunnel)
         tunnel.step()
         try:
@@ -136,7 +139,7 @@ class TunnelCarrier:
                 tunnel = self._opened(request, question.remote[0])
             tunnel.remote = question.remote
             return to_json(await tunnel.respond(request))
-        except TunnelError as error:
+        except StreamError as error:
             raise RemoteError(f"{ERR_PROTOCOL}: {error}") from None
 
     def gone(self, remote: Address) -> None:
@@ -153,11 +156,7 @@ class TunnelCarrier:
         for tunnel in list(self._sockets):
             tunnel.close("the node is stopping")
             tunnel.let_go()
-        if self._asking:
-            _, late = await asyncio.wait(self._asking, timeout=grace)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await self._asking.close(grace)
 
     def _opened(self, request: TunnelRequest, host: str) -> _Answered:
         if not request.open or request.close or self._stopping:
@@ -172,32 +171,38 @@ class TunnelCarrier:
         if len(self._answered) >= MAX_ANSWERED:
             raise RemoteError(f"{ERR_FULL}: this node has as many tunnels as it takes")
         ours, theirs = _socket_pair()
-        tunnel = _Answered(AnswerEnd(self._loop.time()), ours, host)
-        self._own(tunnel, lambda: self._answered.pop(request.tunnel, None))
+        tunnel = _Answered(AnswerEnd(self._loop.time()), ours, self, request.tunnel, host)
+        self._sockets.add(tunnel)
         self._answered[request.tunnel] = tunnel
         self._links.accept_over(theirs, host).add_done_callback(tunnel.greeted)
         return tunnel
 
-    def _own(self, tunnel: _Tunnel, on_end: Callable[[], object]) -> None:
-        self._sockets.add(tunnel)
-        tunnel.on_end = on_end
-        tunnel.on_let_go = lambda: self._sockets.discard(tunnel)
+    # Tunnels, which call these
 
-    def _ask(self, tunnel: _Dialled, ask: Ask, address: Address) -> asyncio.Task[None]:
-        task = self._loop.create_task(self._request(tunnel, ask, address))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-        return task
+    def ended(self, tunnel: _Tunnel) -> None:
+        """Forget a tunnel that is over."""
+        if isinstance(tunnel, _Answered):
+            del self._answered[tunnel.name]
+        else:
+            self._dialled.discard(tunnel)
 
-    async def _request(self, tunnel: _Dialled, ask: Ask, address: Address) -> None:
+    def let_go(self, tunnel: _Tunnel) -> None:
+        """Forget a tunnel whose socket is closed."""
+        self._sockets.discard(tunnel)
+
+    def ask(self, tunnel: _Dialled, ask: Ask) -> asyncio.Task[None]:
+        """Make a request of a tunnel."""
+        return self._asking.start(self._request(tunnel, ask))
+
+    async def _request(self, tunnel: _Dialled, ask: Ask) -> None:
         """Make a request and tell the tunnel what came of it."""
         end = tunnel.end
         try:
             answer = await self._asker.request_at(
-                address, self._service, to_json(ask.request), ask.timeout
+                tunnel.address, self._service, to_json(ask.request), ask.timeout
             )
             end.answered(ask.number, read_reply(answer), self._loop.time())
-        except TunnelError as error:
+        except StreamError as error:
             end.refused(f"no node answers there: {error}")
         except RemoteError as error:
             if error.code.startswith(PASSING):
@@ -220,10 +225,11 @@ class _Tunnel:
     uvloop loses track of its socket then.
     """
 
-    def __init__(self, core: DialEnd | AnswerEnd, sock: socket.socket) -> None:
+    def __init__(
+        self, core: DialEnd | AnswerEnd, sock: socket.socket, carrier: TunnelCarrier
+    ) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.on_end: Callable[[], object] = lambda: None  # called once, when it is over
-        self.on_let_go: Callable[[], object] = lambda: None  # called once, with the socket closed
+        self._carrier = carrier
         self._loop = asyncio.get_running_loop()
         self._core = core
         self._socket = sock
@@ -333,7 +339,7 @@ class _Tunnel:
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._socket)
-        self.on_end()
+        self._carrier.ended(self)
         self._shut_down()
         self._watch()
         if self._silent:
@@ -350,23 +356,23 @@ class _Tunnel:
             self._loop.remove_reader(self._socket)
         self._silent = True
         self._socket.close()
-        self.on_let_go()
+        self._carrier.let_go(self)
 
 
 class _Dialled(_Tunnel):
     """The end that asks."""
 
     def __init__(
-        self, end: DialEnd, sock: socket.socket, ask: Callable[[Ask], asyncio.Task[None]]
+        self, end: DialEnd, sock: socket.socket, carrier: TunnelCarrier, address: Address
     ) -> None:
-        super().__init__(end, sock)
+        super().__init__(end, sock, carrier)
         self.end = end
-        self._ask = ask
+        self.address = address
         self._asking: set[asyncio.Task[None]] = set()
 
     def act(self, now: float) -> float | None:
         for ask in self.end.asks(now):
-            task = self._ask(ask)
+            task = self._carrier.ask(self, ask)
             if not self.end.over:  # the answer to the last request is not awaited
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
@@ -381,11 +387,14 @@ class _Dialled(_Tunnel):
 
 
 class _Answered(_Tunnel):
-    """The end that answers. `host`: where the first request came from."""
+    """The end that answers. `name`: id of the tunnel; `host`: where the first request came from."""
 
-    def __init__(self, end: AnswerEnd, sock: socket.socket, host: str) -> None:
-        super().__init__(end, sock)
+    def __init__(
+        self, end: AnswerEnd, sock: socket.socket, carrier: TunnelCarrier, name: str, host: str
+    ) -> None:
+        super().__init__(end, sock, carrier)
         self.end = end
+        self.name = name
         self.host = host
         self.remote: Address | None = None  # the far end of what the last request came over
         self.proven = False  # it became a link
@@ -398,12 +407,12 @@ class _Answered(_Tunnel):
         """The answer to a request, when it is time.
 
         Raises:
-            TunnelError: it makes no sense; the tunnel is closed.
+            StreamError: it makes no sense; the tunnel is closed.
         """
         now = self._loop.time()
         try:
             self.end.receive(request, now)
-        except TunnelError as error:
+        except StreamError as error:
             self.close(str(error))
             raise
         self.flush()  # before the answer gives the free room

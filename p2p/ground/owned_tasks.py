@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -31,8 +31,29 @@ class OwnedTasks:
         task.add_done_callback(self._ended)
         return task
 
-    async def close(self) -> None:
-        """Cancel what runs, and wait for its end. Tasks may be started afterwards."""
+    def every(
+        self, seconds: float, step: Callable[[], object | Awaitable[object]], *, name: str
+    ) -> asyncio.Task[None]:
+        """Call `step` now, and again `seconds` after each of its ends. An error of a step is logged, and ends no others."""
+
+        async def steps() -> None:
+            while True:
+                try:
+                    outcome = step()
+                    if isinstance(outcome, Awaitable):
+                        await outcome
+                except Exception as error:
+                    self._note(error, name)
+                await asyncio.sleep(seconds)
+
+        return self.start(steps(), name=name)
+
+    async def close(self, grace: float = 0.0) -> None:
+        """Wait `grace` seconds for the end of what runs, cancel the rest, and wait for its end. Tasks may be started
+        afterwards.
+        """
+        if grace and self._running:
+            await asyncio.wait(self._running, timeout=grace)
         tasks = list(self._running)
         for task in tasks:
             task.cancel()
@@ -41,5 +62,9 @@ class OwnedTasks:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, self._expected):
-            self._log.error("%s failed", task.get_name(), exc_info=error)
+        if error is not None:
+            self._note(error, task.get_name())
+
+    def _note(self, error: BaseException, name: str) -> None:
+        if not isinstance(error, self._expected):
+            self._log.error("%s failed", name, exc_info=error)

@@ -9,7 +9,7 @@ from p2p.ground.keyed_heap import KeyedHeap
 
 
 class Timer:
-    """One call that is due once. Of timers for the same time the one that was made first is due first."""
+    """A call that is due once. Timers for the same time are due in the order of their making."""
 
     __slots__ = ("_due", "action", "number")
 

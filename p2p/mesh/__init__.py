@@ -1,5 +1,5 @@
 """Routing of messages over the mesh of links.
 
-`message_router` (MessageRouter), `broadcast_tree`, `route_table`, `store_and_forward`, `signed_broadcast`,
-`replay_guard`.
+`message_router` (MessageRouter) joins three owners of state: `broadcast_tree` (to all nodes), `delivery` (to one node, and
+relaying for others) and `message_budget`. `signed_broadcast` proves broadcasts of any kind.
 """

@@ -14,7 +14,7 @@ Differences from the paper:
 - Recent ids are announced again, a few times, to peers with few links that they were pushed to and that have not
   shown that they hold them (nothing else would ever repeat a push that was lost).
 - A node pushes to MAX_PUSHED links that ask for it and refuses others, so that a node with many links is not the parent
-  of all. A peer with few links is not refused, and no network group keeps the slots of others (`p2p.mesh.push_slots`).
+  of all. A peer with few links is not refused, and no network group keeps the slots of others (`displaced_by`).
 - How long an announced payload is waited for is learned: `p2p.mesh.missing_broadcasts`.
 - Everything that a peer can make this node remember or send is bounded, see `p2p.base.limits`.
 
@@ -38,8 +38,13 @@ from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.seen_window import SeenWindow
 from p2p.ground.tokens import Tokens
 from p2p.mesh.missing_broadcasts import MissingBroadcast, MissingBroadcasts
-from p2p.mesh.push_choice import BroadcastArrivals, PushChanges, PushChoice
-from p2p.mesh.push_slots import MAX_PUSHED, displaced_by
+from p2p.mesh.push_choice import (
+    MAX_PUSHED,
+    BroadcastArrivals,
+    PushChanges,
+    PushChoice,
+    displaced_by,
+)
 from p2p.wire.messages import Branch, Graft, IHave, Prune
 
 ID_LENGTH: Final = 16
@@ -55,6 +60,20 @@ MAX_AGE: Final = 10_000  # ms; of an id in an announcement
 _REPEATS: Final = (REPEATED_PULLS / 4, float(REPEATED_PULLS))  # rate and burst
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSettings:
+    """Seconds, numbers and bytes: see `p2p.base.limits`."""
+
+    seen_ttl: float = limits.SEEN_TTL
+    seen_max: int = limits.SEEN_MAX
+    store_ttl: float = limits.STORE_TTL
+    store_max_bytes: int = limits.STORE_MAX_BYTES
+    lazy_flush: float = limits.LAZY_FLUSH
+    graft_timeout: float = limits.GRAFT_TIMEOUT
+    graft_timeout_max: float = limits.GRAFT_TIMEOUT_MAX
+    repair_interval: float = limits.REPAIR_INTERVAL
 
 
 @dataclass(slots=True)
@@ -98,31 +117,20 @@ class BroadcastTree(Generic[Item]):
     def __init__(
         self,
         emit: Callable[[tuple[str, ...], Item | IHave | Graft | Prune | Branch], None],
-        *,
-        seen_ttl: float = limits.SEEN_TTL,
-        seen_max: int = limits.SEEN_MAX,
-        store_ttl: float = limits.STORE_TTL,
-        store_max_bytes: int = limits.STORE_MAX_BYTES,
-        lazy_flush: float = limits.LAZY_FLUSH,
-        graft_timeout: float = limits.GRAFT_TIMEOUT,
-        graft_timeout_max: float = limits.GRAFT_TIMEOUT_MAX,
-        repair_interval: float = limits.REPAIR_INTERVAL,
+        settings: TreeSettings = TreeSettings(),
     ) -> None:
         self._emit = emit
-        self.seen = SeenWindow(seen_ttl, seen_max)
+        self._settings = settings
+        self.seen = SeenWindow(settings.seen_ttl, settings.seen_max)
         self._store: dict[bytes, _Stored[Item]] = {}  # oldest first
         self._held: dict[bytes, _Arrival] = {}  # arrived, not handled yet
         self.stored_bytes = 0
-        self._store_ttl = store_ttl
-        self._store_max_bytes = store_max_bytes
         # What a peer still offers must be remembered as seen, or it would be delivered again.
-        self._store_max_items = max(1, seen_max // 4)
-        self._lazy_flush = lazy_flush
-        self._repair_interval = repair_interval
+        self._store_max_items = max(1, settings.seen_max // 4)
         self._peers: dict[str, _Peer] = {}
         self._bits = 0  # of all links
         self.choice = PushChoice()
-        self._missing = MissingBroadcasts(graft_timeout, graft_timeout_max)
+        self._missing = MissingBroadcasts(settings.graft_timeout, settings.graft_timeout_max)
         self._unannounced: list[bytes] = []
         self._flush_at: float | None = None
         self._repair_at: float | None = None
@@ -212,9 +220,9 @@ class BroadcastTree(Generic[Item]):
         self._forget_old(now)
         self._unannounced.append(key)
         if self._flush_at is None:
-            self._flush_at = now + self._lazy_flush
+            self._flush_at = now + self._settings.lazy_flush
         if self._repair_at is None:
-            self._repair_at = now + self._repair_interval
+            self._repair_at = now + self._settings.repair_interval
 
     def _targets(self, origin: str, *, own: bool, held: int) -> list[str]:
         """Return the links to push a broadcast to; `held`: bits of those that hold it."""
@@ -429,7 +437,7 @@ class BroadcastTree(Generic[Item]):
             if at is not None and at < first:
                 first = at
         if self._store:
-            at = next(iter(self._store.values())).at + self._store_ttl
+            at = next(iter(self._store.values())).at + self._settings.store_ttl
             if at < first:
                 first = at
         return None if first == inf else first
@@ -460,7 +468,7 @@ class BroadcastTree(Generic[Item]):
 
     def _repair(self, now: float) -> None:
         """Announce recent ids again to every peer with few links that they were pushed to."""
-        since = now - limits.REPAIR_ROUNDS * self._repair_interval
+        since = now - limits.REPAIR_ROUNDS * self._settings.repair_interval
         safe = 0  # several links push to these peers, and others announce
         for peer in self._peers.values():
             if not peer.few_links:
@@ -469,13 +477,15 @@ class BroadcastTree(Generic[Item]):
         for key, stored in reversed(self._store.items()):
             if stored.at < since:
                 break
-            if now - stored.at >= self._repair_interval / 2:  # younger: may still be under way
+            if (
+                now - stored.at >= self._settings.repair_interval / 2
+            ):  # younger: may still be under way
                 recent.append((key, stored.holders | safe | ~stored.pushed))
         recent.reverse()
         self._announce_to_others(recent)
         newest = next(reversed(self._store.values()), None)
-        again = newest is not None and newest.at >= since + self._repair_interval
-        self._repair_at = now + self._repair_interval if again else None
+        again = newest is not None and newest.at >= since + self._settings.repair_interval
+        self._repair_at = now + self._settings.repair_interval if again else None
 
     def _announce_to_others(
         self, masked: list[tuple[bytes, int]], ages: dict[bytes, int] | None = None
@@ -515,8 +525,8 @@ class BroadcastTree(Generic[Item]):
         while self._store:
             key, oldest = next(iter(self._store.items()))
             if (
-                now < oldest.at + self._store_ttl  # as in `next_deadline`, to the last bit
-                and self.stored_bytes <= self._store_max_bytes
+                now < oldest.at + self._settings.store_ttl  # as in `next_deadline`, to the last bit
+                and self.stored_bytes <= self._settings.store_max_bytes
                 and len(self._store) <= self._store_max_items
             ):
                 return

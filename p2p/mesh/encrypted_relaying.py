@@ -17,14 +17,11 @@ Rules of this file:
 from __future__ import annotations
 
 import logging
-import ssl
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
-from msgspec import Raw
 
 from p2p.adaptive.peer_metrics import Outcome
 from p2p.base.errors import RemoteProtocolError
@@ -32,8 +29,9 @@ from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.keyed_heap import KeyedHeap
 from p2p.ground.tokens import Tokens, TokenTable
 from p2p.mesh.encrypted_session import EncryptedSession
-from p2p.mesh.relay_stream import NAME_LENGTH, RelayStream, RelayStreamError
-from p2p.mesh.routed_messages import Received
+from p2p.mesh.relay_stream import NAME_LENGTH, RelayStream
+from p2p.mesh.routed_messages import Outbox, Received, RelayEncryption
+from p2p.wire.byte_stream import StreamError
 from p2p.wire.messages import Codec, Envelope, RelaySegment
 
 log = logging.getLogger(__name__)
@@ -78,23 +76,25 @@ class _Peer:
     pause: float = FIRST_PAUSE
 
 
+class SegmentCarrier(Protocol):
+    """Sender of what the sessions of a node have to send."""
+
+    def send_segment(self, now: float, to: str, segment: RelaySegment) -> None: ...
+
+    def send_clear(self, now: float, to: str, type: str, payload: bytes) -> None:  # noqa: A002 - of the wire
+        """Relay a message without a session."""
+        ...
+
+    def sample(self, now: float, node: str, outcome: Outcome, seconds: float) -> None:
+        """Record a round trip (`ok`) or a wait in vain (`timeout`)."""
+        ...
+
+
 class EncryptedRelaying:
-    """Sessions of one node. `emit` sends a segment, `deliver` takes an arrived message with the link that brought it, `send_clear`
-    relays a message without a session, `on_sample` takes round trips (`ok`) and waits in vain (`timeout`). `random_bytes`: names of streams, which must not be guessed.
-    """
+    """Sessions of one node. `outbox` names this node; `carrier` sends."""
 
     def __init__(
-        self,
-        own_id: str,
-        client: ssl.SSLContext,
-        server: ssl.SSLContext,
-        *,
-        random_bytes: Callable[[int], bytes],
-        wall_ms: Callable[[], int],
-        emit: Callable[[float, str, RelaySegment], None],
-        deliver: Callable[[float, str, Envelope], None],
-        send_clear: Callable[[float, str, str, bytes], object],
-        on_sample: Callable[[float, str, Outcome, float], object],
+        self, outbox: Outbox, encryption: RelayEncryption, carrier: SegmentCarrier
     ) -> None:
         self.bytes = 0
         self.counters: dict[str, int] = {
@@ -104,15 +104,9 @@ class EncryptedRelaying:
             "lost": 0,  # messages, with their session or for want of one
             "refused": 0,  # openings and resets beyond their rate
         }
-        self._own_id = own_id
-        self._client = client
-        self._server = server
-        self._random_bytes = random_bytes
-        self._wall_ms = wall_ms
-        self._emit = emit
-        self._deliver = deliver
-        self._send_clear = send_clear
-        self._on_sample = on_sample
+        self._outbox = outbox
+        self._encryption = encryption
+        self._carrier = carrier
         self._codec = Codec()
         self._peers: BoundedMap[str, _Peer] = BoundedMap(MAX_PEERS, self._evicted)
         self._able: BoundedMap[str, float] = BoundedMap(10_000)  # time of the last session
@@ -161,26 +155,27 @@ class EncryptedRelaying:
 
     # Receiving
 
-    def receive(self, received: Received) -> bool:
-        """Process a segment, relayed or over the link of its sender. The handler of its type."""
-        segment = _segment_codec.payload(TYPE, received.payload)
+    def receive(self, received: Received) -> list[Envelope] | None:
+        """Process a segment, relayed or over the link of its sender; returns the messages that are complete, None for a
+        segment that breaks the rules.
+        """
+        segment = self._codec.payload(TYPE, received.payload)
         if received.broadcast or not _well_named(segment):
-            return False
+            return None
         now, node = received.now, received.origin
         peer = self._peers.renew(node)
         if segment.reset:
             if peer is not None:
                 self._on_reset(now, peer, segment)
-            return True
+            return []
         session = self._session_of(peer, segment)
         if session is None and not segment.peer:
             peer, session = self._opened_by(now, node, segment, received.via)
         if peer is None or session is None:
             if segment.peer:
                 self._reset(now, node, segment)
-            return True
-        self._arrived(now, peer, session, segment, received.via)
-        return True
+            return []
+        return self._arrived(now, peer, session, segment)
 
     def _session_of(self, peer: _Peer | None, segment: RelaySegment) -> EncryptedSession | None:
         if peer is None:
@@ -200,7 +195,7 @@ class EncryptedRelaying:
         peer = self._peers.get(node)
         session = None if peer is None else peer.session
         crossed = session is not None and not session.server and not session.stream.peer
-        if crossed and self._own_id < node:
+        if crossed and self._outbox.node_id < node:
             return None, None
         if not self._may_open(now, via):
             self.counters["refused"] += 1
@@ -208,9 +203,11 @@ class EncryptedRelaying:
         if peer is None:
             peer = self._peers[node] = _Peer(node)
         stream = RelayStream(
-            self._random_bytes(NAME_LENGTH), now, peer=segment.stream, fresh=node not in self._able
+            self._encryption.random_bytes(NAME_LENGTH),
+            peer=segment.stream,
+            fresh=node not in self._able,
         )
-        opened = EncryptedSession(node, stream, self._server, server=True)
+        opened = EncryptedSession(node, stream, self._encryption.server, server=True)
         self.counters["opened"] += 1
         if session is None or crossed:
             peer.session, peer.opened_at = opened, now
@@ -225,25 +222,26 @@ class EncryptedRelaying:
         )
 
     def _arrived(
-        self, now: float, peer: _Peer, session: EncryptedSession, segment: RelaySegment, via: str
-    ) -> None:
+        self, now: float, peer: _Peer, session: EncryptedSession, segment: RelaySegment
+    ) -> list[Envelope]:
         before = session.established
+        envelopes: list[Envelope] = []
         try:
             messages = session.receive(now, segment)
-        except RelayStreamError as error:
+        except StreamError as error:
             self._failed(now, peer, session, str(error))
-            return
+            return envelopes
         if session.established and not before:
             self._established(now, peer, session)
         self._pump(now, peer)
-        for message in messages:
-            try:
+        try:
+            for message in messages:
                 envelope = self._codec.decode(message)
-            except RemoteProtocolError as error:
-                self._failed(now, peer, session, error.reason)
-                return
-            envelope.from_ = peer.node
-            self._deliver(now, via, envelope)
+                envelope.from_ = peer.node
+                envelopes.append(envelope)
+        except RemoteProtocolError as error:
+            self._failed(now, peer, session, error.reason)
+        return envelopes
 
     def _established(self, now: float, peer: _Peer, session: EncryptedSession) -> None:
         self.counters["established"] += 1
@@ -268,15 +266,15 @@ class EncryptedRelaying:
             return
         fresh = node not in self._able
         answer = RelaySegment(segment.peer, segment.stream, reset=True, fresh=fresh)
-        self._emit(now, node, answer)
+        self._carrier.send_segment(now, node, answer)
 
     # Sessions
 
     def _open(self, now: float, peer: _Peer) -> None:
         stream = RelayStream(
-            self._random_bytes(NAME_LENGTH), now, fresh=peer.node not in self._able
+            self._encryption.random_bytes(NAME_LENGTH), fresh=peer.node not in self._able
         )
-        peer.session = EncryptedSession(peer.node, stream, self._client, server=False)
+        peer.session = EncryptedSession(peer.node, stream, self._encryption.client, server=False)
         peer.opened_at = now
         self.counters["opened"] += 1
 
@@ -289,30 +287,27 @@ class EncryptedRelaying:
             while peer.held and session.stream.room:
                 held = peer.held.popleft()
                 peer.held_bytes -= len(held.payload)
-                session.send(self._codec.encode(self._envelope(peer.node, held)))
+                envelope = self._outbox.envelope(peer.node, held.type, held.payload)
+                session.send(self._codec.encode(envelope))
         for each in (peer.session, peer.rival):
             if each is not None:
                 try:
                     segments = each.segments(now)
                     while each.stream.samples:  # first: they may change the relay
-                        self._on_sample(now, peer.node, *each.stream.samples.pop(0))
+                        self._carrier.sample(now, peer.node, *each.stream.samples.pop(0))
                     for segment in segments:
-                        self._emit(now, peer.node, segment)
-                except RelayStreamError as error:
+                        self._carrier.send_segment(now, peer.node, segment)
+                except StreamError as error:
                     self._failed(now, peer, each, str(error))
         self._schedule(peer)
         self._count(peer)
-
-    def _envelope(self, node: str, held: Held) -> Envelope:
-        return Envelope(held.type, self._own_id, node, self._wall_ms(), Raw(held.payload))
 
     def _failed(self, now: float, peer: _Peer, session: EncryptedSession, reason: str) -> None:
         """End a session that breaks the rules or does not answer."""
         log.info("encrypted session with %s: %s", peer.node, reason)
         if session.stream.peer:
-            self._emit(
-                now, peer.node, RelaySegment(session.stream.own, session.stream.peer, reset=True)
-            )
+            answer = RelaySegment(session.stream.own, session.stream.peer, reset=True)
+            self._carrier.send_segment(now, peer.node, answer)
         if session is peer.session:
             peer.retry_at = now + RETRY
         self._drop(now, peer, session, again=False)
@@ -371,7 +366,7 @@ class EncryptedRelaying:
         peer.retry_at = now + peer.pause
         peer.pause = min(2 * peer.pause, MAX_PAUSE)
         for held in self.take_held(peer.node):
-            self._send_clear(now, peer.node, held.type, held.payload)
+            self._carrier.send_clear(now, peer.node, held.type, held.payload)
 
     def _schedule(self, peer: _Peer) -> None:
         times: list[float | None] = [
@@ -429,9 +424,6 @@ class EncryptedRelaying:
         return sum(
             peer.session is not None and peer.session.established for peer in self._peers.values()
         )
-
-
-_segment_codec = Codec()
 
 
 def _well_named(segment: RelaySegment) -> bool:

@@ -12,8 +12,9 @@ from typing import Final, cast
 
 from p2p.base.errors import RemoteProtocolError
 from p2p.base.identity import node_id_of
-from p2p.mesh.relay_stream import RelayStream, RelayStreamError
+from p2p.mesh.relay_stream import RelayStream
 from p2p.wire import tls
+from p2p.wire.byte_stream import StreamError
 from p2p.wire.framing import FrameDecoder, pack_length
 from p2p.wire.messages import RelaySegment
 
@@ -42,7 +43,7 @@ class EncryptedSession:
         """Process a segment; returns the messages that are complete.
 
         Raises:
-            RelayStreamError: the session has to end.
+            StreamError: the session has to end.
         """
         data = self.stream.receive(now, segment)
         while self._unconfirmed and self._unconfirmed[0][0] <= self.stream.acknowledged:
@@ -74,13 +75,13 @@ class EncryptedSession:
         except ssl.SSLWantReadError:
             return self._flush()
         except ssl.SSLError as error:
-            raise RelayStreamError(f"TLS: {error.reason or error}") from error
+            raise StreamError(f"TLS: {error.reason or error}") from error
         try:
             proven = node_id_of(tls.peer_public_key(self._tls))
         except RemoteProtocolError as error:
-            raise RelayStreamError(error.reason) from error
+            raise StreamError(error.reason) from error
         if proven != self.peer:
-            raise RelayStreamError(f"{proven} answered in the place of {self.peer}")
+            raise StreamError(f"{proven} answered in the place of {self.peer}")
         self.established = True
         return self._flush()
 
@@ -90,15 +91,15 @@ class EncryptedSession:
             while True:
                 count = cast(int, self._tls.read(READ, self._frames.writable()))
                 if not count:
-                    raise RelayStreamError("the peer ended the TLS session")
+                    raise StreamError("the peer ended the TLS session")
                 self._frames.wrote(count)
                 messages += self._frames.take(READ)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            raise RelayStreamError(f"TLS: {error.reason or error}") from error
+            raise StreamError(f"TLS: {error.reason or error}") from error
         except RemoteProtocolError as error:
-            raise RelayStreamError(error.reason) from error
+            raise StreamError(error.reason) from error
         self._flush()  # a key update has to be answered
         return messages
 

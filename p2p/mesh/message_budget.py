@@ -10,7 +10,9 @@ is charged before the message is handled, to these token buckets:
 
 The last one is needed because a broadcast costs every node of the network: identities that enter it at many nodes
 would otherwise add up. What is dropped of a busy honest origin then, replication brings a little later. And what exceeds
-the little of each waits for the other messages that have arrived (`p2p.mesh.deferred_broadcasts`).
+the little of each is handled after the messages that arrived with it, in turns of its own (`DeferredBroadcasts`): a flood that
+honest neighbours pass on would otherwise keep what they say themselves waiting, on the same link. Broadcasts of one origin
+and link stay in order, so a feed's batches do.
 
 Rules of this file:
 - A message beyond a budget is dropped. Its sender gets a notice, at most once a second, in a
@@ -18,6 +20,7 @@ Rules of this file:
 - A peer that goes on sending messages of its own beyond its link's budget loses the link, with code `abuse`, and is
   banned for a while.
 - Broadcasts and relayed messages of others never end a link: the peer that passes them on is not at fault.
+- A link with too many invalid messages has to end.
 - Pinned peers have no budgets. Sizes and proofs are checked for them as for all others.
 
 An honest node at 2,000 unbatched events a second needs four fifths of one budget; batches make that a few percent.
@@ -25,14 +28,16 @@ An honest node at 2,000 unbatched events a second needs four fifths of one budge
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from p2p.base import limits
 from p2p.base.network_group import is_local, network_group
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.tokens import Tokens
+from p2p.mesh.relay_shares import MAX_PAIRS
 
 LINK_RATE: Final = 500_000.0  # microseconds a second
 LINK_BURST: Final = 1_000_000.0 * 2
@@ -47,7 +52,13 @@ ORIGINS_BURST: Final = 500_000.0
 MAX_ORIGINS: Final = 10_000  # keys are free to make
 STRIKES_RATE: Final = 20.0  # refused messages a second that are forgiven ...
 STRIKES_BURST: Final = 2_000.0  # ... and this many at once; then the link ends
-NOTICE_INTERVAL: Final = 1.0  # seconds between two notices on one link
+NOTICE_INTERVAL: Final = (
+    1.0  # seconds between two notices on one link, or for one pair of relayed nodes
+)
+MAX_DEFERRED: Final = (
+    4 * 1024 * 1024
+)  # bytes of all; beyond it, no origin has more than its equal part
+ENTRY_OVERHEAD: Final = 500  # bytes of a deferred broadcast beside its payload
 
 PER_BYTE: Final = 0.02  # microseconds: copying, hashing and decoding
 ANNOUNCED_BYTE: Final = 0.15  # of an announcement: 2.5 for each id
@@ -80,9 +91,17 @@ class _LinkBudget:
 
 
 class MessageBudgets:
-    """Budgets of all links, networks and origins. `counters`: refused messages by scope, and `abuse`."""
+    """Budgets of all links, networks and origins. `counters`: refused messages by scope, and `abuse`.
 
-    def __init__(self) -> None:
+    `max_bad_messages`: invalid messages that a link survives.
+    """
+
+    def __init__(self, max_bad_messages: int = limits.MAX_BAD_MESSAGES) -> None:
+        self.deferred = DeferredBroadcasts()
+        self._max_bad_messages = max_bad_messages
+        self._bad: Counter[str] = Counter()  # invalid messages of links
+        self._notified: set[str] = set()  # links whose peers understand `refused`
+        self._noticed: BoundedMap[tuple[str, str], float] = BoundedMap(MAX_PAIRS)
         self._links: dict[str, _LinkBudget] = {}
         self._networks: dict[str, tuple[Tokens, set[str]]] = {}
         self._origins: BoundedMap[str, tuple[Tokens, Tokens]] = BoundedMap(MAX_ORIGINS)
@@ -95,9 +114,19 @@ class MessageBudgets:
         """Declare the cost of one message of a type, whatever brings it."""
         self._costs[message_type] = microseconds
 
-    def link_up(self, now: float, link: str, address: str = "", *, exempt: bool = False) -> None:
-        """Give a link its budgets; none if it is exempt."""
+    def link_up(
+        self,
+        now: float,
+        link: str,
+        address: str = "",
+        *,
+        exempt: bool = False,
+        notices: bool = False,
+    ) -> None:
+        """Give a link its budgets; none if it is exempt. `notices`: its peer understands notices of refusal."""
         self.link_down(link)
+        if notices:
+            self._notified.add(link)
         if exempt:
             return
         network = None
@@ -113,6 +142,8 @@ class MessageBudgets:
 
     def link_down(self, link: str) -> None:
         """Drop the budgets of a link, and of its network after the last one."""
+        self._notified.discard(link)
+        self._bad.pop(link, None)
         if self._links.pop(link, None) is None:
             return
         for group, (_, members) in list(self._networks.items()):
@@ -162,13 +193,37 @@ class MessageBudgets:
         self.counters["abuse"] += 1
         return True
 
-    def notice_due(self, now: float, link: str) -> bool:
-        """Return True if a notice of refusal is due to the peer."""
+    def defer(self, broadcast: DeferredBroadcast) -> bool:
+        """Put a broadcast off; False if its origin has no room left."""
+        if self.deferred.put(broadcast):
+            return True
+        self.counters["origin"] += 1
+        return False
+
+    def notice_due(self, now: float, link: str) -> int:
+        """Return the number of messages refused so far if a notice of it is due to the peer, 0 otherwise."""
         budget = self._links.get(link)
         if budget is None or now - budget.noticed_at < NOTICE_INTERVAL:
-            return False
+            return 0
         budget.noticed_at = now
+        return budget.refused if link in self._notified else 0
+
+    def relay_notice_due(self, now: float, link: str, origin: str, to: str) -> bool:
+        """Return True if a notice of a message that is not relayed is due to its origin, which has to be the neighbour."""
+        noticed = self._noticed.get((origin, to), float("-inf"))
+        if link != origin or link not in self._notified or now < noticed + NOTICE_INTERVAL:
+            return False
+        self._noticed[origin, to] = now
         return True
+
+    def is_faulty(self, link: str) -> bool:
+        """Count an invalid message against its link; True if the link has to end."""
+        self._bad[link] += 1
+        return self._bad[link] > self._max_bad_messages
+
+    def invalid_messages(self, link: str) -> int:
+        """Return the number of invalid messages over a link."""
+        return self._bad[link]
 
     def figures(self) -> dict[str, tuple[float, int]]:
         """Return microseconds charged and messages refused of each link."""
@@ -178,3 +233,66 @@ class MessageBudgets:
         budget.refused += 1
         self.counters[scope] += 1
         return scope
+
+
+@dataclass(slots=True, frozen=True)
+class DeferredBroadcast:
+    """A new broadcast with a valid envelope, not handled yet."""
+
+    key: bytes
+    type: str
+    origin: str
+    link: str  # that brought it first
+    timestamp: int
+    hops: int
+    payload: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return len(self.payload) + ENTRY_OVERHEAD
+
+
+class DeferredBroadcasts:
+    """Queues by link and origin. `bytes`: memory of all."""
+
+    def __init__(self) -> None:
+        self._queues: dict[tuple[str, str], deque[DeferredBroadcast]] = {}
+        self._sizes: dict[str, int] = {}  # bytes by origin
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def waits(self, origin: str, link: str | None = None) -> bool:
+        """Return True if broadcasts of an origin wait, over any link or over one: later ones of it have to."""
+        return origin in self._sizes if link is None else (link, origin) in self._queues
+
+    def put(self, broadcast: DeferredBroadcast) -> bool:
+        """Put a broadcast off; False if there is no room for it."""
+        size, origin = broadcast.size, broadcast.origin
+        held = self._sizes.get(origin, 0)
+        if (
+            held
+            and self.bytes + size > MAX_DEFERRED
+            and held + size > MAX_DEFERRED / len(self._sizes)
+        ):
+            return False
+        self._queues.setdefault((broadcast.link, origin), deque()).append(broadcast)
+        self._sizes[origin] = held + size
+        self.bytes += size
+        return True
+
+    def take(self, link: str, origin: str) -> DeferredBroadcast | None:
+        """Return the next broadcast of an origin over a link, None if none waits."""
+        queue = self._queues.get((link, origin))
+        if not queue:
+            return None
+        broadcast = queue.popleft()
+        if not queue:
+            del self._queues[link, origin]
+        self.bytes -= broadcast.size
+        self._sizes[origin] -= broadcast.size
+        if not self._sizes[origin]:
+            del self._sizes[origin]
+        return broadcast

@@ -26,47 +26,43 @@ from __future__ import annotations
 
 import logging
 import random
-import secrets
-import ssl
 from collections.abc import Callable
 from typing import Final
 
 from msgspec import Raw
 
-from p2p.base import limits
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.base.identity import NODE_ID_LENGTH, Identity
 from p2p.base.network_group import is_local, network_group
-from p2p.ground.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import BroadcastTree
 from p2p.mesh.clock_offsets import ClockOffsets
-from p2p.mesh.deferred_broadcasts import DeferredBroadcast, DeferredBroadcasts
 from p2p.mesh.delivery import Delivery
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
-from p2p.mesh.encrypted_relaying import EncryptedRelaying
-from p2p.mesh.forwarding import Forwarding
 from p2p.mesh.message_budget import (
     BROADCAST_COST,
     DIRECT_COST,
     DUPLICATE_COST,
     RELAY_COST,
+    DeferredBroadcast,
     MessageBudgets,
     Passing,
 )
-from p2p.mesh.relaying import ForgedMessage, Relay
-from p2p.mesh.route_table import RouteTable
+from p2p.mesh.relaying import ForgedMessage
 from p2p.mesh.routed_messages import (
     CONTROL_TYPES,
+    DEFAULT_SETTINGS,
     MAX_PAYLOAD,
     MAX_TYPE_LENGTH,
     Handler,
+    Outbox,
     Outgoing,
     Received,
+    RouterHost,
+    RouterSettings,
     Way,
     broadcast_id,
     check_size,
 )
-from p2p.mesh.store_and_forward import StoreAndForward
 from p2p.wire.messages import (
     EVERYONE,
     Branch,
@@ -76,7 +72,6 @@ from p2p.wire.messages import (
     IHave,
     Prune,
     RefusedMessages,
-    pack,
 )
 
 log = logging.getLogger(__name__)
@@ -89,9 +84,10 @@ CONTROL: Final = frozenset(CONTROL_TYPES.values())
 class MessageRouter:
     """Routing of messages of one node: `send`, `route`, `broadcast`, `receive`.
 
-    `counters` and `gossip.counters` are for status and tests. With `fragile` a handler's own error is raised to
-    the caller (tests); otherwise it is logged, counted, and the message treated as not accepted, without charging
-    the link for a fault of this node.
+    Three owners of state: `gossip` (broadcasts), `delivery` (messages to one node, links and routes) and `budgets`. With
+    `fragile` a handler's own error is raised to the caller (tests); otherwise it is logged, counted, and the message
+    treated as not accepted, without charging the link for a fault of this node. Without a `host` broadcasts are handled
+    as they arrive.
     """
 
     def __init__(
@@ -101,73 +97,34 @@ class MessageRouter:
         rng: random.Random,
         wall_ms: Callable[[], int],
         fragile: bool = False,
-        seen_ttl: float = limits.SEEN_TTL,
-        seen_max: int = limits.SEEN_MAX,
-        store_ttl: float = limits.STORE_TTL,
-        store_max_bytes: int = limits.STORE_MAX_BYTES,
-        lazy_flush: float = limits.LAZY_FLUSH,
-        graft_timeout: float = limits.GRAFT_TIMEOUT,
-        repair_interval: float = limits.REPAIR_INTERVAL,
-        max_hops: int = limits.MAX_HOPS,
-        route_ttl: float = limits.ROUTE_TTL,
-        queue_max_bytes: int = limits.QUEUE_MAX_BYTES,
-        queue_max_per_peer: int = limits.QUEUE_MAX_PER_PEER,
-        max_bad_messages: int = limits.MAX_BAD_MESSAGES,
-        relay_rate: float = limits.RELAY_RATE,
+        host: RouterHost | None = None,
+        settings: RouterSettings = DEFAULT_SETTINGS,
     ) -> None:
         self.node_id = identity.node_id
-        self._wall_ms = wall_ms
         self.clock_offsets = ClockOffsets()
+        self.budgets = MessageBudgets(settings.max_bad_messages)
+        self._wall_ms = wall_ms
         self._fragile = fragile
-        self._max_bad_messages = max_bad_messages
+        self._host = host
         self._codec = Codec()
         self._handlers: dict[str, Handler] = {}
-        self._bad: dict[str, int] = {}  # linked peers, with their invalid messages
-        self._links: dict[str, Way] = {}  # linked peers, with what their link is
-        self._outgoing: list[Outgoing] = []
-        self.gossip: BroadcastTree[Envelope] = BroadcastTree(
-            self._emit,
-            seen_ttl=seen_ttl,
-            seen_max=seen_max,
-            store_ttl=store_ttl,
-            store_max_bytes=store_max_bytes,
-            lazy_flush=lazy_flush,
-            graft_timeout=graft_timeout,
-            repair_interval=repair_interval,
-        )
-        self.routes = RouteTable(ttl=route_ttl)
-        self.waiting = StoreAndForward(
-            max_bytes=queue_max_bytes, max_per_peer=queue_max_per_peer, flush_interval=lazy_flush
-        )
-        self.budgets = MessageBudgets()
-        self._notices: set[str] = set()  # linked peers that understand `refused`
-        self._carriers: set[str] = set()  # linked peers that understand `relay_stream`
-        self.encrypted: EncryptedRelaying | None = None  # after `encrypt_relayed`
-        # Called with the peer whose link delivered a new broadcast of a useful type first.
-        self.on_useful: Callable[[str], None] = lambda link: None
         self._useful_types: set[str] = set()
-        # Called with link and origin if `handle_deferred` has to be called for them, once others had their turns, until
-        # none is left. Without it broadcasts are handled as they arrive.
-        self.defer: Callable[[str, str], None] | None = None
-        self.deferred = DeferredBroadcasts()
-        self.counters: dict[str, int] = {
+        self._outbox = Outbox(identity.node_id, wall_ms)
+        self.gossip: BroadcastTree[Envelope] = BroadcastTree(self._outbox.emit, settings)
+        self.delivery = Delivery(
+            identity,
+            self._outbox,
+            settings,
+            rng,
+            (lambda node: "no Grape is used") if host is None else host.why_not_grenache,
+        )
+        if self.delivery.encrypted is not None:
+            self.handle(SEGMENT_TYPE, self._receive_segment)
+        self._counters: dict[str, int] = {
             "broadcasts_sent": 0,
             "broadcasts_delivered": 0,
             "deferred": 0,  # broadcasts that waited for other messages
             "delivered": 0,  # messages to this node
-            "sent_direct": 0,
-            "sent_grenache": 0,
-            "sent_relayed": 0,
-            "sent_encrypted": 0,  # of these: end to end encrypted
-            "queued": 0,
-            "expired": 0,  # of the queued
-            "relayed": 0,  # for others
-            "relay_no_route": 0,
-            "relay_too_far": 0,
-            "relay_refused": 0,  # beyond the limits of `p2p.mesh.relay_shares`
-            "relay_unable": 0,  # encrypted, and the next node is of an earlier version
-            "relay_duplicates": 0,
-            "forged": 0,
             "invalid": 0,  # charged to a link
             "unknown_type": 0,
             "handler_errors": 0,
@@ -176,66 +133,20 @@ class MessageRouter:
             "refused_by_peers": 0,  # notices that own messages were dropped
             "refused_by_relays": 0,  # of these: on the way to another node
         }
-        self._relay = Relay(
-            identity,
-            rng,
-            self.counters,
-            seen=SeenWindow(seen_ttl, seen_max),
-            max_hops=max_hops,
-        )
-        self.forwarding = Forwarding(
-            self.counters,
-            links=self._links,
-            carriers=self._carriers,
-            notified=self._notices,
-            routes=self.routes,
-            transmit=lambda outgoing: self._outgoing.append(outgoing),
-            refuse=lambda peer, notice: self._emit((peer,), notice),
-            rate=relay_rate,
-        )
-        self.delivery = Delivery(
-            self.node_id,
-            wall_ms,
-            self._emit,
-            self.counters,
-            links=self._links,
-            routes=self.routes,
-            relay=self._relay,
-            waiting=self.waiting,
-            carriers=self._carriers,
-            rng=rng,
-        )
 
-    def encrypt_relayed(
-        self,
-        client: ssl.SSLContext,
-        server: ssl.SSLContext,
-        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
-    ) -> EncryptedRelaying:
-        """Encrypt relayed messages end to end, where the other node and the relays can. Call once, before any link is up."""
-        encrypted = EncryptedRelaying(
-            self.node_id,
-            client,
-            server,
-            random_bytes=random_bytes,
-            wall_ms=self._wall_ms,
-            emit=self.delivery.send_segment,
-            deliver=self._deliver_decrypted,
-            send_clear=self.delivery.send_clear,
-            on_sample=self.delivery.sample,
-        )
-        self.encrypted = self.delivery.encrypted = encrypted
-        self.handle(SEGMENT_TYPE, encrypted.receive)
-        return encrypted
+    @property
+    def counters(self) -> dict[str, int]:
+        """Events since the start, for status and tests; those of broadcasts: `gossip.counters`."""
+        return self._counters | self.delivery.counters
 
     @property
     def links(self) -> list[str]:
         """Peers with a link, in the order in which the links came up."""
-        return list(self._bad)
+        return self.delivery.links
 
     def invalid_messages(self, link: str) -> int:
         """Return the number of invalid messages over the present link of a peer."""
-        return self._bad.get(link, 0)
+        return self.budgets.invalid_messages(link)
 
     def handle(
         self, type: str, handler: Handler, *, cost: float | None = None, useful: bool = False
@@ -275,34 +186,19 @@ class MessageRouter:
         `address`: its IP address, for the shares of its network. `exempt`: it has no budgets. `notices`: it
         understands the message type `refused`; `branches`: the type `branch`; `segments`: the type `relay_stream`.
         """
-        if peer in self._bad:
+        if self.delivery.is_linked(peer):
             self.link_down(now, peer)
-        self._bad[peer] = 0
-        self._links[peer] = way
-        self.budgets.link_up(now, peer, address, exempt=exempt)
-        if notices:
-            self._notices.add(peer)
-        if segments:
-            self._carriers.add(peer)
+        self.budgets.link_up(now, peer, address, exempt=exempt, notices=notices)
         group = network_group(address) if address and not is_local(address) else ""
         self.gossip.link_up(now, peer, able=branches, group=group)
-        self.delivery.flush(now, peer)
-        if self.encrypted is not None:  # what waits for a session needs none any more
-            for held in self.encrypted.take_held(peer):
-                self.delivery.send(now, peer, held.type, held.payload, None)
+        self.delivery.link_up(now, peer, way, segments=segments)
 
     def link_down(self, now: float, peer: str) -> None:
         """Remove the link to `peer`, and the routes through it."""
-        self.waiting.lost(peer)
         self.clock_offsets.forget(peer)
-        self._links.pop(peer, None)
-        self._notices.discard(peer)
-        self._carriers.discard(peer)
         self.budgets.link_down(peer)
-        self.forwarding.shares.forget_peer(peer)
-        if self._bad.pop(peer, None) is not None:
-            self.gossip.link_down(now, peer)
-            self.routes.forget_link(peer)
+        self.gossip.link_down(now, peer)
+        self.delivery.link_down(peer)
 
     # Sending
 
@@ -334,15 +230,9 @@ class MessageRouter:
         key = broadcast_id(type, self.node_id, payload)
         if key in self.gossip.seen:
             return key
-        self.counters["broadcasts_sent"] += 1
-        envelope = Envelope(
-            type=type,
-            from_=self.node_id,
-            to=EVERYONE,
-            timestamp=self._wall_ms(),
-            payload=Raw(payload),
-            id=key,
-        )
+        self._counters["broadcasts_sent"] += 1
+        envelope = self._outbox.envelope(EVERYONE, type, payload)
+        envelope.id = key
         self.gossip.add(now, key, envelope, len(payload), origin=self.node_id)
         return key
 
@@ -361,25 +251,7 @@ class MessageRouter:
 
     def take_outgoing(self) -> list[Outgoing]:
         """Return the envelopes to send now, in order. A peer whose link has gone meanwhile is skipped."""
-        taken, self._outgoing = self._outgoing, []
-        return taken
-
-    def _emit(
-        self,
-        peers: tuple[str, ...],
-        message: Envelope | IHave | Graft | Prune | Branch | RefusedMessages,
-    ) -> None:
-        if isinstance(message, Envelope):
-            envelope = message
-        else:
-            envelope = Envelope(
-                type=CONTROL_TYPES[type(message)],
-                from_=self.node_id,
-                to="",
-                timestamp=self._wall_ms(),
-                payload=Raw(pack(message)),
-            )
-        self._outgoing.append(Outgoing(peers, envelope))
+        return self._outbox.take()
 
     # Receiving
 
@@ -389,8 +261,8 @@ class MessageRouter:
         Raises:
             RemoteProtocolError: the link has to be closed with the error's code.
         """
-        if link not in self._bad:
-            self.counters["stray"] += 1
+        if not self.delivery.is_linked(link):
+            self._counters["stray"] += 1
             return
         to_all = envelope.to == EVERYONE
         if to_all and envelope.id is not None and envelope.id in self.gossip.seen:
@@ -417,12 +289,12 @@ class MessageRouter:
 
     def _refuse(self, now: float, link: str, envelope: Envelope, scope: str) -> None:
         """Drop a message beyond a budget: tell the peer, and end the link if it goes on."""
-        self.counters["over_budget"] += 1
+        self._counters["over_budget"] += 1
         kind = envelope.type
-        count = self.budgets.figures()[link][1] if self.budgets.notice_due(now, link) else 0
-        if count and link in self._notices:
+        if count := self.budgets.notice_due(now, link):
             reason = f"{kind[:40]}: more than the budget of your {scope}; {count} messages dropped so far"
-            self._emit((link,), RefusedMessages(kind[:MAX_TYPE_LENGTH], scope, count, reason))
+            notice = RefusedMessages(kind[:MAX_TYPE_LENGTH], scope, count, reason)
+            self._outbox.emit((link,), notice)
         if scope == "link" and envelope.from_ == link and self.budgets.is_abuse(now, link):
             raise RemoteProtocolError(
                 Code.ABUSE,
@@ -435,8 +307,8 @@ class MessageRouter:
             return self._charge(link, "a broadcast without an id")
         if key in self.gossip.seen:
             origin = self.gossip.duplicate(now, key, link)
-            if origin not in ("", link):
-                self.routes.learn_beside(now, origin, link)
+            if origin:
+                self.delivery.learn(now, origin, link, first=False)
             return None
         # Copied: the frame's buffer is reused for the next frames.
         payload = bytes(envelope.payload)
@@ -460,16 +332,16 @@ class MessageRouter:
         broadcast = DeferredBroadcast(
             key, envelope.type, origin, link, envelope.timestamp, envelope.hops, payload
         )
-        if self.defer is None or (passing is Passing.FIRST and not self.deferred.waits(origin)):
+        deferred = self.budgets.deferred
+        if self._host is None or (passing is Passing.FIRST and not deferred.waits(origin)):
             return self._handle_broadcast(now, broadcast)
-        first = not self.deferred.waits(origin, link)
-        if not self.deferred.put(broadcast):
-            self.budgets.counters["origin"] += 1
+        first = not deferred.waits(origin, link)
+        if not self.budgets.defer(broadcast):
             return self.gossip.ignore(now, key, link)
-        self.counters["deferred"] += 1
+        self._counters["deferred"] += 1
         self.gossip.hold(now, key, link, origin)
         if first:
-            self.defer(link, origin)
+            self._host.defer(link, origin)
         return None
 
     def handle_deferred(self, now: float, link: str, origin: str) -> None:
@@ -478,18 +350,18 @@ class MessageRouter:
         Raises:
             RemoteProtocolError: the link has to be closed with the error's code.
         """
-        broadcast = self.deferred.take(link, origin)
+        broadcast = self.budgets.deferred.take(link, origin)
         if broadcast is not None:
             self._handle_broadcast(now, broadcast)
 
     def has_deferred(self, link: str, origin: str) -> bool:
         """Return True if broadcasts of an origin over a link wait to be handled."""
-        return self.deferred.waits(origin, link)
+        return self.budgets.deferred.waits(origin, link)
 
     def _handle_broadcast(self, now: float, broadcast: DeferredBroadcast) -> None:
         key, origin, link = broadcast.key, broadcast.origin, broadcast.link
         payload = broadcast.payload
-        handled = len(self._outgoing)
+        handled = len(self._outbox)
         received = Received(now, broadcast.type, origin, link, payload, broadcast=True)
         accepted = self._deliver(received)
         if accepted is not True:
@@ -497,10 +369,9 @@ class MessageRouter:
             if accepted is False:
                 self._charge(link, f"an invalid {broadcast.type}")
             return
-        self.counters["broadcasts_delivered"] += 1
+        self._counters["broadcasts_delivered"] += 1
         # What the handler sent because of this message follows it on every link.
-        answers = self._outgoing[handled:]
-        del self._outgoing[handled:]
+        answers = self._outbox.take(handled)
         onward = Envelope(
             type=broadcast.type,
             from_=origin,
@@ -511,11 +382,10 @@ class MessageRouter:
             hops=min(broadcast.hops + 1, BROADCAST_HOPS),
         )
         self.gossip.add(now, key, onward, len(payload), link, origin)
-        self._outgoing += answers
-        if broadcast.type in self._useful_types:
-            self.on_useful(link)
-        if link in self._links:
-            self._learn_route(now, origin, link)
+        self._outbox.put(answers)
+        if self._host is not None and broadcast.type in self._useful_types:
+            self._host.first_with_news(link)
+        self.delivery.learn(now, origin, link)
 
     def _receive_control(self, now: float, link: str, envelope: Envelope) -> None:
         message = self._codec.payload(envelope.type, envelope.payload)
@@ -530,10 +400,10 @@ class MessageRouter:
             case Prune(refusal=refusal):
                 self.gossip.on_prune(now, link, refusal=refusal)
             case RefusedMessages(scope="relay", to=to, reason=reason) if len(to) == NODE_ID_LENGTH:
-                self.counters["refused_by_relays"] += 1
+                self._counters["refused_by_relays"] += 1
                 self.delivery.refused(now, link, to, reason[:MAX_REASON])
             case RefusedMessages(reason=reason, count=count):
-                self.counters["refused_by_peers"] += 1
+                self._counters["refused_by_peers"] += 1
                 log.warning("peer %s drops messages of this node (%d): %.200r", link, count, reason)
         if not within_bounds:
             self._charge(link, f"{envelope.type} out of bounds")
@@ -544,7 +414,7 @@ class MessageRouter:
         self.clock_offsets.note(now, link, (self._wall_ms() - envelope.timestamp) / 1000)
         payload = bytes(envelope.payload)
         received = Received(now, envelope.type, link, link, payload, broadcast=False)
-        self.counters["delivered"] += 1
+        self._counters["delivered"] += 1
         if self._deliver(received) is False:
             self._charge(link, f"an invalid {envelope.type}")
         return None
@@ -552,7 +422,7 @@ class MessageRouter:
     def _receive_relayed(self, now: float, link: str, envelope: Envelope) -> None:
         """Process a signed message: for this node, or to be relayed."""
         try:
-            new = self._relay.accept(now, link, envelope)
+            new = self.delivery.relay.accept(now, link, envelope)
         except ForgedMessage as fault:
             return self._charge(link, str(fault))
         if not new:
@@ -560,49 +430,52 @@ class MessageRouter:
         if envelope.to == self.node_id:
             self._receive_relayed_here(now, link, envelope)
         else:
-            self.forwarding.forward(now, link, envelope)
+            self._forward(now, link, envelope)
         if envelope.from_ != self.node_id:
-            self._learn_route(now, envelope.from_, link)
+            self.delivery.learn(now, envelope.from_, link)
         return None
+
+    def _forward(self, now: float, link: str, envelope: Envelope) -> None:
+        """Relay a message of another node. Its origin is informed of a refusal if it is the neighbour."""
+        origin, to = envelope.from_, envelope.to
+        refusal = self.delivery.forward(now, link, envelope)
+        if refusal is not None and self.budgets.relay_notice_due(now, link, origin, to):
+            count = self.delivery.relay.counters["relay_refused"]
+            notice = RefusedMessages(envelope.type, "relay", count, refusal.reason, to=to)
+            self._outbox.emit((link,), notice)
 
     def _receive_relayed_here(self, now: float, link: str, envelope: Envelope) -> None:
         """Deliver a relayed message to this node. Its faults are its origin's, not the link's."""
-        if envelope.type not in self._handlers:
-            self.counters["unknown_type"] += 1
+        kind, payload = envelope.type, bytes(envelope.payload)
+        if kind not in self._handlers:
+            self._counters["unknown_type"] += 1
             return
-        payload = bytes(envelope.payload)
-        stats = self.delivery.traffic(envelope.from_)
-        stats.bytes_received += len(payload)
-        stats.last_seen = now
-        if envelope.type == SEGMENT_TYPE:
-            self.delivery.came(envelope.from_, link)
-        else:
-            stats.messages_received += 1
-            self.counters["delivered"] += 1
-        self._deliver(
-            Received(now, envelope.type, envelope.from_, link, payload, broadcast=False),
-            cut_link=False,
-        )
+        received = Received(now, kind, envelope.from_, link, payload, broadcast=False)
+        self.delivery.arrived(now, received)
+        if kind != SEGMENT_TYPE:
+            self._counters["delivered"] += 1
+        self._deliver(received, cut_link=False)
+
+    def _receive_segment(self, received: Received) -> bool:
+        """Process a segment of an encrypted session, and deliver the messages that are complete."""
+        encrypted = self.delivery.encrypted
+        envelopes = None if encrypted is None else encrypted.receive(received)
+        for envelope in envelopes or ():
+            self._deliver_decrypted(received.now, received.via, envelope)
+        return envelopes is not None
 
     def _deliver_decrypted(self, now: float, link: str, envelope: Envelope) -> None:
         """Deliver a message of an encrypted session. `link` brought its last segment."""
         kind, payload = envelope.type, bytes(envelope.payload)
         if self.budgets.charge(now, link, kind, len(payload), DIRECT_COST) is not None:
-            self.counters["over_budget"] += 1
+            self._counters["over_budget"] += 1
         elif kind not in self._handlers or kind == SEGMENT_TYPE:
-            self.counters["unknown_type"] += 1
+            self._counters["unknown_type"] += 1
         else:
-            self.counters["delivered"] += 1
+            self._counters["delivered"] += 1
             self.delivery.traffic(envelope.from_).messages_received += 1
             received = Received(now, kind, envelope.from_, link, payload, broadcast=False)
             self._deliver(received, cut_link=False)
-
-    def _learn_route(self, now: float, origin: str, link: str) -> None:
-        """Learn a route: a proven message of `origin` arrived first over `link`."""
-        if origin != link:
-            self.routes.learn(now, origin, link)
-            if self.waiting.waiting_for(origin) and not self.waiting.flushes(origin):
-                self.delivery.flush(now, origin)
 
     def _deliver(self, received: Received, *, cut_link: bool = True) -> bool | None:
         """Call the handler and return its verdict; None also if the handler failed."""
@@ -615,41 +488,28 @@ class MessageRouter:
         except Exception:
             if self._fragile:
                 raise
-            self.counters["handler_errors"] += 1
+            self._counters["handler_errors"] += 1
             log.exception("the handler of %s messages failed", received.type)
             return None
 
     def _charge_unknown(self, link: str, type: str) -> None:
-        self.counters["unknown_type"] += 1
+        self._counters["unknown_type"] += 1
         self._charge(link, f"unknown message type {type[:40]!r}", Code.UNKNOWN_TYPE)
 
     def _charge(self, link: str, what: str, code: Code = Code.ABUSE) -> None:
-        self.counters["invalid"] += 1
-        if link not in self._bad:  # a handler took the link down meanwhile
-            return
-        self._bad[link] += 1
-        if self._bad[link] > self._max_bad_messages:
+        self._counters["invalid"] += 1
+        # A handler may have taken the link down meanwhile.
+        if self.delivery.is_linked(link) and self.budgets.is_faulty(link):
             raise RemoteProtocolError(code, f"too many invalid messages, the last: {what}")
 
     # Time
 
     def next_deadline(self) -> float | None:
         """Return the time of the next action of `tick`, None if there is none."""
-        encrypted = None if self.encrypted is None else self.encrypted.next_deadline()
-        core = (
-            self.gossip.next_deadline(),
-            self.waiting.next_deadline(),
-            self.forwarding.next_deadline(),
-            encrypted,
-        )
-        return min((at for at in core if at is not None), default=None)
+        times = (self.gossip.next_deadline(), self.delivery.next_deadline())
+        return min((at for at in times if at is not None), default=None)
 
     def tick(self, now: float) -> None:
         """Expire, flush and announce as far as due."""
-        self.counters["expired"] += self.waiting.expire(now)
-        for to in self.waiting.due(now):
-            self.delivery.flush(now, to)
-        self.forwarding.tick(now)
-        if self.encrypted is not None:
-            self.encrypted.tick(now)
+        self.delivery.tick(now)
         self.gossip.tick(now)

@@ -1,4 +1,4 @@
-"""Choice of the links that push broadcasts to this node. No I/O, no clock, no randomness.
+"""Choice of the links that push broadcasts to this node, and of those that it pushes to. No I/O, no clock, no randomness.
 
 Theory of operation. One spanning tree for all origins is the shortest for one of them only, and with many broadcasts
 under way it is cut and mended all the time. So each node chooses for itself, in one direction: PUSHERS links are asked
@@ -21,11 +21,14 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+MAX_PUSHED: Final = (
+    8  # links that may ask to be pushed to; others are refused, unless they have no other
+)
 PUSHERS: Final = (
     3  # links that push to this node: two may fail or lose a broadcast at the same time
 )
@@ -408,3 +411,20 @@ class PushChoice:
         if not busy.link or (busy.begins and not busy.previous):
             return False  # or else nothing would push it until its own link does
         return name in self.chosen or name == origin
+
+
+def displaced_by(group: str, holders: Mapping[str, str]) -> str | None:
+    """Return the link that loses its slot to a request from `group`, None if the request is refused. Without shares, the
+    identities of one operator that request first would keep the slots, and honest neighbours would get every broadcast an
+    announcement and a pull later.
+
+    `holders` has the network group of each link with a slot, earliest first; an empty group has one member. A
+    slot moves only from a group that would still have as many as the one that asks, so that it never moves back.
+    """
+    counts = Counter(each for each in holders.values() if each)
+    if not counts:
+        return None
+    largest, held = counts.most_common(1)[0]
+    if held < (counts[group] if group else 0) + 2:
+        return None
+    return next(link for link in reversed(list(holders)) if holders[link] == largest)

@@ -1,8 +1,9 @@
-"""Relayed messages: signature of the origin, copies, hops. No I/O.
+"""Relayed messages: signature of the origin, copies, hops, and fair shares of those of others. No I/O.
 
 Theory of operation. A message for a node without a link travels over other nodes. Its origin signs it
 (`signed_bytes`) with the key that its node id derives from. Every node on the way checks the signature once and
-never for a copy, so a forged message dies at the first honest node, and the link that brought it is charged.
+never for a copy, so a forged message dies at the first honest node, and the link that brought it is charged. What
+exceeds the shares of `p2p.mesh.relay_shares` is refused.
 
 Rules of this file:
 - A message counts as seen only after its signature was checked: a forged copy must not shut out the true one.
@@ -26,7 +27,8 @@ from p2p.base.identity import (
 )
 from p2p.ground.seen_window import SeenWindow
 from p2p.mesh.broadcast_tree import ID_LENGTH
-from p2p.mesh.routed_messages import MAX_PAYLOAD
+from p2p.mesh.relay_shares import RelayRefusal, RelayShares
+from p2p.mesh.routed_messages import MAX_PAYLOAD, Outgoing, RouterSettings
 from p2p.wire.messages import Envelope, signed_bytes
 
 
@@ -35,22 +37,21 @@ class ForgedMessage(ValueError):
 
 
 class Relay:
-    """Signs relayed messages of this node, and accepts those of others. Counts in `counters`."""
+    """Signs relayed messages of this node, accepts those of others and passes them on, within their shares."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        rng: random.Random,
-        counters: dict[str, int],
-        *,
-        seen: SeenWindow,
-        max_hops: int,
-    ) -> None:
+    def __init__(self, identity: Identity, rng: random.Random, settings: RouterSettings) -> None:
+        self.shares: RelayShares[Outgoing] = RelayShares(settings.relay_rate)
+        self.counters: dict[str, int] = {
+            "relayed": 0,  # for others
+            "relay_too_far": 0,
+            "relay_refused": 0,  # beyond the limits of `p2p.mesh.relay_shares`
+            "relay_duplicates": 0,
+            "forged": 0,
+        }
         self._identity = identity
         self._rng = rng
-        self._counters = counters
-        self._seen = seen
-        self._max_hops = max_hops
+        self._seen = SeenWindow(settings.seen_ttl, settings.seen_max)
+        self._max_hops = settings.max_hops
 
     def sign(self, now: float, envelope: Envelope) -> None:
         """Add id, key and signature to an own message."""
@@ -80,21 +81,36 @@ class Relay:
         ):
             raise ForgedMessage("a relayed message whose envelope is not valid")
         if envelope.hops >= self._max_hops:
-            self._counters["relay_too_far"] += 1
+            self.counters["relay_too_far"] += 1
             return False
         signed = signed_bytes(envelope)
         digest = _digest(signed)
         if digest in self._seen:
-            self._counters["relay_duplicates"] += 1
+            self.counters["relay_duplicates"] += 1
             return False
         if node_id_of(key) != envelope.from_ or not verify(key, sig, signed):
-            self._counters["forged"] += 1
+            self.counters["forged"] += 1
             raise ForgedMessage("a relayed message that its origin did not sign")
         self._seen.add(now, digest, link)
         return True
 
+    def offer(self, now: float, link: str, envelope: Envelope, onward: str) -> RelayRefusal | None:
+        """Take a message that `link` brought, to be sent to the peer `onward` when `due` returns it."""
+        item = Outgoing((onward,), _next_hop(envelope))
+        size = len(envelope.payload)
+        refusal = self.shares.offer(now, envelope.from_, envelope.to, link, size, item)
+        if refusal is not None:
+            self.counters["relay_refused"] += 1
+        return refusal
 
-def next_hop(envelope: Envelope) -> Envelope:
+    def due(self, now: float) -> list[Outgoing]:
+        """Return the messages of others to send now."""
+        found = self.shares.due(now)
+        self.counters["relayed"] += len(found)
+        return found
+
+
+def _next_hop(envelope: Envelope) -> Envelope:
     """Return the envelope for the next node on the way."""
     return Envelope(
         type=envelope.type,

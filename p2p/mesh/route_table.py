@@ -1,13 +1,23 @@
-"""Route table: routes over the mesh, learned from the link that brings messages of a node first."""
+"""Routes over the mesh, learned from the link that brings messages of a node first, and the choice among relays. No I/O.
+
+What counts for the choice is measured on the way itself: the time until a segment of an encrypted session is acknowledged,
+segments that are not acknowledged in time, refusals. Relay and node together are what the adaptive router calls a peer, since
+one relay may be near to one node and far from another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
+import random
+from collections.abc import Container, Sequence
 from typing import Final
 
+from p2p.adaptive.adaptive_router import AdaptiveRouter
+from p2p.adaptive.peer_metrics import Outcome
 from p2p.base import limits
 from p2p.ground.bounded_map import BoundedMap
 
+KEEP: Final = 2.0  # seconds that a choice is kept, so that segments seldom overtake each other
+MAX_NODES: Final = 4096  # with a relay in use
 LINKS_PER_NODE: Final = 3  # the latest way and two to fall back on when its link goes down
 
 
@@ -31,21 +41,12 @@ class RouteTable:
     def __len__(self) -> int:
         return len(self._routes)
 
-    def learn(self, now: float, node: str, link: str) -> None:
-        """Record a proven message of `node` that arrived over `link`."""
-        ways = self._routes.renew(node)
+    def learn(self, now: float, node: str, link: str, *, first: bool = True) -> None:
+        """Record a proven message of `node` that arrived over `link`; not `first`: another link had brought it before."""
+        table = self._routes if first else self._beside
+        ways = table.renew(node)
         if ways is None:
-            ways = self._routes[node] = {}
-        ways.pop(link, None)
-        ways[link] = now
-        if len(ways) > LINKS_PER_NODE:
-            del ways[next(iter(ways))]
-
-    def learn_beside(self, now: float, node: str, link: str) -> None:
-        """Record that `link` brought a message of `node` too, which another one had brought before."""
-        ways = self._beside.renew(node)
-        if ways is None:
-            ways = self._beside[node] = {}
+            ways = table[node] = {}
         ways.pop(link, None)
         ways[link] = now
         if len(ways) > LINKS_PER_NODE:
@@ -86,3 +87,39 @@ class RouteTable:
         """Return node → link of all valid routes (for status)."""
         found = ((node, self.find(now, node)) for node in self._routes)
         return {node: link for node, link in found if link is not None}
+
+
+class RelayChoice:
+    """The relay in use towards each node."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._router: AdaptiveRouter[tuple[str, str]] = AdaptiveRouter(rng)
+        self._used: BoundedMap[str, tuple[str, float]] = BoundedMap(MAX_NODES)
+
+    def pick(self, now: float, node: str, relays: Sequence[str]) -> str:
+        """Return the relay for the next segment to `node`; `relays` are the possible ones, not empty."""
+        used, until = self._used.get(node, ("", 0.0))
+        if used in relays and (now < until or len(relays) == 1):
+            return used
+        chosen = relays[0]
+        if len(relays) > 1:
+            chosen, _ = self._router.pick(now, [(relay, node) for relay in relays])
+        self._used[node] = (chosen, now + KEEP)
+        return chosen
+
+    def used(self, node: str) -> str:
+        """Return the relay of the last segment to `node`, empty before the first."""
+        return self._used.get(node, ("", 0.0))[0]
+
+    def result(
+        self, now: float, node: str, outcome: Outcome, seconds: float, relay: str = ""
+    ) -> None:
+        """Record what came of a segment or message that went through `relay`, by default the one in use, `seconds` ago."""
+        used, _ = self._used.get(node, ("", 0.0))
+        relay = relay or used
+        if not relay:
+            return
+        self._router.on_send(now - seconds, (relay, node))
+        self._router.on_result(now, (relay, node), seconds, outcome)
+        if outcome != "ok" and relay == used:
+            self._used[node] = (used, now)  # chosen anew for the next segment

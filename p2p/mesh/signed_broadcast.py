@@ -9,24 +9,83 @@ Rules of this file:
 - A message whose shape or signature is wrong is invalid (False): the router charges the link that brought it.
 - A message that is older than the last one of its origin is valid and has no effect (True).
 - A message beyond its origin's rate is dropped and not passed on (None): the origin is at fault, not the link.
+- Keys are free to make, so the table of origins is bounded and a rate for all origins together stands beside the rate of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from p2p.base.identity import Identity, node_id_of, verify
-from p2p.mesh.replay_guard import ReplayGuard, ReplayVerdict
+from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.tokens import Tokens
 from p2p.wire.messages import pack
 
 MAX_MARK = 2**63
+MAX_ORIGINS = 10_000
 
 M = TypeVar("M", bound=msgspec.Struct)
+
+
+class ReplayVerdict(Enum):
+    """Decision about a message whose signature is right."""
+
+    NEW = auto()
+    OLD = auto()  # seen before, or overtaken by a later one: valid, and without effect
+    TOO_MUCH = auto()  # beyond the rate: neither taken nor passed on
+
+
+class _Origin(Tokens):
+    __slots__ = ("mark",)
+
+    def __init__(self, now: float, burst: float) -> None:
+        super().__init__(burst, now)
+        self.mark = (-1, -1)
+
+
+class ReplayGuard:
+    """At most `rate` new messages a second from one origin and `rate_all` from all together, and a burst.
+
+    Bounded: when the table is full, the origin that was silent for longest is forgotten.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate: float = 1.0,
+        burst: float = 5.0,
+        rate_all: float = 100.0,
+        limit: int = MAX_ORIGINS,
+    ) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._all_rate = rate_all
+        self._all = Tokens(2.0 * rate_all, 0.0)
+        self._origins: BoundedMap[str, _Origin] = BoundedMap(limit)
+
+    def __len__(self) -> int:
+        return len(self._origins)
+
+    def admit(self, now: float, origin: str, incarnation: int, counter: int) -> ReplayVerdict:
+        """Decide about a message that `origin` signed, and count it."""
+        known = self._origins.renew(origin)
+        if known is None:
+            known = self._origins[origin] = _Origin(now, self._burst)
+        mark = (incarnation, counter)
+        if mark <= known.mark:
+            return ReplayVerdict.OLD
+        if not known.take(now, self._rate, self._burst):
+            return ReplayVerdict.TOO_MUCH
+        if not self._all.take(now, self._all_rate, 2.0 * self._all_rate):
+            return ReplayVerdict.TOO_MUCH
+        known.mark = mark
+        return ReplayVerdict.NEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +108,6 @@ class SignedBroadcast(Generic[M]):
         network: str,
         *,
         incarnation: int,
-        well_formed: Callable[[M], bool],
         guard: ReplayGuard,
     ) -> None:
         """`label` separates the signatures of this kind from all others; it never changes."""
@@ -58,7 +116,6 @@ class SignedBroadcast(Generic[M]):
         self._network = network
         self._incarnation = incarnation
         self._counter = 0
-        self._well_formed = well_formed
         self._guard = guard
         self._kind = kind
         self._decoder = msgspec.msgpack.Decoder(kind)
@@ -81,13 +138,15 @@ class SignedBroadcast(Generic[M]):
         signature = self._identity.sign(self.signed_bytes(draft))
         return pack(msgspec.structs.replace(draft, signature=signature))
 
-    def receive(self, now: float, payload: bytes) -> AcceptedBroadcast[M]:
+    def receive(
+        self, now: float, payload: bytes, well_formed: Callable[[M], bool]
+    ) -> AcceptedBroadcast[M]:
         """Check a payload that arrived."""
         try:
             message = self._decoder.decode(payload)
         except (msgspec.DecodeError, RecursionError, ValueError):
             return AcceptedBroadcast(False)
-        origin = self._origin(message) if self._well_formed(message) else None
+        origin = self._origin(message) if well_formed(message) else None
         if origin is None:
             return AcceptedBroadcast(False)
         if origin == self._identity.node_id:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from p2p.addresses.address import Address, Key, PeerFound
@@ -16,6 +18,7 @@ from p2p.addresses.reconnect import wait_after
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.host_port import normal_host
 from p2p.base.limits import DIALS_PER_SECOND
+from p2p.discovery.bootstrap import Resolve, resolve
 from p2p.discovery.peer_exchange import believable
 from p2p.discovery.strategy import describe
 from p2p.flow.token_bucket import TokenBucket
@@ -30,6 +33,22 @@ GRAIN: Final = 0.01  # seconds; timers may fire slightly early, a shorter wait w
 RESERVE_FROM: Final = 8  # a maximum from which on some links are kept for peers that dial us
 RESERVE_SHARE: Final = 4  # one link of this many
 GRENACHE_SHARE: Final = 4  # one link of this many may be over Grenache, beside direct ones
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Chance, names and time, as the parts of a peer manager need them. `clock`: monotonic seconds; `wall`: seconds since
+    the epoch.
+    """
+
+    rng: random.Random = field(default_factory=random.Random)
+    resolver: Resolve = resolve
+    clock: Callable[[], float] = _loop_time
+    wall: Callable[[], float] = time.time
 
 
 class Dialer(Protocol):
@@ -63,6 +82,31 @@ def grenache_limit(max_peers: int) -> int:
     return max(1, max_peers // GRENACHE_SHARE)
 
 
+class DialHost(Protocol):
+    """Owner of a dial loop, which asks it about links and reports outcomes."""
+
+    @property
+    def links(self) -> Mapping[str, PeerLink]:
+        """The links in use, by node id."""
+        ...
+
+    def is_outbound(self, node_id: str) -> bool:
+        """Return True if a node has an outbound slot."""
+        ...
+
+    def is_banned(self, address: Address) -> bool:
+        """Return True for an address that is not dialled for now."""
+        ...
+
+    def reached(self, node_id: str, address: Address) -> None:
+        """Note that an address was proven."""
+        ...
+
+    def forgotten(self, address: Address) -> None:
+        """Note that an address failed too often."""
+        ...
+
+
 class DialLoop:
     """Dials addresses of `book` while there is room, at most `MAX_DIALS` at once.
 
@@ -75,34 +119,21 @@ class DialLoop:
     def __init__(
         self,
         book: AddressBook,
-        links: Mapping[str, PeerLink],
-        *,
+        host: DialHost,
         max_peers: int,
-        rng: random.Random,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
-        reached: Callable[[str, Address], None],
-        forgotten: Callable[[Address], None],
-        is_outbound: Callable[[str], bool],
-        banned: Callable[[Address], bool],
+        surroundings: Surroundings,
     ) -> None:
-        """`links`: a live view of the links in use, by node id. `reached` is called with every
-        address that was proven, `forgotten` of those that failed too often. `is_outbound`: a node has an
-        outbound slot. `banned`: an address is not dialled for now."""
         self.dialers: dict[Carrier, Dialer] = {}
         self.busy: dict[Key, Address] = {}  # being dialled
         self._feelers: set[Key] = set()  # of these: feelers
         self._answered_by: dict[Key, str] = {}  # dialled address: node that answered there
         self._book = book
-        self._choice = DialChoice(book, banned)
-        self._links = links
+        self._host = host
+        self._choice = DialChoice(book, host.is_banned)
         self._max_peers = max_peers
-        self._rng = rng
-        self._clock = clock
-        self._wall = wall
-        self._reached = reached
-        self._forgotten = forgotten
-        self._is_outbound = is_outbound
+        self._rng = surroundings.rng
+        self._clock = surroundings.clock
+        self._wall = surroundings.wall
         self.paused = False  # nothing is dialled
         self._wake = asyncio.Event()
         # After an outage all addresses are due at once: a storm for nodes that have just started.
@@ -113,7 +144,7 @@ class DialLoop:
         """Number of further links over Grenache; None: as many as links in all."""
         if "tcp" not in self.dialers:
             return None
-        linked = sum(link.peer.carrier == "grenache" for link in self._links.values())
+        linked = sum(link.peer.carrier == "grenache" for link in self._host.links.values())
         return grenache_limit(self._max_peers) - linked
 
     def wake(self) -> None:
@@ -157,12 +188,14 @@ class DialLoop:
         )
         dialling = len(self.busy) - len(self._feelers)
         dialled = [
-            link.peer.address for node_id, link in self._links.items() if self._is_outbound(node_id)
+            link.peer.address
+            for node_id, link in self._host.links.items()
+            if self._host.is_outbound(node_id)
         ]
         outbound = len(dialled) + dialling
         reserve = reserved_slots(self._max_peers)
         own_room = outbound_limit(self._max_peers) - outbound
-        room = self._max_peers - len(self._links) - dialling
+        room = self._max_peers - len(self._host.links) - dialling
         pinned_only = own_room <= 0
         if not pinned_only:
             # Up to the reserve a dial replaces an inbound link if there is no free slot.
@@ -172,7 +205,7 @@ class DialLoop:
         if room <= 0 < own_room:
             room = min(reserve - outbound_reach(dialled) - dialling, own_room)
             farther_only = room > 0
-        if room <= 0 and len(dialled) < len(self._links):
+        if room <= 0 and len(dialled) < len(self._host.links):
             pinned_only, room = True, slots
         grenache_room = self.grenache_room
         if grenache_room is not None:
@@ -181,7 +214,7 @@ class DialLoop:
         candidates = self._choice.candidates(
             now,
             self._rng,
-            connected=self._links,
+            connected=self._host.links,
             busy=self.busy,
             limit=max(min(slots - len(feelers), room), 0),
             grenache_limit=grenache_room,
@@ -221,10 +254,12 @@ class DialLoop:
             self._answered_by.pop(address.key, None)
             self.wake()
         self._book.succeeded(address, node_id, self._wall(), self._clock())
-        if node_id not in self._links or (address.carrier == "tcp" and node_id in self._indirect()):
+        if node_id not in self._host.links or (
+            address.carrier == "tcp" and node_id in self._indirect()
+        ):
             # It closed again at once: climb the ladder before the next dial.
             self._book.defer(address, self._clock(), self._rng)
-        self._reached(node_id, address)
+        self._host.reached(node_id, address)
         return node_id
 
     def note_answer(self, info: PeerInfo) -> None:
@@ -247,26 +282,28 @@ class DialLoop:
             self._failed(address, describe(error), None)
 
     def _unproven(self) -> set[str]:
-        return {node_id for node_id in self._links if self._book.proven(node_id) is None}
+        return {node_id for node_id in self._host.links if self._book.proven(node_id) is None}
 
     def _indirect(self) -> set[str]:
         """Return the nodes that are linked over Grenache alone."""
         if "tcp" not in self.dialers:
             return set()
-        return {node_id for node_id, link in self._links.items() if link.peer.carrier == "grenache"}
+        return {
+            node_id for node_id, link in self._host.links.items() if link.peer.carrier == "grenache"
+        }
 
     def _idle_time(self) -> float | None:
         if self.paused:
             return None
         now = self._clock()
-        skip = self._links.keys() - self._unproven() - self._indirect()
+        skip = self._host.links.keys() - self._unproven() - self._indirect()
         due = self._choice.next_due(now, skip=skip, busy=self.busy)
         return None if due is None else max(due - now, GRAIN)
 
     def _expected(self, address: Address) -> str | None:
         # The operator configured an address, not a node: any node there is meant, unless a
         # connected peer claims the address.
-        if address.pinned(self._clock()) and address.node_id not in self._links:
+        if address.pinned(self._clock()) and address.node_id not in self._host.links:
             return None
         return address.node_id
 
@@ -280,12 +317,12 @@ class DialLoop:
         if refusal.code is Code.DUPLICATE:
             # The handshake got as far as the admission: the expected node is there.
             node_id = expect or self._answered_by.get(address.key) or refusal.peer
-            if node_id is not None and node_id in self._links:
+            if node_id is not None and node_id in self._host.links:
                 return node_id
             if node_id is not None:
                 # The peer has not noticed the end of our old link yet.
                 self._failed(address, str(refusal), None)
-            elif address.node_id in self._links:
+            elif address.node_id in self._host.links:
                 # A connected peer claims the address: prove it.
                 address.next_dial = now + FEELER_DELAY
             else:
@@ -312,7 +349,7 @@ class DialLoop:
 
     def _failed(self, address: Address, error: str, code: Code | None) -> None:
         if self._book.failed(address, self._clock(), self._rng, error, wait_after(code)):
-            self._forgotten(address)
+            self._host.forgotten(address)
 
 
 def _key_of(info: PeerInfo) -> Key:

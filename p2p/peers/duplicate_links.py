@@ -96,6 +96,9 @@ class LinkChange:
     close: list[PeerLink] = field(default_factory=list)
 
 
+UNCHANGED: Final = LinkChange(None, None)
+
+
 class LinkTable:
     """The link in use for each peer, and those held beside it. No I/O: the owner closes links. `now` is in
     monotonic seconds.
@@ -104,15 +107,11 @@ class LinkTable:
     def __init__(self, own_id: str) -> None:
         self._own_id = own_id
         self._used: dict[str, PeerLink] = {}
+        self.used: Mapping[str, PeerLink] = MappingProxyType(self._used)  # links in use, by node id
         self._held: dict[str, list[PeerLink]] = {}  # in the order they came up
         self._order: dict[int, int] = {}  # id of a registered link: its place in that order
         self._since: dict[str, float] = {}  # node id: when the used link came up
         self._count = 0
-
-    @property
-    def used(self) -> Mapping[str, PeerLink]:
-        """Links in use by node id. A live view."""
-        return MappingProxyType(self._used)
 
     def verdict(
         self, info: PeerInfo, now: float, dialled_at: float | None = None
@@ -181,15 +180,16 @@ class LinkTable:
         the used one. A late message of an older link decides nothing, nor does one over Grenache
         against a direct link. On the used link, if direct, it is the end of those over Grenache.
         """
-        peer_id = link.peer.node_id
         if id(link) not in self._order:
             return None
+        peer_id = link.peer.node_id
         used = self._used[peer_id]
         if used is link:
-            waited = peer_id in self._held and now - self._since[peer_id] >= LEAVE_AFTER
-            return LinkChange(used, used, self._needless(used) if waited else [])
+            if peer_id not in self._held or now - self._since[peer_id] < LEAVE_AFTER:
+                return UNCHANGED
+            return LinkChange(used, used, self._needless(used))
         if self._age(link) < self._age(used) or _outranks(used, link):
-            return LinkChange(used, used)
+            return UNCHANGED
         self._drop_held(peer_id, link)
         self._held.setdefault(peer_id, []).append(used)  # its goodbye is on the way
         self._used[peer_id] = link

@@ -7,16 +7,14 @@ dial has succeeded then if the other link shows that the peer listens at this ad
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from p2p.addresses.address import MANUAL, Address, PeerFound
 from p2p.addresses.address_book import AddressBook
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.host_port import normal_host
-from p2p.discovery.bootstrap import Resolve
 from p2p.discovery.strategy import describe
-from p2p.peers.dial_loop import DialLoop
+from p2p.peers.dial_loop import DialLoop, Surroundings
 from p2p.peers.duplicate_links import LinkTable
 from p2p.peers.peer_admission import PeerAdmission
 from p2p.peers.peer_records import Peer, PeerRecords
@@ -26,7 +24,7 @@ CROSSED_WAIT: Final = 1.0  # seconds for the other link, when two nodes dial eac
 
 
 class OperatorDial:
-    """See the module's docstring. `clock` gives monotonic seconds."""
+    """See the module's docstring."""
 
     def __init__(
         self,
@@ -35,17 +33,15 @@ class OperatorDial:
         dials: DialLoop,
         admission: PeerAdmission,
         records: PeerRecords,
-        *,
-        resolver: Resolve,
-        clock: Callable[[], float],
+        surroundings: Surroundings,
     ) -> None:
         self._book = book
         self._table = table
         self._dials = dials
         self._admission = admission
         self._records = records
-        self._resolver = resolver
-        self._now = clock
+        self._resolver = surroundings.resolver
+        self._now = surroundings.clock
 
     async def connect(self, host: str, port: int) -> Peer:
         """Dial HOST:PORT now, on behalf of the operator; the address is kept for good once a peer has

@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from math import inf
 from typing import Final, Literal
 
 from p2p.addresses.address_book import AddressBook
 from p2p.base.host_port import normal_host
 from p2p.ground.bounded_map import BoundedMap
+from p2p.peers.duplicate_links import LinkTable
 from p2p.peers.link_slots import LinkRecord, LinkRefusal, SlotDecision, SlotLimits, decide_slot
 from p2p.peers.peer_policy import PeerPolicy
-from p2p.wire.link import PeerInfo, PeerLink
+from p2p.wire.link import PeerInfo
 
 MAX_DELIVERED: Final = 10_000  # peers whose deliveries are counted
 Privilege = Literal["pinned", "configured", "anchor", "connect", "lan"]
 
 
 class PeerAdmission:
-    """Decisions about new links. `links`: a live view of the links in use, by node id."""
+    """Decisions about new links, and what they need to know of the present ones."""
 
     def __init__(
         self,
         limits: SlotLimits,
         policy: PeerPolicy,
         book: AddressBook,
-        links: Mapping[str, PeerLink],
+        table: LinkTable,
         clock: Callable[[], float],
     ) -> None:
         self.limits = limits
@@ -40,7 +41,7 @@ class PeerAdmission:
         self.operator_dials: set[tuple[str, int]] = set()  # (host, port) being dialled by `connect`
         self.counters: Counter[str] = Counter()  # refused by code, and "evicted"
         self._book = book
-        self._links = links
+        self._table = table
         self._now = clock
         self._useful_at: dict[str, float] = {}
         self._outbound: set[str] = set()  # node ids whose slot is an outbound one
@@ -143,5 +144,5 @@ class PeerAdmission:
                 rtt=link.stats.rtt,
                 useful_at=self._useful_at.get(node_id, -inf),
             )
-            for node_id, link in self._links.items()
+            for node_id, link in self._table.used.items()
         ]

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, ParamSpec, Protocol
+
+import msgspec
 
 from p2p.addresses.address import INBOUND, Address, PeerFound
 from p2p.addresses.address_book import GRENACHE_DELAY, AddressBook
-from p2p.addresses.peer_storage import Storage
+from p2p.addresses.peer_storage import Storage, StoredPeer, epoch, moment
 from p2p.addresses.reconnect import Reconnect, wait_after
 from p2p.base.errors import Code
 from p2p.base.host_port import normal_host
-from p2p.discovery.bootstrap import Resolve, resolve
 from p2p.discovery.peer_exchange import may_pass
-from p2p.peers.dial_loop import Dialer, DialLoop
-from p2p.peers.duplicate_links import LinkChange, LinkTable, SecondLinkVerdict
+from p2p.ground.owned_tasks import OwnedTasks
+from p2p.peers.dial_loop import Dialer, DialLoop, Surroundings
+from p2p.peers.duplicate_links import UNCHANGED, LinkChange, LinkTable, SecondLinkVerdict
 from p2p.peers.link_slots import LinkRefusal, SlotDecision, SlotLimits
 from p2p.peers.operator_dial import OperatorDial
 from p2p.peers.peer_admission import PeerAdmission
@@ -35,7 +35,7 @@ from p2p.peers.peer_policy import ABUSE_BAN, PeerBan, PeerPolicy, covers, normal
 from p2p.peers.peer_records import Peer, PeerRecords
 from p2p.peers.peer_store import PeerStore
 from p2p.wire.handshake import ADMISSION_REASONS, MAX_OTHERS
-from p2p.wire.link import Carrier, LinkHandler, PeerInfo, PeerLink
+from p2p.wire.link import Carrier, LinkHandler, LinkOwner, PeerInfo, PeerLink
 from p2p.wire.messages import Envelope, PeerAddress
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 BAN_CHECK: Final = 30.0  # seconds; the wall clock, which decides when bans end, may be set
 
 Handler = Callable[[PeerLink, Envelope], None]
+P = ParamSpec("P")
 
 
 class LinkFollower(Protocol):
@@ -53,117 +54,76 @@ class LinkFollower(Protocol):
     def link_down(self, link: PeerLink, code: Code | None, reason: str) -> None: ...
 
 
-class PeerManager:
-    """Owner of the links of this node: link handler and `admit` of the connection service.
+@dataclass(frozen=True, slots=True)
+class PeerSettings:
+    """Settings of the peers of a node; seconds.
 
-    Messages go to the handler registered for their type (`handle`), else to `listener`, which also follows links,
-    as followers do. All methods belong to the event loop.
+    `slots`: limits of inbound links, whose `max_peers` is replaced by that given here. `allow`: node ids of a closed network;
+    empty for an open one. `policy_path`: file of pins and bans.
+    """
+
+    max_peers: int = 50
+    reconnect_interval: float = 30.0
+    slots: SlotLimits = field(default_factory=SlotLimits)
+    allow: Collection[str] = ()
+    policy_path: Path | None = None
+    storage: Storage | None = None
+
+
+DEFAULT_SETTINGS: Final = PeerSettings()
+
+
+class PeerManager(LinkOwner):
+    """Owner of the links of this node.
+
+    Three owners of state: the table of links, the address book with its store, and the dials with the admission. Messages
+    go to the handler registered for their type (`handle`), else to `listener`, which also follows links, as followers do.
+    All methods belong to the event loop.
     """
 
     def __init__(
         self,
         own_id: str,
+        settings: PeerSettings = DEFAULT_SETTINGS,
         *,
-        dialer: Dialer | None = None,
         listener: LinkHandler | None = None,
-        storage: Storage | None = None,
-        max_peers: int = 50,
-        reconnect_interval: float = 30.0,
-        slots: SlotLimits | None = None,
-        allow: Collection[str] = (),
-        policy_path: Path | None = None,
-        rng: random.Random | None = None,
-        resolver: Resolve = resolve,
-        clock: Callable[[], float] | None = None,
-        wall: Callable[[], float] = time.time,
+        surroundings: Surroundings | None = None,
     ) -> None:
-        """`reconnect_interval` is in seconds. `dialer` (for TCP) and `listener` may be set later,
-        before `start`. `slots`: limits of inbound links, whose `max_peers` is replaced by that given here.
-        `allow`: node ids of a closed network; empty for an open one. `policy_path`: file of pins and bans.
-        `clock` gives monotonic seconds, the event loop's by default; `wall` gives seconds since the epoch.
-
+        """
         Raises:
             ValueError: the file of pins and bans is damaged.
         """
+        around = surroundings or Surroundings()
         self.own_id = own_id
-        self.listener = listener
-        self.max_peers = max_peers
-        self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._now = clock or _loop_time
-        self._wall = wall
-        self._book = AddressBook(own_id, Reconnect(reconnect_interval), key=secrets.token_bytes(16))
+        self.max_peers = settings.max_peers
+        self._listener = listener
+        self._rng, self._now, self._wall = around.rng, around.clock, around.wall
+        self._book = AddressBook(
+            own_id, Reconnect(settings.reconnect_interval), key=secrets.token_bytes(16)
+        )
+        self._store = PeerStore(own_id, settings.storage, self._to_store)
         self._table = LinkTable(own_id)
-        self.policy = PeerPolicy(policy_path, allow=allow, wall=wall)
-        self.admission = PeerAdmission(
-            replace(slots or SlotLimits(), max_peers=max_peers),
-            self.policy,
-            self._book,
-            self._table.used,
-            self._now,
+        self.policy = PeerPolicy(settings.policy_path, allow=settings.allow, wall=self._wall)
+        limits = replace(settings.slots, max_peers=settings.max_peers)
+        self.admission = PeerAdmission(limits, self.policy, self._book, self._table, self._now)
+        self._dials = DialLoop(self._book, self, settings.max_peers, around)
+        self._records = PeerRecords(self._book, self._table, self._dials, self.admission, around)
+        self._operator_dial = OperatorDial(
+            self._book, self._table, self._dials, self.admission, self._records, around
         )
-        self._dials = DialLoop(
-            self._book,
-            self._table.used,
-            max_peers=max_peers,
-            rng=self._rng,
-            clock=self._now,
-            wall=wall,
-            reached=self._reached,
-            forgotten=self._forgotten,
-            is_outbound=self.admission.is_outbound,
-            banned=lambda a: self.policy.banned(a.node_id or "", a.host) is not None,
-        )
-        self.dialer = dialer
         self._suspended = ""  # why there are no links now
         self._up_since: dict[str, float] = {}  # node id: monotonic seconds
-        self._followers: list[LinkFollower] = []
+        self._followers: list[LinkFollower] = [] if listener is None else [listener]
         self._handlers: dict[str, Handler] = {}
         self._on_up: list[Callable[[Peer], None]] = []
         self._on_down: list[Callable[[Peer], None]] = []
         self._bans_changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._records = PeerRecords(
-            self._book, self._table, self._dials, self.admission, self._now, wall
-        )
-        self._operator_dial = OperatorDial(
-            self._book,
-            self._table,
-            self._dials,
-            self.admission,
-            self._records,
-            resolver=resolver,
-            clock=self._now,
-        )
-        self._memory = (
-            None
-            if storage is None
-            else PeerStore(
-                own_id,
-                storage,
-                self._book,
-                self._table,
-                self.admission,
-                dials_over=self._dials_over,
-                clock=self._now,
-                wall=wall,
-            )
-        )
+        self._tasks = OwnedTasks(log)
 
-    @property
-    def dialer(self) -> Dialer | None:
-        """Dialer for TCP."""
-        return self._dials.dialers.get("tcp")
-
-    @dialer.setter
-    def dialer(self, dialer: Dialer | None) -> None:
-        self._dials.dialers.pop("tcp", None)
-        if dialer is not None:
-            self._dials.dialers["tcp"] = dialer
-        self._book.grenache_delay = GRENACHE_DELAY if dialer is not None else 0.0
-
-    def dial_over_grenache(self, dialer: Dialer) -> None:
-        """Dial over Grenache too, or, without a `dialer` for TCP, alone. Call before `start`."""
-        self._dials.dialers["grenache"] = dialer
+    def dial_over(self, carrier: Carrier, dialer: Dialer) -> None:
+        """Dial over a carrier too. Call before `start`."""
+        self._dials.dialers[carrier] = dialer
+        self._book.grenache_delay = GRENACHE_DELAY if "tcp" in self._dials.dialers else 0.0
 
     # -- wiring -----------------------------------------------------------------------------------
 
@@ -207,14 +167,13 @@ class PeerManager:
         """Close the link to a peer and forget it, configured or not. It may still dial this node."""
         for address in self._book.of(node_id):
             self._book.remove(address)
-        if self._memory is not None:
-            self._memory.forget(node_id)
+        self._store.forget(node_id)
         link = self._table.used.get(node_id)
         if link is not None:
             link.close(Code.SHUTDOWN, "removed by the operator")
         else:
             self._records.forget(node_id)
-        self._changed()
+        self._store.changed()
 
     def get_peer(self, node_id: str) -> Peer | None:
         return self._records.get(node_id)
@@ -329,17 +288,17 @@ class PeerManager:
             at_host = address.carrier == "tcp" and address.host == normal_host(host)
             if at_host and address.port not in keep and not address.pinned(now):
                 self._book.remove(address)
-                self._changed()
+                self._store.changed()
 
     def _dials_over(self, carrier: Carrier) -> bool:
         return not self._dials.dialers or carrier in self._dials.dialers
 
     # -- links ------------------------------------------------------------------------------------
 
+    def accepts_address(self, address: str) -> bool:
+        return self.admission.accepts_address(address)
+
     def admit(self, info: PeerInfo) -> LinkRefusal | None:
-        """Return the refusal of a proven peer, None to admit it. Called on both sides of every
-        link, before it is up.
-        """
         if self._suspended:
             return LinkRefusal(Code.SHUTDOWN, self._suspended)
         if info.node_id == self.own_id:
@@ -397,7 +356,8 @@ class PeerManager:
         self._apply(change, Code.DUPLICATE, "another link is used")
         peer = self._records.had_link(node_id) if new else None
         if peer is not None:
-            self._notify(self._on_up, peer)
+            for callback in self._on_up:
+                _guard("a callback for peers", callback, peer)
         self._dials.wake()
 
     def _evict(self, node_id: str | None) -> None:
@@ -431,21 +391,23 @@ class PeerManager:
             peer.last_error = _why_lost(code, reason)
             if not self._book.of(node_id):
                 self._records.forget(node_id)  # it cannot be dialled, and may never come back
-            self._notify(self._on_down, peer)
-            self._changed()
+            for callback in self._on_down:
+                _guard("a callback for peers", callback, peer)
+            self._store.changed()
         self._dials.wake()
 
     def message(self, link: PeerLink, envelope: Envelope) -> None:
         change = self._table.message_arrived(link, self._now())
         if change is None:
             return
-        self._apply(change, Code.DUPLICATE, "another link is used")
+        if change is not UNCHANGED:
+            self._apply(change, Code.DUPLICATE, "another link is used")
         used = self._table.used[link.peer.node_id]  # the same peer, whichever link it came over
         handler = self._handlers.get(envelope.type)
         if handler is not None and self._from_peer_itself(link, envelope):
             handler(used, envelope)
-        elif self.listener is not None:
-            self.listener.message(used, envelope)
+        elif self._listener is not None:
+            self._listener.message(used, envelope)
 
     def _dialled_at(self, info: PeerInfo) -> float | None:
         address = self._dials.dialled_for(info)
@@ -459,61 +421,31 @@ class PeerManager:
         )
 
     def _apply(self, change: LinkChange, code: Code | None, reason: str) -> None:
-        if change.before is not change.after:
-            listener = [] if self.listener is None else [self.listener]
-            followers: list[LinkFollower] = [*listener, *self._followers]
-            if change.before is not None:
-                for follower in followers:
-                    self._guard(
-                        lambda f, old: f.link_down(old, code, reason), follower, change.before
-                    )
-            if change.after is not None:
-                self._up_since[change.after.peer.node_id] = self._now()
-                for follower in followers:
-                    self._guard(lambda f, new: f.link_up(new), follower, change.after)
+        before, after = change.before, change.after
+        if before is not after:
+            if before is not None:
+                for follower in self._followers:
+                    _guard("an observer of links", follower.link_down, before, code, reason)
+            if after is not None:
+                self._up_since[after.peer.node_id] = self._now()
+                for follower in self._followers:
+                    _guard("an observer of links", follower.link_up, after)
         for link in change.close:
             link.close(Code.DUPLICATE, "another link to the same peer is kept")
-
-    @staticmethod
-    def _guard(
-        call: Callable[[LinkFollower, PeerLink], None], follower: LinkFollower, link: PeerLink
-    ) -> None:
-        try:
-            call(follower, link)
-        except Exception:
-            log.exception("an observer of links failed")
-
-    @staticmethod
-    def _notify(callbacks: Iterable[Callable[[Peer], None]], peer: Peer) -> None:
-        for callback in callbacks:
-            try:
-                callback(peer)
-            except Exception:
-                log.exception("a callback for peers failed")
 
     # -- dialling ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to dial and to save, in an own task."""
-        if self._task is None:
-            self._task = asyncio.create_task(self.run(), name="peer manager")
+        """Begin to dial and to save."""
+        if not self._tasks:
+            self._tasks.start(self._dials.run(), name="dial loop")
+            self._tasks.start(self._follow_bans(), name="ends of bans")
+            self._tasks.start(self._store.run(), name="peer saving")
 
     async def stop(self) -> None:
         """Stop dialling and save the peers. Links are closed by the connection service."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._tasks.close()
         self.persist_peers()
-
-    async def run(self) -> None:
-        """Dial due addresses and save changes, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._dials.run(), name="dial loop")
-            group.create_task(self._follow_bans(), name="ends of bans")
-            if self._memory is not None:
-                group.create_task(self._memory.run(), name="peer saving")
 
     async def connect(self, host: str, port: int) -> Peer:
         """Dial HOST:PORT now, on behalf of the operator; the address is kept for good once a peer has
@@ -525,15 +457,23 @@ class PeerManager:
         """
         return await self._operator_dial.connect(host, port)
 
-    def _reached(self, node_id: str, address: Address) -> None:
-        self._records.reached(node_id, address)
-        self._changed()
+    # DialHost
 
-    def _forgotten(self, address: Address) -> None:
+    def is_outbound(self, node_id: str) -> bool:
+        return self.admission.is_outbound(node_id)
+
+    def is_banned(self, address: Address) -> bool:
+        return self.policy.banned(address.node_id or "", address.host) is not None
+
+    def reached(self, node_id: str, address: Address) -> None:
+        self._records.reached(node_id, address)
+        self._store.changed()
+
+    def forgotten(self, address: Address) -> None:
         node_id = address.node_id
         if node_id is not None and node_id not in self._table.used and not self._book.of(node_id):
             self._records.forget(node_id)
-        self._changed()
+        self._store.changed()
 
     # -- storage ----------------------------------------------------------------------------------
 
@@ -541,20 +481,44 @@ class PeerManager:
         """Add the peers of earlier runs; returns them for the persisted strategy. Raises as
         `PeerStore.load`.
         """
-        return [] if self._memory is None else self._memory.load()
+        found = []
+        for stored in self._store.load(self._dials_over):
+            where = (stored.address, stored.port, stored.node_id)
+            address = Address(*where, stored.source, carrier=stored.carrier)
+            address.last_success, address.failures = epoch(stored.last_success), stored.failures
+            if stored.anchor:
+                address.anchor = True
+                self.admission.anchors.add(stored.node_id)
+            self._book.restore(address, self._now())
+            found.append(PeerFound(*where, "persisted", carrier=stored.carrier))
+        return found
 
     def persist_peers(self) -> None:
         """Write the peers to disk now. A failure is a warning: the node goes on without them."""
-        if self._memory is not None:
-            self._memory.save()
+        self._store.save()
 
-    def _changed(self) -> None:
-        if self._memory is not None:
-            self._memory.changed()
+    def _to_store(self) -> list[StoredPeer]:
+        """Return the addresses at which peers were reached."""
+        anchors = self.admission.choose_anchors()
+        found = []
+        for a in self._book:
+            if not a.tried or a.node_id is None:
+                continue
+            link = self._table.used.get(a.node_id)
+            linked = link is not None and link.peer.carrier == a.carrier
+            seen = moment(self._wall() if linked else a.last_success)
+            anchor = (a.node_id in anchors and linked) or msgspec.UNSET
+            found.append(
+                StoredPeer(a.node_id, a.host, a.port, seen, a.failures, a.source, a.carrier, anchor)
+            )
+        return found
 
 
-def _loop_time() -> float:
-    return asyncio.get_running_loop().time()
+def _guard(what: str, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    try:
+        call(*args, **kwargs)
+    except Exception:
+        log.exception("%s failed", what)
 
 
 def _why_lost(code: Code | None, reason: str) -> str:

@@ -22,6 +22,7 @@ from p2p.peers.link_slots import LinkRefusal
 
 log = logging.getLogger(__name__)
 
+POLICY_FILE: Final = "peer-policy.json"  # pins and bans, beside the remembered peers
 MAX_BANS: Final = 10_000  # the one that ends first makes room
 MAX_FILE: Final = 4 * 1024 * 1024  # bytes
 ABUSE_BAN: Final = 600.0  # seconds; after a link was ended for abuse

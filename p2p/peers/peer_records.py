@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +9,7 @@ from p2p.addresses.address import INBOUND, Address
 from p2p.addresses.address_book import AddressBook
 from p2p.base.limits import MAX_KNOWN_ADDRESSES
 from p2p.base.network_group import network_group
-from p2p.peers.dial_loop import DialLoop
+from p2p.peers.dial_loop import DialLoop, Surroundings
 from p2p.peers.duplicate_links import SUSPECT_AFTER, LinkTable, silent_for
 from p2p.peers.peer_admission import PeerAdmission, Privilege
 from p2p.wire.link import LinkStats, PeerLink
@@ -45,9 +44,7 @@ class Peer:
 
 
 class PeerRecords:
-    """One record for each node that had a link, refreshed when it is read. `clock` gives the monotonic
-    seconds of links, `wall` seconds since the epoch.
-    """
+    """One record for each node that had a link, refreshed when it is read."""
 
     def __init__(
         self,
@@ -55,15 +52,14 @@ class PeerRecords:
         table: LinkTable,
         dials: DialLoop,
         admission: PeerAdmission,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
+        surroundings: Surroundings,
     ) -> None:
         self._book = book
         self._table = table
         self._dials = dials
         self._admission = admission
-        self._now = clock
-        self._wall = wall
+        self._now = surroundings.clock
+        self._wall = surroundings.wall
         self._peers: dict[str, Peer] = {}  # nodes that had a link, by id
         self._sweep_at = 2 * MAX_KNOWN_ADDRESSES  # records
 

@@ -1,4 +1,4 @@
-"""Dial-back, the server's side: rules for dialling an address because a peer requests it (after AutoNAT v2). No I/O.
+"""Dial-back: its messages, and the server's rules for dialling an address because a peer requests it (after AutoNAT v2). No I/O.
 
 A peer that wants to know if an address of its own can be reached asks a neighbour to dial it. A stranger must not be able
 to make nodes dial third parties cheaply, so:
@@ -25,6 +25,17 @@ from p2p.base.network_group import is_local
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.tokens import Tokens, TokenTable
 
+METHOD: Final = "dial_back"
+CAPABILITY: Final = (
+    "probe"  # among a peer's protocols: it answers probes and requests for dial-backs
+)
+NONCE_LENGTH: Final = 16  # bytes
+
+DIALLED: Final = "dialled"  # the server's probe was answered
+FAILED: Final = "failed"  # it was not
+PROOF: Final = "proof"  # upload that many bytes first
+REFUSED: Final = "refused"  # no dial was made
+
 TARGET_INTERVAL: Final = 60.0  # seconds between dials of one target
 PROOF_BYTES: Final = (30_000, 100_000)  # uploaded first where the address is not the observed one
 PROOF_TIME: Final = 30.0  # seconds for the upload
@@ -36,6 +47,21 @@ MAX_REQUESTERS: Final = 1000
 THIRD_PARTY_DELAY: Final = (
     3.0  # seconds at most before a dial elsewhere, so that many nodes do not dial together
 )
+
+
+class DialBackBody(msgspec.Struct, rename="camel"):
+    """Request to dial `host` and `port` and send `nonce` there."""
+
+    host: str
+    port: int
+    nonce: bytes
+    proof: bytes = b""  # the upload that was demanded
+
+
+class DialBackAnswer(msgspec.Struct, rename="camel"):
+    status: str
+    reason: str = ""
+    size: int = 0  # of the proof
 
 
 class DialBackDecision(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Default gateway of this machine, and the local address towards it."""
+"""Default gateway of this machine, and its address towards it: where a port mapping is requested."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from p2p.base.network_group import is_local
+from p2p.reachability.mapping_messages import PORT
 
 _ROUTES: Final = Path("/proc/net/route")  # Linux
 _IPV6_ROUTES: Final = Path("/proc/net/ipv6_route")
@@ -75,3 +76,25 @@ def address_towards(host: str, port: int) -> str | None:
             return str(sock.getsockname()[0])
     except OSError:
         return None
+
+
+def ipv6_route() -> tuple[str, str] | str:
+    """Return the IPv6 gateway and this machine's address outside, or why there is no port to open."""
+    gateway = default_ipv6_gateway()
+    if gateway is None:
+        return "no default route"
+    client = outside_ipv6_address()
+    return "no public address" if client is None else (gateway, client)
+
+
+def ipv4_route() -> tuple[str, str] | str:
+    """Return the gateway and the local address towards it, or why there is nothing to map."""
+    gateway = default_gateway()
+    if gateway is None:
+        return "no default route"
+    client = address_towards(gateway, PORT)
+    if client is None:
+        return f"the router {gateway} cannot be reached"
+    if not is_local(client):
+        return "not needed: this machine has a public address"
+    return gateway, client

@@ -17,13 +17,7 @@ from functools import partial
 from typing import Final
 
 from p2p.base.host_port import format_host_port
-from p2p.base.network_group import is_local
-from p2p.reachability.gateway import (
-    address_towards,
-    default_gateway,
-    default_ipv6_gateway,
-    outside_ipv6_address,
-)
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.reachability.mapping_messages import MAX_DATAGRAM, NONCE_LENGTH, PORT
 from p2p.reachability.port_mapper import PortMapper, PortMapping, describe
 from p2p.reachability.upnp_gateway import find_gateway, is_installed
@@ -57,7 +51,7 @@ class PortMappingService:
         self._mapper: PortMapper | None = None
         self._lease: UpnpLease | None = None
         self._problem = "waiting for a node outside of the local network"
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = OwnedTasks(log)
 
     @property
     def text(self) -> str:
@@ -86,14 +80,12 @@ class PortMappingService:
 
     def begin(self) -> None:
         """Begin to map. Later calls do nothing."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="port mapping")
+        if not self._tasks:
+            self._tasks.start(self._run(), name="port mapping")
 
     async def stop(self) -> None:
         """End, and delete the mapping at the router."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.close()
 
     async def _run(self) -> None:
         while True:
@@ -123,7 +115,7 @@ class PortMappingService:
             remote_addr=(gateway, PORT),
         )
         checked = self._loop.time()
-        upnp: asyncio.Task[None] | None = None
+        upnp = OwnedTasks(log)  # the lease, while there is one
         known: tuple[str, int, int] | None = None
         try:
             while True:
@@ -132,13 +124,13 @@ class PortMappingService:
                 datagram = None if leased else mapper.due(now)
                 if datagram is not None:
                     transport.sendto(datagram)
-                if upnp is None and mapper.failed and ":" not in client and is_installed():
+                if not upnp and mapper.failed and ":" not in client and is_installed():
                     find = partial(find_gateway, gateway, client, self._port)
                     self._lease = UpnpLease(self._port, find, self._rng)
-                    upnp = asyncio.create_task(self._lease.run(), name="UPnP")
-                elif upnp is not None and mapper.mapping is not None:
-                    await self._end_lease(upnp)
-                    upnp = None
+                    upnp.start(self._lease.run(), name="UPnP")
+                elif upnp and mapper.mapping is not None:
+                    await upnp.close()
+                    self._lease = None
                 mapping = self._mapping
                 found = None if mapping is None else (mapping.host, mapping.port, mapping.made)
                 if found != known:
@@ -150,8 +142,8 @@ class PortMappingService:
                         return
                 await asyncio.sleep(TICK)
         finally:
-            if upnp is not None:
-                await self._end_lease(upnp)
+            await upnp.close()
+            self._lease = None
             farewell = mapper.delete()
             if farewell is not None:
                 transport.sendto(farewell)
@@ -160,12 +152,6 @@ class PortMappingService:
             transport.close()
             self._mapper = None
             self._report(None)
-
-    async def _end_lease(self, task: asyncio.Task[None]) -> None:
-        """Stop, and delete a mapping by UPnP."""
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        self._lease = None
 
     def _report(self, mapping: PortMapping | None) -> None:
         if mapping is not None:
@@ -186,25 +172,3 @@ class _Answers(asyncio.DatagramProtocol):
 
     def error_received(self, exc: Exception) -> None:
         log.debug("port mapping: %s", exc)
-
-
-def ipv6_route() -> tuple[str, str] | str:
-    """Return the IPv6 gateway and this machine's address outside, or why there is no port to open."""
-    gateway = default_ipv6_gateway()
-    if gateway is None:
-        return "no default route"
-    client = outside_ipv6_address()
-    return "no public address" if client is None else (gateway, client)
-
-
-def ipv4_route() -> tuple[str, str] | str:
-    """Return the gateway and the local address towards it, or why there is nothing to map."""
-    gateway = default_gateway()
-    if gateway is None:
-        return "no default route"
-    client = address_towards(gateway, PORT)
-    if client is None:
-        return f"the router {gateway} cannot be reached"
-    if not is_local(client):
-        return "not needed: this machine has a public address"
-    return gateway, client

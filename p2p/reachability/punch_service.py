@@ -7,9 +7,9 @@ import logging
 import random
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Collection
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final, Protocol
 
 from p2p.base.errors import ConnectFailed, HandshakeRefused, P2PError
 from p2p.base.host_port import normal_host
@@ -26,6 +26,7 @@ from p2p.reachability.hole_punching import (
     PunchSync,
     PunchTarget,
 )
+from p2p.reachability.reachability import ReachabilityCore
 from p2p.rpc.rpc import Rpc
 from p2p.wire.direct_links import DirectConnectionService, ExpectedPunch
 
@@ -37,43 +38,45 @@ TRIES: Final = 3
 EARLIER: Final = "an earlier version, which does not confirm punches"
 PAUSE: Final = 0.5  # seconds between tries
 
-Endpoint = Callable[[], PunchEndpoint | None]
+
+class ReachabilityHost(Protocol):
+    """Parts of a node that reachability uses: `p2p.overlay.Overlay`."""
+
+    node_id: str
+    links: DirectConnectionService
+    peers: PeerManager
+    rpc: Rpc
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        ...
+
+    def relayed(self) -> Collection[str]:
+        """Return the nodes that are reached without a link."""
+        ...
 
 
 class PunchService:
-    """Maker of punched links. `endpoint`: None while this node needs no punching, or cannot say where it is seen;
-    `relayed`: the nodes that are reached without a link.
-    """
+    """Maker of punched links to nodes that are relayed to."""
 
-    def __init__(
-        self,
-        node_id: str,
-        direct: DirectConnectionService,
-        peers: PeerManager,
-        rpc: Rpc,
-        *,
-        endpoint: Endpoint,
-        reachable: Callable[[], bool | None],
-        relayed: Callable[[], Collection[str]],
-        rng: random.Random,
-        clock: Callable[[], float],
-    ) -> None:
-        self.plan = PunchPlan(node_id, rng)
+    def __init__(self, core: ReachabilityCore, host: ReachabilityHost, rng: random.Random) -> None:
+        self.plan = PunchPlan(host.node_id, rng)
         self.counters: Counter[str] = Counter()
-        self._node_id = node_id
-        self._direct = direct
-        self._peers = peers
-        self._rpc = rpc
-        self._endpoint = endpoint
-        self._reachable = reachable
-        self._relayed = relayed
-        self._now = clock
-        self._tasks = OwnedTasks(log)
-        rpc.serve(METHOD, self._on_offer, body_type=PunchOffer)
-        rpc.serve(SYNC_METHOD, self._on_sync, body_type=PunchSync)
+        self._core = core
+        self._node_id = host.node_id
+        self._direct = host.links
+        self._peers = host.peers
+        self._rpc = host.rpc
+        self._relayed = host.relayed
+        self._now = host.now
+        self._tasks = OwnedTasks(log)  # one punch at a time
+        self._syncs = OwnedTasks(log, expected=(P2PError,))
+        self._rpc.serve(METHOD, self._on_offer, body_type=PunchOffer)
+        self._rpc.serve(SYNC_METHOD, self._on_sync, body_type=PunchSync)
 
     async def stop(self) -> None:
         await self._tasks.close()
+        await self._syncs.close()
 
     def look(self) -> None:
         """Begin the next punch, if one is due. Called now and then."""
@@ -83,10 +86,11 @@ class PunchService:
         punched = sum(link.peer.punched for link in links.values())
         node = self.plan.next_peer(self._relayed(), punched, self._now())
         if node is not None:
-            self._start(self._offer(node))
+            self._tasks.start(self._offer(node))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.start(work)
+    def _endpoint(self) -> PunchEndpoint | None:
+        """Return None while this node needs no punching, or cannot say where it is seen."""
+        return self._core.punch_endpoint(self._now())
 
     # The side that offers
 
@@ -122,7 +126,7 @@ class PunchService:
             return refused
         target = PunchTarget(node, host, answer.port, nonce, self._now(), answer.nat)
         self._begin(target)
-        sync = asyncio.create_task(
+        sync = self._syncs.start(
             self._rpc.call(node, SYNC_METHOD, PunchSync(nonce), timeout=OFFER_TIMEOUT)
         )
         await asyncio.sleep(trip / 2)
@@ -143,7 +147,7 @@ class PunchService:
             refused = "linked already"
         elif len(offer.nonce) != NONCE_LENGTH:
             refused = f"the nonce has {NONCE_LENGTH} bytes"
-        elif own is None and self._reachable():
+        elif own is None and self._core.reachable():
             refused = "can be dialled without a punch"
         elif not refused and not offer.confirm:
             refused = EARLIER
@@ -157,7 +161,7 @@ class PunchService:
         target = self.plan.synced(caller, sync.nonce)
         if target is None or self._tasks:
             return False
-        self._start(self._follow(target))
+        self._tasks.start(self._follow(target))
         return True
 
     async def _follow(self, target: PunchTarget) -> None:

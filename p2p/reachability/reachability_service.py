@@ -13,7 +13,6 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final
 
@@ -24,22 +23,23 @@ from p2p.base.errors import Code, ConnectFailed, P2PError
 from p2p.base.host_port import format_host_port, is_ip, normal_host
 from p2p.base.network_group import is_local
 from p2p.ground.owned_tasks import OwnedTasks
-from p2p.peers.peer_manager import PeerManager
-from p2p.reachability.dial_back import PROOF_BYTES, DialBackRules
-from p2p.reachability.dial_back_messages import (
+from p2p.reachability.dial_back import (
     CAPABILITY,
     DIALLED,
     FAILED,
     METHOD,
     NONCE_LENGTH,
     PROOF,
+    PROOF_BYTES,
     REFUSED,
     DialBackAnswer,
     DialBackBody,
+    DialBackRules,
 )
+from p2p.reachability.gateway import ipv4_route, ipv6_route
 from p2p.reachability.observed_address import Observation
-from p2p.reachability.port_mapping_service import PortMappingService, ipv4_route, ipv6_route
-from p2p.reachability.punch_service import PunchService
+from p2p.reachability.port_mapping_service import PortMappingService
+from p2p.reachability.punch_service import PunchService, ReachabilityHost
 from p2p.reachability.reachability import (
     Action,
     DialBackRequest,
@@ -47,8 +47,6 @@ from p2p.reachability.reachability import (
     MappingProbe,
     ReachabilityCore,
 )
-from p2p.rpc.rpc import Rpc
-from p2p.wire.direct_links import DirectConnectionService
 from p2p.wire.link import PeerLink
 from p2p.wire.messages import Codec, Envelope, Reachability, pack
 
@@ -66,20 +64,13 @@ class ReachabilityService:
 
     def __init__(
         self,
-        node_id: str,
         core: ReachabilityCore,
-        direct: DirectConnectionService,
-        peers: PeerManager,
-        rpc: Rpc,
-        *,
+        host: ReachabilityHost,
         rng: random.Random,
-        clock: Callable[[], float],
+        *,
         mapping: bool = False,
-        relayed: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`mapping`: request a port mapping from the router, once a node outside is linked. `relayed`: nodes that are
-        reached without a link, to punch holes to.
-        """
+        """`mapping`: request a port mapping from the router, once a node outside is linked."""
         self.core = core
         self.counters: Counter[str] = Counter()  # dial-backs served and requested, by outcome
         self.stated: dict[str, Reachability] = {}  # latest statement of each neighbour
@@ -89,34 +80,23 @@ class ReachabilityService:
                 PortMappingService(core.listen_port, partial(self._mapped, version), rng, route)
                 for version, route in ((4, ipv4_route), (6, ipv6_route))
             ]
-        self._node_id = node_id
-        self._direct = direct
-        self._peers = peers
-        self._rpc = rpc
-        self._now = clock
+        self._node_id = host.node_id
+        self._direct = host.links
+        self._peers = host.peers
+        self._rpc = host.rpc
+        self._now = host.now
         self._codec = Codec()
         self._rules = DialBackRules(rng)
         self._said: Reachability | None = None
         self._tasks = OwnedTasks(log)
-        self.punching = PunchService(
-            node_id,
-            direct,
-            peers,
-            rpc,
-            endpoint=lambda: core.punch_endpoint(clock()),
-            reachable=core.reachable,
-            relayed=relayed,
-            rng=rng,
-            clock=clock,
-        )
-        direct.on_probe = self._probed
-        direct.announced_port = core.announced_port
-        rpc.serve(METHOD, self._on_dial_back, body_type=DialBackBody)
-        peers.handle(MESSAGE, self._on_statement)
-        peers.follow(self)
+        self.punching = PunchService(core, host, rng)
+        self._direct.follow(self)
+        self._rpc.serve(METHOD, self._on_dial_back, body_type=DialBackBody)
+        self._peers.handle(MESSAGE, self._on_statement)
+        self._peers.follow(self)
 
     async def start(self) -> None:
-        self._tasks.start(self._run(), name="reachability")
+        self._tasks.every(TICK, self._look, name="reachability")
 
     @property
     def mapping_text(self) -> str:
@@ -164,13 +144,11 @@ class ReachabilityService:
 
     # Own reachability
 
-    async def _run(self) -> None:
-        while True:
-            for action in self.core.due(self._now()):
-                self._tasks.start(self._carry_out(action))
-            self.state_changes()
-            self.punching.look()
-            await asyncio.sleep(TICK)
+    def _look(self) -> None:
+        for action in self.core.due(self._now()):
+            self._tasks.start(self._carry_out(action))
+        self.state_changes()
+        self.punching.look()
 
     async def _carry_out(self, action: Action) -> None:
         if isinstance(action, MappingProbe):
@@ -212,9 +190,14 @@ class ReachabilityService:
         )
         return answer
 
-    def _probed(self, nonce: bytes, address: str) -> None:
+    # Reachable
+
+    def probed(self, nonce: bytes, address: str) -> None:
         if nonce:
             self.core.probe_arrived(nonce)
+
+    def announced_port(self, address: str, port: int) -> int:
+        return self.core.announced_port(address, port)
 
     def _mapped(self, version: int, address: tuple[str, int] | None) -> None:
         self.core.mapped(address, self._now(), version)

@@ -28,12 +28,9 @@ class RelayedTrips:
         self._clock = clock
         self._measured: dict[str, float] = {}  # node -> when
 
-    async def run(self) -> None:
-        """Measure until cancelled."""
-        while True:
-            due = self._due(self._clock())
-            await asyncio.gather(*map(self._measure, due))
-            await asyncio.sleep(CHECK)
+    async def check(self) -> None:
+        """Measure the nodes that are due. Call every `CHECK` seconds."""
+        await asyncio.gather(*map(self._measure, self._due(self._clock())))
 
     def _due(self, now: float) -> list[str]:
         nodes = self._delivery.relayed_in_clear(now)

@@ -13,6 +13,7 @@ import msgspec
 
 from p2p.base import limits
 from p2p.base.errors import RpcError
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.mesh.routed_messages import Handler, Received
 from p2p.rpc.requests import (
     MAX_ERROR_LENGTH,
@@ -60,7 +61,8 @@ class Rpc:
         self._flush = flush
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[Outcome]] = {}
-        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._tasks = OwnedTasks(log)
+        self._serving: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # uvloop's handle for a time that is now does not know it
         self._closed = False
@@ -93,9 +95,9 @@ class Rpc:
         decoder = msgspec.msgpack.Decoder(body_type)
 
         def start(now: float, call: Call) -> None:
-            task = self._loop.create_task(self._serve(call, handler, decoder))
+            task = self._tasks.start(self._serve(call, handler, decoder))
             key = (call.caller, call.id)
-            self._tasks[key] = task
+            self._serving[key] = task
             task.add_done_callback(lambda done: self._task_done(key, done))
 
         self._core.handlers[method] = start
@@ -183,10 +185,7 @@ class Rpc:
             self._core.cancel(self._loop.time(), request_id)
             if not future.done():
                 future.set_exception(RpcError("closed", "this node is stopping"))
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
         self._flush()
 
     async def _serve(
@@ -222,11 +221,11 @@ class Rpc:
         self._settle()
 
     def _task_done(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
-        if self._tasks.get(key) is task:
-            del self._tasks[key]
+        if self._serving.get(key) is task:
+            del self._serving[key]
 
     def _on_abort(self, now: float, call: Call) -> None:
-        task = self._tasks.get((call.caller, call.id))
+        task = self._serving.get((call.caller, call.id))
         if task is not None:
             task.cancel()
 

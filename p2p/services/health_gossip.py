@@ -17,8 +17,7 @@ import msgspec
 
 from p2p.adaptive import Hint, Signal
 from p2p.base.identity import NODE_ID_LENGTH, Identity
-from p2p.mesh.replay_guard import ReplayGuard
-from p2p.mesh.signed_broadcast import SignedBroadcast
+from p2p.mesh.signed_broadcast import ReplayGuard, SignedBroadcast
 
 MAX_HINTS = 32  # in one message
 
@@ -61,7 +60,6 @@ class HealthGossip:
             identity,
             network,
             incarnation=incarnation,
-            well_formed=_well_formed,
             guard=ReplayGuard(rate=1.0, burst=5.0, rate_all=50.0),
         )
         self.counters = {"published": 0, "received": 0, "refused": 0}
@@ -88,7 +86,7 @@ class HealthGossip:
 
         A node's word about itself and about the receiver is not evidence, and is left out.
         """
-        accepted = self._messages.receive(now, payload)
+        accepted = self._messages.receive(now, payload, _well_formed)
         origin, message = accepted.origin, accepted.message
         if message is None:
             self.counters["refused"] += bool(origin)

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from p2p.base.identity import Identity
-from p2p.mesh.replay_guard import ReplayGuard
-from p2p.mesh.signed_broadcast import SignedBroadcast
+from p2p.mesh.signed_broadcast import ReplayGuard, SignedBroadcast
 
 MAX_SERVICES = 64  # that one node offers
 MAX_LEASE_MS = 4 * 3_600_000
@@ -87,7 +86,6 @@ class ServiceDirectory:
             identity,
             network,
             incarnation=incarnation,
-            well_formed=_well_formed,
             guard=ReplayGuard(rate=RATE, burst=2 * RATE, rate_all=50 * RATE),
         )
         self._interval = interval
@@ -155,7 +153,7 @@ class ServiceDirectory:
 
     def receive(self, now: float, payload: bytes, jitter: float) -> bool | None:
         """Process an announcement and return the verdict for the router. `jitter`: random, from 0 to 1."""
-        accepted = self._messages.receive(now, payload)
+        accepted = self._messages.receive(now, payload, _well_formed)
         origin, message = accepted.origin, accepted.message
         if message is None:
             return accepted.verdict

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -22,7 +22,7 @@ from p2p.base.network_group import is_local, network_group
 from p2p.wire import tls
 from p2p.wire.frame_transport import FrameTransport
 from p2p.wire.handshake import HandshakeMachine, HandshakeState, HandshakeTerms, Role, read_goodbye
-from p2p.wire.link import Carrier, LinkHandler, PeerInfo
+from p2p.wire.link import Carrier, LinkOwner, Others, PeerInfo
 from p2p.wire.liveness import Liveness
 from p2p.wire.messages import Codec, Envelope, Goodbye, PeerAddress, Probe, ProbeAck, pack
 from p2p.wire.read_turns import ReadTurns
@@ -32,12 +32,6 @@ MSGPACK = "msgpack"  # in Capabilities.codecs
 _encode_msgpack = msgspec.msgpack.Encoder().encode  # `Codec.encode` without the call around it
 
 LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye", "probe", "probe_ack"})
-
-
-Others = tuple[tuple[str, str, int], ...]
-Admit = Callable[[PeerInfo], tuple[Code, str] | tuple[Code, str, Others] | None]
-"""Decision about a proven peer: None, or the code and the reason of the refusal, and (node id, host, port) of other nodes that
-it may dial."""
 
 
 class StreamOrigin(msgspec.Struct, frozen=True):
@@ -52,6 +46,28 @@ class StreamOrigin(msgspec.Struct, frozen=True):
 DIRECT = StreamOrigin()
 
 
+class ConnectionHost(Protocol):
+    """Maker of connections (`p2p.wire.direct_links.DirectConnectionService`), as they use it. `turns`: those of links that
+    share the processor.
+    """
+
+    codec: Codec
+    owner: LinkOwner
+    turns: ReadTurns
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        ...
+
+    def probed(self, nonce: bytes, address: str) -> None:
+        """Note a probe, which makes no link."""
+        ...
+
+    def refused(self, address: str, refusal: HandshakeRefused) -> None:
+        """Note a handshake that was refused by either side."""
+        ...
+
+
 class PeerConnection(FrameTransport):
     """Implementation of `p2p.wire.link.PeerLink`, and the handshake that leads to it.
 
@@ -63,20 +79,13 @@ class PeerConnection(FrameTransport):
         self,
         role: Role,
         terms: HandshakeTerms,
-        codec: Codec,
-        handler: LinkHandler,
-        admit: Admit,
+        host: ConnectionHost,
         *,
         nonce: bytes,
         expect: str | None = None,
         route: StreamOrigin = DIRECT,
-        on_probe: Callable[[bytes, str], object] = lambda nonce, address: None,
-        on_refused: Callable[[str, HandshakeRefused], object] = lambda address, refusal: None,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-        turns: ReadTurns | None = None,
     ) -> None:
-        super().__init__(clock, turns)
+        super().__init__(host.now, host.turns)
         self.established: asyncio.Future[PeerConnection] = self._loop.create_future()
         self.established.add_done_callback(_retrieve)
         self.role = role
@@ -85,21 +94,18 @@ class PeerConnection(FrameTransport):
         self.address = route.address
         self._route = route
         self._terms = terms
-        self._codec = codec
-        self._handler = handler
-        self._admit = admit
+        self._host = host
+        self._codec = host.codec
+        self._handler = host.owner
         self._nonce = nonce
         self._expect = expect
-        self._on_probe = on_probe
-        self._on_refused = on_refused
-        self._wall = wall
         self._machine: HandshakeMachine | None = None  # until the link is up
         self._peer: PeerInfo | None = None
         self._peer_id = ""
         self._json = True
         self._encrypted = False
-        self._encode_message: Callable[[Envelope], bytes] = partial(codec.encode, as_json=True)
-        self._application_types = frozenset(codec.payloads) - LINK_TYPES
+        self._encode_message: Callable[[Envelope], bytes] = partial(host.codec.encode, as_json=True)
+        self._application_types = frozenset(host.codec.payloads) - LINK_TYPES
         self._liveness: Liveness | None = None
         self._beat: asyncio.TimerHandle | None = None
 
@@ -166,12 +172,10 @@ class PeerConnection(FrameTransport):
         self._machine = HandshakeMachine(
             self.role,
             self._terms,
-            self._codec,
             nonce=self._nonce,
             expect=self._expect,
             tls_key=key,
-            observed_address=self.address,
-            observed_port=self._peer_port(),
+            seen_at=(self.address, self._peer_port()),
         )
         self._send_messages(self._machine.start())
 
@@ -198,7 +202,7 @@ class PeerConnection(FrameTransport):
             self._send_messages(machine.receive(envelope))
             if machine.state is HandshakeState.PROVEN:
                 self._peer = self._proven(machine)
-                refusal = self._admit(self._peer)
+                refusal = self._handler.admit(self._peer)
                 self._send_messages(machine.admit(*(refusal or (None,))))
                 self._bring_up(self._peer)
         except HandshakeRefused as error:
@@ -213,7 +217,7 @@ class PeerConnection(FrameTransport):
         self.was_probe = True
         self.linger()
         self._failed(ConnectFailed("a probe, which makes no link"))
-        self._on_probe(probe.nonce, self.address)
+        self._host.probed(probe.nonce, self.address)
 
     def _proven(self, machine: HandshakeMachine) -> PeerInfo:
         claims = machine.peer
@@ -256,7 +260,7 @@ class PeerConnection(FrameTransport):
             self._send_goodbye(refusal.code, refusal.reason, refusal.others)
         else:
             self.hang_up()
-        self._on_refused(self.address, refusal)
+        self._host.refused(self.address, refusal)
         self._failed(refusal)
 
     def _failed(self, error: P2PError) -> None:
@@ -400,7 +404,7 @@ class PeerConnection(FrameTransport):
             type=kind,
             from_=self._terms.identity.node_id,
             to=self._peer_id,
-            timestamp=int(self._wall() * 1000),
+            timestamp=int(time.time() * 1000),
             payload=msgspec.Raw(pack(payload)),
         )
         return self._codec.encode(envelope, as_json=self._json)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import aiohappyeyeballs
 
@@ -29,11 +30,12 @@ from p2p.base.limits import (
     MAX_PENDING_HANDSHAKES,
     PROTOCOL_VERSION,
 )
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.wire import tls
-from p2p.wire.connection import DIRECT, MSGPACK, Admit, PeerConnection, StreamOrigin
+from p2p.wire.connection import DIRECT, MSGPACK, PeerConnection, StreamOrigin
 from p2p.wire.frame_transport import CLOSE_GRACE
 from p2p.wire.handshake import NONCE_LENGTH, HandshakeTerms, Role
-from p2p.wire.link import LinkHandler, PeerLink
+from p2p.wire.link import LinkOwner, PeerLink
 from p2p.wire.messages import Capabilities, Codec
 from p2p.wire.probe import ProbeTarget, open_connection, send_probe, share_port
 from p2p.wire.punch_confirmation import exchange, is_confirmed
@@ -58,66 +60,74 @@ class ExpectedPunch:
     nonce: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """Statements of a node about its links. `codecs` are those offered besides JSON."""
+
+    network: str
+    secure: bool
+    agent: str
+    supported_protocols: Sequence[str] = ()
+    codecs: Sequence[str] = (MSGPACK,)
+
+
+class Reachable(Protocol):
+    """Observer of how this node is reached."""
+
+    def probed(self, nonce: bytes, address: str) -> None:
+        """Note a probe that arrived."""
+        ...
+
+    def announced_port(self, address: str, port: int) -> int:
+        """Return the port to state to a peer at an IP address, from the listening port; 0 if it is not reachable there."""
+        ...
+
+
 class DirectConnectionService:
-    """Owner of the listening sockets, the handshakes under way, and every link made by it.
+    """Maker of links: it has the listening sockets, the handshakes under way, and every link made by it.
 
-    Without `start` it listens nowhere, and tells peers so.
-
-    `admit` is asked about each proven peer, on the dialling and on the accepting side, just before
-    `handler.link_up`; a code refuses it, and is sent to the peer.
+    Without `start` it listens nowhere, and tells peers so. `turns` are those of its links, and of work that waits for them.
     """
 
     def __init__(
         self,
         identity: Identity,
-        *,
-        network: str,
+        owner: LinkOwner,
         codec: Codec,
-        handler: LinkHandler,
-        secure: bool,
-        agent: str,
-        supported_protocols: Sequence[str],
-        admit: Admit,
-        accepts_address: Callable[[str], bool] = lambda address: True,
+        settings: LinkSettings,
+        *,
         clock: Callable[[], float] = time.monotonic,
-        codecs: Sequence[str] = (MSGPACK,),
     ) -> None:
-        """Prepare TLS. `accepts_address`: False for IP addresses whose connections are closed unanswered.
-
-        `clock` is monotonic seconds. `codecs` are those offered besides JSON.
+        """Prepare TLS. `clock` is monotonic seconds.
 
         Raises:
             OSError: the key could not be given to TLS, which takes keys from files only.
         """
         self._identity = identity
-        self._network = network
-        self._codec = codec
-        self._handler = handler
-        self._admit = admit
-        self._accepts_address = accepts_address
-        self._clock = clock
-        self.refused = RefusedHandshakes()
-        self.turns = ReadTurns()  # of links, and of work that waits for them
+        self.owner = owner
+        self.codec = codec
+        self.now = clock
+        self.turns = ReadTurns()
+        self.refusals = RefusedHandshakes()
+        self._network = settings.network
         self._capabilities = Capabilities(
             version=PROTOCOL_VERSION,
-            supported_protocols=list(supported_protocols),
-            codecs=list(codecs),
-            agent=agent,
+            supported_protocols=list(settings.supported_protocols),
+            codecs=list(settings.codecs),
+            agent=settings.agent,
         )
+        secure = settings.secure
         self._server_tls = tls.server_context(identity) if secure else None
         self._client_tls = tls.client_context(identity) if secure else None
         # asyncio's own limit is longer than ours, so that one place reports the timeout.
         self._tls_timeout = HANDSHAKE_TIMEOUT + 1 if secure else None
         self._tls_grace = CLOSE_GRACE if secure else None
         self._port = 0
-        # Called with nonce and address for every probe that arrives.
-        self.on_probe: Callable[[bytes, str], object] = lambda nonce, address: None
-        # Port to state to a peer at an IP address, from the listening port; 0 if it is not reachable there.
-        self.announced_port: Callable[[str, int], int] = lambda address, port: port
+        self._reachable: Reachable | None = None
         self._punches: dict[tuple[str, int], ExpectedPunch] = {}  # under way, by the peer's address
         self._stopping = False
         self._listeners: list[socket.socket] = []
-        self._acceptors: list[asyncio.Task[None]] = []
+        self._tasks = OwnedTasks(logger)
         # Handshakes of strangers under way, oldest first.
         self._handshakes: dict[asyncio.Task[bool], None] = {}
         self._unowned: set[socket.socket] = set()  # accepted, handshake not begun
@@ -129,6 +139,10 @@ class DirectConnectionService:
         if self._client_tls is None or self._server_tls is None:
             return None
         return self._client_tls, self._server_tls
+
+    def follow(self, reachable: Reachable) -> None:
+        """Report probes to `reachable`, and state the port to peers that it announces."""
+        self._reachable = reachable
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Accept links at `host` (a name or an address; `0.0.0.0` and `::` mean all addresses, IPv4 and IPv6) and `port`
@@ -154,7 +168,8 @@ class DirectConnectionService:
             raise
         if host == "0.0.0.0":
             self._listen_on_ipv6()
-        self._acceptors = [loop.create_task(self._accept(each)) for each in self._listeners]
+        for each in self._listeners:
+            self._tasks.start(self._accept(each), name="accepting of peers")
         return self._listeners[0].getsockname()[0], self._port
 
     def _listen_on_ipv6(self) -> None:
@@ -233,7 +248,7 @@ class DirectConnectionService:
             ) from None
         except (ConnectFailed, OSError) as error:
             why = _tls_failure(error) if isinstance(error, OSError) else str(error)
-            self.refused.note_failure(host, why, self._clock())
+            self.refusals.note_failure(host, why, self.now())
             raise ConnectFailed(f"{where}: {why}") from error
         except asyncio.CancelledError:
             connection.abort()
@@ -307,12 +322,8 @@ class DirectConnectionService:
     async def stop(self) -> None:
         """Accept no more, say goodbye to every peer, and close, within about `CLOSE_GRACE`."""
         self._stopping = True
-        tasks = [*self._acceptors, *self._handshakes]
-        for task in tasks:
-            task.cancel()
+        await self._tasks.close()
         self._close_listeners()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._acceptors.clear()
         open_connections = list(self._connections)
         for connection in open_connections:
             connection.close(Code.SHUTDOWN, "the node is stopping")
@@ -336,7 +347,7 @@ class DirectConnectionService:
                     logger.warning("cannot accept peers: %s", error)
                     await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
-            if not self._accepts_address(str(address[0]).removeprefix("::ffff:")):
+            if not self.owner.accepts_address(str(address[0]).removeprefix("::ffff:")):
                 accepted.close()
                 continue
             where = (str(address[0]).removeprefix("::ffff:"), int(address[1]))
@@ -365,9 +376,7 @@ class DirectConnectionService:
         if len(pending) >= MAX_PENDING_HANDSHAKES:
             # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
             pending[0].cancel()
-        task = asyncio.get_running_loop().create_task(
-            self._accept_peer(accepted, address, route, where)
-        )
+        task = self._tasks.start(self._accept_peer(accepted, address, route, where))
         self._handshakes[task] = None
         self._unowned.add(accepted)
         task.add_done_callback(partial(self._accept_ended, accepted))
@@ -460,31 +469,25 @@ class DirectConnectionService:
     def _connection(
         self, role: Role, expect: str | None, route: StreamOrigin, host: str
     ) -> PeerConnection:
-        port = self.announced_port(host, self._port) if self._port else 0
-        return PeerConnection(
-            role,
-            HandshakeTerms(self._identity, self._network, port, self._capabilities),
-            self._codec,
-            self._handler,
-            self._admit,
-            nonce=secrets.token_bytes(NONCE_LENGTH),
-            expect=expect,
-            route=route,
-            on_probe=self._probed,
-            on_refused=self._refused,
-            clock=self._clock,
-            turns=self.turns,
-        )
+        port = self._port
+        if self._reachable is not None and port:
+            port = self._reachable.announced_port(host, port)
+        terms = HandshakeTerms(self._identity, self._network, port, self._capabilities)
+        nonce = secrets.token_bytes(NONCE_LENGTH)
+        return PeerConnection(role, terms, self, nonce=nonce, expect=expect, route=route)
 
-    def _probed(self, nonce: bytes, address: str) -> None:
-        self.on_probe(nonce, address)
+    # ConnectionHost
+
+    def probed(self, nonce: bytes, address: str) -> None:
+        if self._reachable is not None:
+            self._reachable.probed(nonce, address)
+
+    def refused(self, address: str, refusal: HandshakeRefused) -> None:
+        self.refusals.note(address, refusal, self.now())
 
     def refusal_warnings(self) -> list[str]:
         """List the refused handshakes of the last hour that an operator can mend."""
-        return self.refused.warnings(self._clock())
-
-    def _refused(self, address: str, refusal: HandshakeRefused) -> None:
-        self.refused.note(address, refusal, self._clock())
+        return self.refusals.warnings(self.now())
 
     def _track(self, connection: PeerConnection) -> None:
         self._connections.add(connection)

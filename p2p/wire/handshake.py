@@ -84,6 +84,8 @@ TABLE: dict[tuple[Role, HandshakeState, str], Step] = {
 
 Outgoing = tuple[str, msgspec.Struct]  # message type, payload
 
+_codec = Codec()
+
 
 class HandshakeTerms(msgspec.Struct, frozen=True):
     """Statements of this node about itself."""
@@ -106,27 +108,23 @@ class HandshakeMachine:
         self,
         role: Role,
         terms: HandshakeTerms,
-        codec: Codec,
         *,
         nonce: bytes,
         expect: str | None = None,
         tls_key: bytes | None = None,
-        observed_address: str = "",
-        observed_port: int = 0,
+        seen_at: tuple[str, int] = ("", 0),
     ) -> None:
         """`nonce` is 32 fresh random bytes. `expect` is the node id that was dialled, if known;
-        `tls_key` the raw key proven by TLS; `observed_address`, `observed_port` where we see the peer."""
+        `tls_key` the raw key proven by TLS; `seen_at` where we see the peer, with port 0 if it is not known."""
         self.role = role
         self.state = HandshakeState.START
         self.peer: Handshake | None = None  # its claims; proven from State.PROVEN on
         self.observed: tuple[str, int] = ("", 0)  # where the peer sees this node; unproven
         self._terms = terms
-        self._codec = codec
         self._nonce = nonce
         self._expect = expect
         self._tls_key = tls_key
-        self._observed_address = observed_address
-        self._observed_port = observed_port
+        self._seen_at = seen_at
 
     def start(self) -> list[Outgoing]:
         return self._step("start", None)
@@ -140,7 +138,7 @@ class HandshakeMachine:
         payload: msgspec.Struct | None = None
         try:
             if envelope.type in ("handshake", "handshake_ack", "goodbye"):
-                payload = self._codec.payload(envelope.type, envelope.payload)
+                payload = _codec.payload(envelope.type, envelope.payload)
         except RemoteProtocolError as error:
             raise self.refusal(error.code, error.reason) from error
         if isinstance(payload, Goodbye):
@@ -217,8 +215,8 @@ class HandshakeMachine:
         return HandshakeAck(
             identity.node_id,
             identity.sign(statement),
-            self._observed_address,
-            self._observed_port or msgspec.UNSET,
+            self._seen_at[0],
+            self._seen_at[1] or msgspec.UNSET,
         )
 
     def _check_claims(self, claims: Handshake) -> None:

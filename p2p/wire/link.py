@@ -110,3 +110,22 @@ class LinkHandler(Protocol):
             RemoteProtocolError: the link says goodbye with its code and closes.
         """
         ...
+
+
+Others = tuple[tuple[str, str, int], ...]
+Refusal = tuple[Code, str] | tuple[Code, str, Others]
+"""Code and reason, and (node id, host, port) of other nodes that the peer may dial."""
+
+
+class LinkOwner(LinkHandler, Protocol):
+    """Owner of a node's links, which also decides about those that are about to be made. By default all are."""
+
+    def admit(self, info: PeerInfo) -> Refusal | None:
+        """Return the refusal of a proven peer, None to admit it. Called on the dialling and on the accepting side, just
+        before `link_up`.
+        """
+        return None
+
+    def accepts_address(self, address: str) -> bool:
+        """Return False for an IP address whose connections are closed unanswered."""
+        return True

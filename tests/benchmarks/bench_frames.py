@@ -23,8 +23,8 @@ import uvloop
 from p2p.base.errors import Code
 from p2p.base.identity import Identity
 from p2p.base.limits import MAX_FRAME, READ_BUFFER
-from p2p.wire.direct_links import DirectConnectionService
-from p2p.wire.link import PeerLink
+from p2p.wire.direct_links import DirectConnectionService, LinkSettings
+from p2p.wire.link import LinkOwner, PeerLink
 from p2p.wire.messages import Codec, Envelope, RpcRequest, pack
 from tests.benchmarks.report import Row
 
@@ -125,7 +125,7 @@ def bare_sender(address: tuple[str, int], seconds: float) -> list[float]:
 # Real connections
 
 
-class Counter:
+class Counter(LinkOwner):
     """A link handler for either end."""
 
     def __init__(self) -> None:
@@ -155,13 +155,9 @@ class Counter:
 def service(identity: Identity, handler: Counter, secure: bool) -> DirectConnectionService:
     return DirectConnectionService(
         identity,
-        network="bench",
-        codec=Codec(),
-        handler=handler,
-        secure=secure,
-        agent="bench",
-        supported_protocols=[],
-        admit=lambda peer: None,
+        handler,
+        Codec(),
+        LinkSettings("bench", secure, "bench"),
     )
 
 

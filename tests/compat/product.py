@@ -47,8 +47,9 @@ from p2p.services.health_gossip import HealthGossip
 from p2p.services.service_directory import ServiceDirectory
 from p2p.services.service_mesh import MESSAGES as MESH_MESSAGES
 from p2p.services.service_server import ServiceCall, ServiceReply
+from p2p.wire import handshake
 from p2p.wire.framing import FrameDecoder
-from p2p.wire.handshake import HandshakeMachine, HandshakeTerms, Role
+from p2p.wire.handshake import HandshakeTerms, Role
 from p2p.wire.messages import Capabilities, Codec, pack
 from p2p.wire.tls import authority_certificate
 
@@ -135,3 +136,10 @@ def agrees(found: Any, expected: Any) -> bool:
             and all(map(agrees, found, expected))
         )
     return bool(found == expected)
+
+
+def HandshakeMachine(
+    role: Role, terms: HandshakeTerms, codec: Codec, *, nonce: bytes, observed_address: str
+) -> handshake.HandshakeMachine:
+    """One side of a handshake, as earlier versions made it."""
+    return handshake.HandshakeMachine(role, terms, nonce=nonce, seen_at=(observed_address, 0))

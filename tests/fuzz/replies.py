@@ -1,4 +1,4 @@
-"""What servers send to the HTTP and WebSocket clients."""
+"""Replies of servers to the HTTP and WebSocket clients."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def fuzz_handshake(data: bytes) -> None:
     first = source.byte()
     role = Role.DIAL if first & 1 else Role.ACCEPT
     expect = PEER.node_id if first & 2 else None
-    machine = HandshakeMachine(role, terms(ME), codec, nonce=b"n" * 32, expect=expect)
+    machine = HandshakeMachine(role, terms(ME), nonce=b"n" * 32, expect=expect)
     machine.start()
     with suppress(HandshakeRefused, RemoteProtocolError):
         while source:
@@ -97,8 +97,8 @@ def seeds_handshake() -> list[bytes]:
     """Both roles with a peer that is honest until its proof."""
     found = []
     for role, other in ((Role.ACCEPT, Role.DIAL), (Role.DIAL, Role.ACCEPT)):
-        ours = HandshakeMachine(role, terms(ME), codec, nonce=b"n" * 32)
-        theirs = HandshakeMachine(other, terms(PEER), codec, nonce=b"m" * 32)
+        ours = HandshakeMachine(role, terms(ME), nonce=b"n" * 32)
+        theirs = HandshakeMachine(other, terms(PEER), nonce=b"m" * 32)
         to_us, to_them = theirs.start(), ours.start()
         heard = b""
         for _ in range(3):

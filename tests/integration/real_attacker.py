@@ -14,8 +14,8 @@ from exchange.feeds.exchange_messages import MESSAGES
 from p2p.base.errors import Code
 from p2p.base.identity import Identity
 from p2p.services import service_mesh
-from p2p.wire.direct_links import DirectConnectionService
-from p2p.wire.link import PeerLink
+from p2p.wire.direct_links import DirectConnectionService, LinkSettings
+from p2p.wire.link import LinkOwner, PeerLink
 from p2p.wire.messages import Codec, Envelope
 from tests.simulation.clock import EPOCH_US
 from tests.simulation.dishonest.attacker import NETWORK, Attacker
@@ -36,7 +36,7 @@ class _Clock:
         asyncio.get_running_loop().call_later(delay, call)
 
 
-class _Links:
+class _Links(LinkOwner):
     """Links to the victims, as the network of a simulation and as a link handler."""
 
     def __init__(self) -> None:
@@ -120,13 +120,9 @@ class RealAttacker:
         identity = Identity.generate()
         service = DirectConnectionService(
             identity,
-            network=NETWORK,
-            codec=_codec,
-            handler=self._links,
-            secure=True,
-            agent="attacker",
-            supported_protocols=(),
-            admit=lambda info: None,
+            self._links,
+            _codec,
+            LinkSettings(NETWORK, True, "attacker"),
         )
         markets = sorted(instrument_keys())
         attacker = Attacker(

@@ -11,8 +11,8 @@ from p2p.discovery.bootstrap import BootstrapStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import PeerDiscovery
-from p2p.peers.peer_manager import PeerManager
-from p2p.wire.direct_links import DirectConnectionService
+from p2p.peers.peer_manager import PeerManager, PeerSettings
+from p2p.wire.direct_links import DirectConnectionService, LinkSettings
 from p2p.wire.messages import Codec
 
 
@@ -22,20 +22,17 @@ class Node:
         self.id = self.identity.node_id
         self.storage = PeerStorage(directory / f"peers-{number}.json")
         self.manager = PeerManager(
-            self.id, storage=self.storage, max_peers=max_peers, reconnect_interval=1.0
+            self.id,
+            PeerSettings(max_peers=max_peers, reconnect_interval=1.0, storage=self.storage),
         )
         codec = Codec()
         self.direct = DirectConnectionService(
             self.identity,
-            network="test",
-            codec=codec,
-            handler=self.manager,
-            secure=secure,
-            agent="test",
-            supported_protocols=["peerexchange"],
-            admit=self.manager.admit,
+            self.manager,
+            codec,
+            LinkSettings("test", secure, "test", ["peerexchange"]),
         )
-        self.manager.dialer = self.direct
+        self.manager.dial_over("tcp", self.direct)
         self.exchange = ExchangeStrategy(self.id, self.manager.proven_peers, codec=codec)
         self.manager.follow(self.exchange)
         self.manager.handle("peerexchange", self.exchange.message)

@@ -12,6 +12,7 @@ import ast
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import CodeType
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -54,10 +55,21 @@ class Mutant:
     def __str__(self) -> str:
         return f"line {self.line}: {self.what}"
 
+    def lines(self) -> range:
+        """Return the lines of the node that is changed; of a condition the first statement's is among them."""
+        return range(self.line, getattr(self.node, "end_lineno", self.line) + 1)
+
     def source(self) -> str:
-        """The source of the module with the fault."""
-        tree = _Replace(self.node, self.change).visit(ast.parse(self.module))
-        return ast.unparse(ast.fix_missing_locations(tree))
+        """Return the source of the module with the fault."""
+        return ast.unparse(self._tree())
+
+    def code(self, path: str) -> CodeType:
+        """Compile the module with the fault; lines are those of the module without it."""
+        return compile(self._tree(), path, "exec", dont_inherit=True)
+
+    def _tree(self) -> ast.Module:
+        tree: ast.Module = _Replace(self.node, self.change).visit(ast.parse(self.module))
+        return ast.fix_missing_locations(tree)
 
 
 def faults_of(node: ast.AST) -> Iterator[Fault]:

@@ -184,9 +184,8 @@ class Node:
             rng=random.Random(f"{self._seed} router {self.number} {self.boots}"),
             wall_ms=lambda: local.wall_ms(self._clock.now),
             fragile=True,
+            host=None if self.processor is None else self,
         )
-        if self.processor is not None:
-            self.router.defer = self._defer
         for kind in MESSAGES:
             self.router.handle(kind, self._handle)
         self.running = True
@@ -306,9 +305,17 @@ class Node:
         self._guarded(peer, lambda node_id: self.router.handle_deferred(self.now, node_id, origin))
         return self.router.has_deferred(identity(peer).node_id, origin)
 
-    def _defer(self, node_id: str, origin: str) -> None:
+    # RouterHost
+
+    def first_with_news(self, link: str) -> None:
+        pass
+
+    def defer(self, link: str, origin: str) -> None:
         assert self.processor is not None
-        self.processor.defer(self._watch.number_of[node_id], origin)
+        self.processor.defer(self._watch.number_of[link], origin)
+
+    def why_not_grenache(self, node: str) -> str:
+        return "no Grape is used"
 
     def _guarded(self, peer: int, handle: Callable[[str], None]) -> None:
         node_id = identity(peer).node_id

@@ -485,6 +485,14 @@ BUGS: list[tuple[Bug, set[str]]] = [
     (forgets_amends, {"survives", "covered"}),
 ]
 
+# Seeds that show a bug, where the first that does comes late. If they no longer do, the hunt goes on.
+SHOWN_BY = {
+    "commits_too_soon": 8,
+    "forgets_what_is_under_way": 30,
+    "keeps_reservations_for_a_moment": 26,
+    "leaves_the_linked_order": 3,
+}
+
 
 def _plainly(seed: int) -> Outcome:
     settings = settings_of(seed, nasty=True)
@@ -499,7 +507,8 @@ def _plainly(seed: int) -> Outcome:
 )
 def test_a_bug_is_caught(bug: Bug, expected: set[str], plain: bool, monkeypatch: Patch) -> None:
     bug(monkeypatch)
-    outcomes = (_plainly(seed) if plain else run_one(seed, nasty=True) for seed in HUNT)
+    seeds = (SHOWN_BY.get(bug.__name__, 0), *HUNT)
+    outcomes = (_plainly(seed) if plain else run_one(seed, nasty=True) for seed in seeds)
     outcome = next((o for o in outcomes if o.failed), None)
     assert outcome is not None, f"{bug.__doc__} No seed of {HUNT} shows it."
     assert outcome.failed in expected, f"seed {outcome.seed}: {outcome.failed}: {outcome.detail}"

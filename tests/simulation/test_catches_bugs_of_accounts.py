@@ -192,11 +192,15 @@ BUGS: list[tuple[Bug, set[str]]] = [
     (lets_revoked_keys_in, {"key_stays"}),
 ]
 
+# Seeds that show a bug, where the first that does comes late. If they no longer do, the hunt goes on.
+SHOWN_BY = {"leaves_the_orders_of_the_frozen": 36, "lets_the_frozen_trade": 12}
+
 
 @pytest.mark.parametrize(("bug", "expected"), BUGS, ids=[bug.__name__ for bug, _ in BUGS])
 def test_a_bug_is_caught(bug: Bug, expected: set[str], monkeypatch: Patch) -> None:
     bug(monkeypatch)
-    outcomes = (run_one(seed, nasty=True) for seed in HUNT)
+    seeds = (SHOWN_BY.get(bug.__name__, 0), *HUNT)
+    outcomes = (run_one(seed, nasty=True) for seed in seeds)
     outcome = next((o for o in outcomes if o.failed), None)
     assert outcome is not None, f"{bug.__doc__} No seed of {HUNT} shows it."
     assert outcome.failed in expected, f"seed {outcome.seed}: {outcome.failed}: {outcome.detail}"

@@ -37,7 +37,16 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize(("seed", "failed"), FOUND.items())
+LONG = {7321506, 7413299, 8503949}  # 5 to 20 seconds each
+
+
+@pytest.mark.parametrize(
+    ("seed", "failed"),
+    [
+        pytest.param(*found, marks=pytest.mark.long) if found[0] in LONG else found
+        for found in FOUND.items()
+    ],
+)
 def test_a_seed_that_failed_once_passes(seed: int, failed: str) -> None:
     outcome = run_one(seed, nasty=True)
     assert outcome.failed is None, f"{outcome.failed} (before: {failed}): {outcome.detail}"

@@ -160,7 +160,7 @@ class AccountEventStream(ChannelStream):
             self._add(FailedOutcome(body) if failed else InputOutcome(body))
 
     def calculate(self, names: Collection[str]) -> None:
-        """Tell again what is asked for: `balance`, `wallet_exchange_BTC`. It is always up to date."""
+        """Send the requested state again: `balance`, `wallet_exchange_BTC`. It is always up to date."""
         if "balance" in names:
             self.tell_worth()
         wallets = {f"wallet_exchange_{event.about}": event for event in self._feed.wallets()}

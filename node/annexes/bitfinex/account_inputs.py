@@ -216,7 +216,7 @@ class AccountInputs:
         side.figures.add_socket(f"bitfinex {done.kind}", "ok", time.perf_counter() - began)
 
     def _failed(self, kind: str, payload: Any, error: Exception, began: float) -> None:
-        """Notify of an input that was not carried out; what is no refusal is a fault of the node."""
+        """Notify of an input that was not carried out; any error but a refusal is a fault of the node."""
         side, code = self._side, "internal_error"
         if isinstance(error, BitfinexError):
             code = str(error.code)

@@ -170,7 +170,7 @@ def wallet_texts(trading: Trading, account: int) -> list[str]:
 
 
 def fill_text(trading: Trading, pair: Pair, fill: Fill, *, with_fee: bool = True) -> str:
-    """A fill with what is known of its order."""
+    """A fill with the known fields of its order."""
     order = trading.order_of(fill.account, fill.order)
     decimals = trading.decimals(fill.fee_asset) if fill.fee_asset else 0
     return trade_text(fill, pair, order, decimals, with_fee=with_fee)

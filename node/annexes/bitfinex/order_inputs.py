@@ -159,7 +159,7 @@ def amend(body: Body, order: Order, pair: Pair, now: int) -> Amend:
 
 
 def _unchanged(body: Body, order: Order) -> None:
-    """An order keeps its flags and its group; to say them again is no change."""
+    """Flags and group cannot be amended; accept them only if unchanged."""
     if body.get("flags") is not None:
         flags = _flags(body) & ~_IGNORED_FLAGS
         if flags != account_arrays.flags_of(order):
@@ -345,7 +345,7 @@ def _day(now: int) -> str:
 
 
 def _date(value: Any, now: int) -> str:
-    """A day as YYYY-MM-DD; today when none is said."""
+    """A day as YYYY-MM-DD; today if it is left out."""
     if value is None:
         return _day(now)
     if not isinstance(value, str) or not _DATE.fullmatch(value):

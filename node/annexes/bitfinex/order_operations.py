@@ -186,7 +186,7 @@ class OrderOperations:
 
 
 def order_texts(orders: Iterable[Order], symbols: Symbols) -> list[str]:
-    """Those of markets that are still served."""
+    """Return the orders in markets that are still served."""
     return [order_text(order, pair) for order in orders if (pair := symbols.find(order.market))]
 
 

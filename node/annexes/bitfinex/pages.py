@@ -16,8 +16,9 @@ from aiohttp import web
 
 from node.annexes.bitfinex.errors import bad
 from node.annexes.bitfinex.limits import ROWS_MAX
-from node.http.paging import NEXT_CURSOR, Cursor, end_of_page, read_cursor
+from node.http.http_requests import NEXT_CURSOR
 from node.service.trading import Span
+from node.views.paging import Cursor, end_of_page, read_cursor
 
 T = TypeVar("T")
 

@@ -90,7 +90,7 @@ class Channel(ChannelStream):
         return {"symbol": self.pair.symbol, "pair": self.pair.name}
 
     async def open(self) -> None:
-        """Begin to listen. The snapshot is what is there now or at the first `write`."""
+        """Begin to listen. The snapshot shows the present state, or the state at the first `write`."""
         self.market_data.listen(self.pair.key, self.offer)
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ class Desk:
         return asyncio.run(work(reader))
 
     def finish(self, view: DeskView, lines: Callable[[], list[Line]], empty: str) -> int:
-        """Print the answers and what is missing of them; returns the exit code."""
+        """Print the answers and the nodes that did not answer; returns the exit code."""
         failed = [node for node in view.nodes if node.code is not None]
         some = len(failed) < len(view.nodes)
         if self.as_json:

@@ -1,75 +1,57 @@
-"""REST routes over the own nodes of a desk, which DESK_PROFILE names."""
+"""The work of the operations over the own nodes of a desk, which DESK_PROFILE names."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from aiohttp import web
-
-from node.annexes.desk import desk_operations
+from node.annexes.desk import desk_operations as operations
 from node.annexes.desk.desk import Desk
 from node.annexes.desk.desk_part import DeskPart
-from node.api.route import SERVICE, Route, answer, flag, number, query
-from node.views.limits import DEFAULT_LIMIT, MAX_LIMIT
+from node.api.node_service import NodeService
+from node.api.route import Call, Route
+from node.operations.operation import Operation, P
 from node.views.views import ServiceError
 
-
-async def _read(request: web.Request, work: Callable[[Desk], Awaitable[Any]]) -> web.Response:
-    parts = request.app[SERVICE].parts
-    desk = next((part.desk for part in parts if isinstance(part, DeskPart)), None)
-    if desk is None:
-        raise ServiceError(
-            404,
-            "no_desk",
-            "this node has no desk: name the own nodes in a file, and start it with DESK_PROFILE=FILE",
-        )
-    try:
-        view = await work(desk)
-    except ValueError as error:
-        raise ServiceError(503, "bad_desk_profile", str(error)) from None
-    return answer(view)
+A = TypeVar("A")
 
 
-async def get_status(request: web.Request) -> web.Response:
-    query(request)
-    return await _read(request, lambda desk: desk.status())
+def _route(
+    operation: Operation[A, P, None], read: Callable[[Desk, P], Awaitable[A]]
+) -> Route[A, P, None]:
+    async def work(node: NodeService, call: Call[P, None]) -> A:
+        desk = next((part.desk for part in node.parts if isinstance(part, DeskPart)), None)
+        if desk is None:
+            raise ServiceError(
+                404,
+                "no_desk",
+                "this node has no desk: name the own nodes in a file, and start it with DESK_PROFILE=FILE",
+            )
+        try:
+            return await read(desk, call.params)
+        except ValueError as error:
+            raise ServiceError(503, "bad_desk_profile", str(error)) from None
+
+    return Route(operation, work)
 
 
-async def list_balances(request: web.Request) -> web.Response:
-    account = query(request, "account").get("account")
-    return await _read(request, lambda desk: desk.balances(account=account))
-
-
-async def list_orders(request: web.Request) -> web.Response:
-    values = query(request, "market", "open", "limit", "account")
-    market, account = values.get("market"), values.get("account")
-    open_only = flag(values, "open", True)
-    limit = number(values, "limit", DEFAULT_LIMIT, MAX_LIMIT)
-    return await _read(
-        request,
-        lambda desk: desk.orders(market=market, open_only=open_only, limit=limit, account=account),
-    )
-
-
-async def list_trades(request: web.Request) -> web.Response:
-    values = query(request, "market", "limit", "account")
-    market, account = values.get("market"), values.get("account")
-    limit = number(values, "limit", DEFAULT_LIMIT, MAX_LIMIT)
-    return await _read(
-        request, lambda desk: desk.trades(market=market, limit=limit, account=account)
-    )
-
-
-async def list_obligations(request: web.Request) -> web.Response:
-    query(request)
-    return await _read(request, lambda desk: desk.obligations())
-
-
-DESK_ROUTES: Final[tuple[Route, ...]] = (
-    Route(desk_operations.GET_STATUS, get_status),
-    Route(desk_operations.LIST_BALANCES, list_balances),
-    Route(desk_operations.LIST_ORDERS, list_orders),
-    Route(desk_operations.LIST_TRADES, list_trades),
-    Route(desk_operations.LIST_OBLIGATIONS, list_obligations),
+DESK_ROUTES: Final[tuple[Route[Any, Any, Any], ...]] = (
+    _route(operations.GET_STATUS, lambda desk, _: desk.status()),
+    _route(operations.LIST_BALANCES, lambda desk, params: desk.balances(account=params.account)),
+    _route(
+        operations.LIST_ORDERS,
+        lambda desk, params: desk.orders(
+            market=params.market,
+            open_only=params.open,
+            limit=params.limit,
+            account=params.account,
+        ),
+    ),
+    _route(
+        operations.LIST_TRADES,
+        lambda desk, params: desk.trades(
+            market=params.market, limit=params.limit, account=params.account
+        ),
+    ),
+    _route(operations.LIST_OBLIGATIONS, lambda desk, _: desk.obligations()),
 )

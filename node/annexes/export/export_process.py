@@ -100,7 +100,7 @@ class TickerLines:
         self._sent: dict[str, TickerView] = {}
 
     def clear(self) -> None:
-        """Forget what was sent."""
+        """Forget the sent tickers, so that all are sent again."""
         self._sent = {}
 
     def changed(self) -> bytes:

@@ -11,26 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Protocol
 
 from exchange.feeds.feed import FeedState
 from exchange.model.events import Amended, Checkpoint, Closed, Event, Filled, Moved, Opened
 from exchange.model.records import PutBatch, PutSnapshot
-from node.annexes.export.tables import Value, moment
+from node.annexes.export.tables import BookRow, MarketTradeRow, Row, moment
 from node.views.order_mapping import side_word
 from node.views.scales import Scale
-
-
-class Put(Protocol):
-    """Adds a row to a table."""
-
-    def __call__(self, table: str, frame: int, *values: Value) -> None: ...
 
 
 class MarketRows:
     """Rows of `book` and `market_trades`."""
 
-    def __init__(self, put: Put, scale: Callable[[str], Scale]) -> None:
+    def __init__(
+        self, node: str, put: Callable[[str, Row], None], scale: Callable[[str], Scale]
+    ) -> None:
+        self._node = node
         self._put = put
         self._scale = scale
         self._last: dict[tuple[str, str], int] = {}  # number by feed
@@ -50,39 +46,41 @@ class MarketRows:
 
     def _event(self, frame: int, owner: str, scale: Scale, number: int, event: Event) -> None:
         kind, side, price, shown, reason, time = _parts(event)
-        self._put(
-            "book",
-            frame,
-            owner,
-            scale.key,
-            number,
-            0,
-            scale.symbol,
-            kind,
-            None if isinstance(event, Checkpoint) else event.order,
-            None if side is None else side_word(side),
-            None if price is None else Decimal(scale.price(price)),
-            None if shown is None else Decimal(scale.amount(shown)),
-            None,
-            reason,
-            None if time is None else moment(time),
+        row = BookRow(
+            node=self._node,
+            owner=owner,
+            feed=scale.key,
+            number=number,
+            line=0,
+            market=scale.symbol,
+            event=kind,
+            order_number=None if isinstance(event, Checkpoint) else event.order,
+            side=None if side is None else side_word(side),
+            price=None if price is None else Decimal(scale.price(price)),
+            quantity=None if shown is None else Decimal(scale.amount(shown)),
+            orders=None,
+            reason=reason,
+            time=None if time is None else moment(time),
+            frame=frame,
         )
+        self._put("book", row)
         if isinstance(event, Filled):
-            self._put(
-                "market_trades",
-                frame,
-                owner,
-                scale.key,
-                number,
-                scale.symbol,
-                event.order,
-                event.taker,
-                event.take,
-                side_word(-event.side),
-                Decimal(scale.price(event.price)),
-                Decimal(scale.amount(event.quantity)),
-                moment(event.time),
+            trade = MarketTradeRow(
+                node=self._node,
+                owner=owner,
+                feed=scale.key,
+                number=number,
+                market=scale.symbol,
+                order_number=event.order,
+                taker=event.taker,
+                take=event.take,
+                side=side_word(-event.side),
+                price=Decimal(scale.price(event.price)),
+                quantity=Decimal(scale.amount(event.quantity)),
+                time=moment(event.time),
+                frame=frame,
             )
+            self._put("market_trades", trade)
 
     def add_snapshot(self, record: PutSnapshot, frame: int) -> None:
         """Add the orders of a snapshot, unless later events are known."""
@@ -93,27 +91,36 @@ class MarketRows:
         self._last[feed] = number
         scale = self._scale(record.market)
         orders = FeedState.restore(record.snapshot).orders
-        head = (record.owner, scale.key, number)
-        empty = (None, None, None, None)
-        self._put(
-            "book", frame, *head, 1, scale.symbol, "snapshot", *empty, len(orders), None, None
+        head = BookRow(
+            node=self._node,
+            owner=record.owner,
+            feed=scale.key,
+            number=number,
+            line=1,
+            market=scale.symbol,
+            event="snapshot",
+            order_number=None,
+            side=None,
+            price=None,
+            quantity=None,
+            orders=len(orders),
+            reason=None,
+            time=None,
+            frame=frame,
         )
+        self._put("book", head)
         for line, (order, shown) in enumerate(orders.items(), 2):
-            self._put(
-                "book",
-                frame,
-                *head,
-                line,
-                scale.symbol,
-                "opened",
-                order,
-                side_word(shown.side),
-                Decimal(scale.price(shown.price)),
-                Decimal(scale.amount(shown.shown)),
-                None,
-                None,
-                moment(shown.time),
+            row = head._replace(
+                line=line,
+                event="opened",
+                order_number=order,
+                side=side_word(shown.side),
+                price=Decimal(scale.price(shown.price)),
+                quantity=Decimal(scale.amount(shown.shown)),
+                orders=None,
+                time=moment(shown.time),
             )
+            self._put("book", row)
 
 
 Parts = tuple[str, int | None, int | None, int | None, str | None, int | None]

@@ -28,7 +28,22 @@ from exchange.model.records import (
 )
 from exchange.orders.engine_context import stored_decimals
 from node.annexes.export.market_rows import MarketRows
-from node.annexes.export.tables import ALL_TABLES, TABLES, Row, Value, moment
+from node.annexes.export.tables import (
+    ALL_TABLES,
+    TABLES,
+    AccountRow,
+    ApiKeyRow,
+    CreditLimitRow,
+    DecisionRow,
+    FillRow,
+    HaltRow,
+    OrderRow,
+    PostingRow,
+    Row,
+    TradeRow,
+    Value,
+    moment,
+)
 from node.views.order_mapping import OrderMapping, side_word
 from node.views.scales import Scale
 
@@ -64,7 +79,7 @@ class RowBuilder:
         self.count = 0  # rows since `take`
         self._node = node
         self._versions = versions
-        self._feeds = MarketRows(self._put, self._scale) if "book" in tables else None
+        self._feeds = MarketRows(node, self._put, self._scale) if "book" in tables else None
         self._mapping = OrderMapping(Instruments.default(), node, self._units)
         self._scales: dict[str, Scale] = self._mapping.scales
         self._rows: dict[str, dict[tuple[Value, ...], Row]] = {name: {} for name in tables}
@@ -120,10 +135,9 @@ class RowBuilder:
         else:
             self.add(frame, [item])
 
-    def _put(self, table: str, frame: int, *values: Value) -> None:
-        row = (self._node, *values, frame)
+    def _put(self, table: str, row: Row) -> None:
         key = row[: ALL_TABLES[table].key]
-        self._rows[table][(*key, frame) if self._versions else key] = row
+        self._rows[table][(*key, row[-1]) if self._versions else key] = row
         self.count += 1
 
     def _scale(self, market: str) -> Scale:
@@ -139,142 +153,152 @@ class RowBuilder:
 
     def _order(self, order: Order, frame: int) -> None:
         view = self._mapping.order(order)
-        self._put(
-            "orders",
-            frame,
-            order.number,
-            order.account,
-            view.market,
-            view.side,
-            view.type,
-            view.tif,
-            _number(view.price),
-            Decimal(view.quantity),
-            Decimal(view.filled),
-            Decimal(view.remaining),
-            _number(view.average_price),
-            view.status,
-            _text(view.reason),
-            order.client_id,
-            _number(view.stop),
-            _number(view.trailing_offset),
-            _number(view.display_quantity),
-            order.post_only,
-            order.hidden,
-            order.reduce_only,
-            order.linked_order or None,
-            order.group,
-            _later(order.expires),
-            moment(order.time),
-            moment(order.updated or order.time),
+        row = OrderRow(
+            node=self._node,
+            number=order.number,
+            account=order.account,
+            market=view.market,
+            side=view.side,
+            type=view.type,
+            time_in_force=view.tif,
+            price=_number(view.price),
+            quantity=Decimal(view.quantity),
+            filled=Decimal(view.filled),
+            remaining=Decimal(view.remaining),
+            average_price=_number(view.average_price),
+            status=view.status,
+            reason=_text(view.reason),
+            client_id=order.client_id,
+            stop=_number(view.stop),
+            trailing_offset=_number(view.trailing_offset),
+            display_quantity=_number(view.display_quantity),
+            post_only=order.post_only,
+            hidden=order.hidden,
+            reduce_only=order.reduce_only,
+            linked_order=order.linked_order or None,
+            order_group=order.group,
+            expires=_later(order.expires),
+            created=moment(order.time),
+            updated=moment(order.updated or order.time),
+            frame=frame,
         )
+        self._put("orders", row)
 
     def _fill(self, fill: Fill, frame: int) -> None:
         scale = self._scales[fill.market]
-        self._put(
-            "fills",
-            frame,
-            fill.taker,
-            fill.take,
-            fill.role,
-            scale.symbol,
-            fill.order,
-            side_word(fill.side),
-            Decimal(scale.price(fill.price)),
-            Decimal(scale.amount(fill.quantity)),
-            moment(fill.time),
-            fill.counterparty,
-            fill.counterparty_order,
-            fill.account,
-            self._amount(fill.fee, fill.fee_asset),
-            fill.fee_asset,
+        row = FillRow(
+            node=self._node,
+            taker=fill.taker,
+            take=fill.take,
+            role=fill.role,
+            market=scale.symbol,
+            order_number=fill.order,
+            side=side_word(fill.side),
+            price=Decimal(scale.price(fill.price)),
+            quantity=Decimal(scale.amount(fill.quantity)),
+            time=moment(fill.time),
+            counterparty=fill.counterparty,
+            counterparty_order=fill.counterparty_order,
+            account=fill.account,
+            fee=self._amount(fill.fee, fill.fee_asset),
+            fee_asset=fill.fee_asset,
+            frame=frame,
         )
+        self._put("fills", row)
 
     def _transaction(self, transaction: Transaction, frame: int) -> None:
         for line, posting in enumerate(transaction.postings()):
             self._posting(posting, line, frame)
 
     def _posting(self, posting: Posting, line: int, frame: int) -> None:
-        self._put(
-            "postings",
-            frame,
-            posting.transaction,
-            line,
-            posting.holder,
-            posting.asset,
-            self._amount(posting.amount, posting.asset),
-            self._amount(posting.balance, posting.asset),
-            moment(posting.time),
-            posting.kind,
-            _text(posting.reference),
+        row = PostingRow(
+            node=self._node,
+            transaction=posting.transaction,
+            line=line,
+            holder=posting.holder,
+            asset=posting.asset,
+            amount=self._amount(posting.amount, posting.asset),
+            balance=self._amount(posting.balance, posting.asset),
+            time=moment(posting.time),
+            kind=posting.kind,
+            reference=_text(posting.reference),
+            frame=frame,
         )
+        self._put("postings", row)
 
     def _account(self, account: Account, frame: int) -> None:
-        self._put(
-            "accounts",
-            frame,
-            account.number,
-            _text(account.name),
-            moment(account.created),
-            account.frozen,
-            account.max_open_orders,
-            account.orders_per_minute,
+        row = AccountRow(
+            node=self._node,
+            number=account.number,
+            name=_text(account.name),
+            created=moment(account.created),
+            frozen=account.frozen,
+            max_open_orders=account.max_open_orders,
+            orders_per_minute=account.orders_per_minute,
+            frame=frame,
         )
+        self._put("accounts", row)
 
     def _api_key(self, key: ApiKey, frame: int) -> None:
-        self._put(
-            "api_keys",
-            frame,
-            key.key,
-            key.account,
-            " ".join(sorted(key.permissions)),
-            _text(key.label),
-            moment(key.created),
-            _later(key.revoked),
+        row = ApiKeyRow(
+            node=self._node,
+            key_id=key.key,
+            account=key.account,
+            permissions=" ".join(sorted(key.permissions)),
+            label=_text(key.label),
+            created=moment(key.created),
+            revoked=_later(key.revoked),
+            frame=frame,
         )
+        self._put("api_keys", row)
 
     def _decision(self, decision: Decision, frame: int) -> None:
         scale = self._scales[decision.market]
-        self._put(
-            "decisions",
-            frame,
-            decision.taker,
-            decision.take,
-            scale.symbol,
-            decision.order,
-            Decimal(scale.price(decision.price)),
-            Decimal(scale.amount(decision.quantity)),
-            moment(decision.time),
-            _text(decision.reason),
-            _later(decision.until),
+        row = DecisionRow(
+            node=self._node,
+            taker=decision.taker,
+            take=decision.take,
+            market=scale.symbol,
+            order_number=decision.order,
+            price=Decimal(scale.price(decision.price)),
+            quantity=Decimal(scale.amount(decision.quantity)),
+            time=moment(decision.time),
+            reason=_text(decision.reason),
+            until=_later(decision.until),
+            frame=frame,
         )
+        self._put("decisions", row)
 
     def _credit(self, record: PutCredit, frame: int) -> None:
         limit = None if record.limit is None else self._amount(record.limit, record.asset)
-        self._put("credit_limits", frame, record.peer, record.asset, limit)
+        self._put(
+            "credit_limits", CreditLimitRow(self._node, record.peer, record.asset, limit, frame)
+        )
 
     def _halt(self, record: PutHalt, frame: int) -> None:
         reason = None if record.reason is None else _text(record.reason)
-        self._put("halts", frame, self._scales[record.market].symbol, reason)
+        symbol = self._scales[record.market].symbol
+        self._put("halts", HaltRow(self._node, symbol, reason, frame))
 
     def _batch(self, record: PutBatch, frame: int) -> None:
         batch = record.batch
         for event in batch.events:
             if isinstance(event, Filled):
                 scale = self._scales[batch.market]
-                self._put(
-                    "trades",
-                    frame,
-                    record.owner,
-                    event.taker,
-                    event.take,
-                    scale.symbol,
-                    event.order,
-                    side_word(-event.side),
-                    Decimal(scale.price(event.price)),
-                    Decimal(scale.amount(event.quantity)),
-                    moment(event.time),
+                row = TradeRow(
+                    node=self._node,
+                    maker=record.owner,
+                    taker=event.taker,
+                    take=event.take,
+                    market=scale.symbol,
+                    maker_order=event.order,
+                    side=side_word(-event.side),
+                    price=Decimal(scale.price(event.price)),
+                    quantity=Decimal(scale.amount(event.quantity)),
+                    time=moment(event.time),
+                    frame=frame,
                 )
+                self._put("trades", row)
 
     def _meta(self, record: PutMeta, frame: int) -> None:
         self.decimals.update(stored_decimals(Recovered(meta={record.name: record.value})))

@@ -73,7 +73,7 @@ class World:
             )
 
     def run(self) -> OutcomeCounts:
-        """Run to the end, and let what is under way end too."""
+        """Run to the end, calls under way included."""
         self.time.run(self.length + 5.0)
         return self.tally
 

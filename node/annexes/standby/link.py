@@ -82,7 +82,7 @@ class Link:
             raise LinkError(str(error) or "the connection is gone") from error
 
     def close(self) -> None:
-        """Close the connection at once, with what was sent."""
+        """Close the connection at once, after the bytes written so far."""
         with suppress(OSError):
             self._writer.close()
 

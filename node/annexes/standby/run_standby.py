@@ -353,7 +353,7 @@ class Follower:
         return zlib.crc32(ship.frames[-1]) if ship.frames else self._standby.checksum
 
     async def _take_copy(self, link: Link) -> NoReturn:
-        """Replace what is there by a copy of the primary's journal and key."""
+        """Replace journal and key by a copy of the primary's."""
         draft = self._data_dir / "copy.partial"
         draft.unlink(missing_ok=True)
         log.warning("getting a copy of the node")

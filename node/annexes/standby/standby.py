@@ -120,7 +120,7 @@ class Standby:
     # Promotion
 
     def promote(self, *, lossy: bool) -> None:
-        """Take over because a person says so; `poll` does it."""
+        """Request promotion on an operator's command; `poll` carries it out."""
         self._person, self.refused = lossy, None
 
     def poll(self, now: float) -> Read | Swap | None:

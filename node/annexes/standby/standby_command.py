@@ -88,7 +88,7 @@ def status(settings: Any, as_json: bool) -> None:
 )
 @data_options
 def promote(lossy: bool, settings: Any, as_json: bool) -> None:
-    """Make the machine of a standby the node, because a person says so.
+    """Make the standby on this machine the node, by an operator's decision.
 
     The standby must be running. If it is in sync, the other machine may live: it stops, and nothing is lost.
 

@@ -48,7 +48,7 @@ class Tracing:
         self.requests = RequestSpans(tracer)
 
     async def close(self) -> None:
-        """End open spans and send what is left. A collector that does not answer delays this by the
+        """End open spans and send the remaining ones. A collector that does not answer delays this by the
         exporter's timeout at most (OTEL_EXPORTER_OTLP_TIMEOUT)."""
         self.orders.close()
         await asyncio.to_thread(self._provider.shutdown)

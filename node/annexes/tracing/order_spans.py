@@ -75,7 +75,7 @@ class OrderSpans:
             _answered(placed[0], span)
 
     def begin(self, placed: Sequence[Order]) -> Callable[[], None]:
-        """Open the span of orders as `order` does; what is returned ends it."""
+        """Open the span of orders as `order` does; the returned handle ends it."""
         span = self._tracer.start_span("order", attributes=_order_attributes(placed[0]))
         self._follow(placed, span)
 
@@ -161,7 +161,7 @@ class OrderSpans:
         return self._orders.get(fill.order) if found is None else found
 
     def close(self) -> None:
-        """End what is open, as not answered."""
+        """End open spans as unanswered."""
         for spans in (self._takes, self._decisions):
             for key, span in spans.items():
                 _abandon(key, span)

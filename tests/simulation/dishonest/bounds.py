@@ -20,7 +20,7 @@ def check_memory(node: Node, gang: Gang) -> None:
         "unconnected batches": (figures.unconnected_bytes, engine._ingest.unconnected._most),
         "missing feeds": (engine.feeds_behind, missing_feeds.MAX_MISSING),
         "broadcasts": (router.gossip.stored_bytes, limits.STORE_MAX_BYTES),
-        "queued messages": (router.waiting.bytes, limits.QUEUE_MAX_BYTES),
+        "queued messages": (router.delivery.waiting.bytes, limits.QUEUE_MAX_BYTES),
         "feeds": (len(engine.feeds), node.feed_limits.max_feeds),
         "orders of others": (figures.orders, node.feed_limits.max_orders),
         "decisions": (

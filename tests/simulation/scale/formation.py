@@ -21,10 +21,11 @@ from p2p.addresses.reconnect import Reconnect
 from p2p.base.errors import Code, HandshakeRefused
 from p2p.base.limits import CONNECT_TIMEOUT
 from p2p.discovery.peer_exchange import PeerExchangeCore
-from p2p.peers.dial_loop import DialLoop
+from p2p.peers.dial_loop import DialLoop, Surroundings
 from p2p.peers.link_slots import LinkRecord, SlotLimits, decide_slot
 from p2p.wire.handshake import MAX_OTHERS
 from p2p.wire.messages import PeerAddress, PeerExchange, pack
+from tests.simulation.scale.dial_host import SimulatedDials
 from tests.simulation.scale.established import PORT, link_view
 from tests.simulation.scale.newcomer import CONNECT_ROUND_TRIPS, MAX_PEERS
 from tests.simulation.scale.overlay_graph import OverlayGraph, make_graph
@@ -68,18 +69,9 @@ class _Node:
         self.rng = random.Random(f"formation {run.seed} {number}")
         self.exchange = PeerExchangeCore(self.id, self.rng)
         self.book = AddressBook(self.id, Reconnect(10.0), key=number.to_bytes(4, "big"))
-        self.dials = DialLoop(
-            self.book,
-            self.links,
-            max_peers=MAX_PEERS,
-            rng=self.rng,
-            clock=lambda: run.now,
-            wall=lambda: run.now,
-            reached=lambda node, address: None,
-            forgotten=lambda address: None,
-            is_outbound=lambda node: self.records[node].outbound,
-            banned=lambda address: False,
-        )
+        around = Surroundings(self.rng, clock=lambda: run.now, wall=lambda: run.now)
+        host = SimulatedDials(self.links, lambda node_id: self.records[node_id].outbound)
+        self.dials = DialLoop(self.book, host, MAX_PEERS, around)
         self.linked_at: float | None = None
         self.enough_at: float | None = None
         self.counts: Counter[str] = Counter()

@@ -28,8 +28,9 @@ from p2p.addresses.reconnect import Reconnect, Wait
 from p2p.base.limits import STORE_TTL
 from p2p.discovery.peer_exchange import PeerExchangeCore
 from p2p.mesh.broadcast_tree import BroadcastTree
-from p2p.peers.dial_loop import DialLoop
+from p2p.peers.dial_loop import DialLoop, Surroundings
 from p2p.wire.messages import Branch, Graft, IHave, PeerExchange
+from tests.simulation.scale.dial_host import SimulatedDials
 from tests.simulation.scale.established import (
     MARKET,
     PORT,
@@ -98,18 +99,8 @@ class NewcomerRun:
         self.exchange = PeerExchangeCore(self.my_id, self.rng)
         self.book = AddressBook(self.my_id, Reconnect(10.0), key=b"newcomer")
         self.links: dict[str, Any] = {}
-        self.dials = DialLoop(
-            self.book,
-            self.links,
-            max_peers=MAX_PEERS,
-            rng=self.rng,
-            clock=lambda: self.now,
-            wall=lambda: self.now,
-            reached=lambda node, address: None,
-            forgotten=lambda address: None,
-            is_outbound=lambda node: True,
-            banned=lambda address: False,
-        )
+        around = Surroundings(self.rng, clock=lambda: self.now, wall=lambda: self.now)
+        self.dials = DialLoop(self.book, SimulatedDials(self.links), MAX_PEERS, around)
         self._presences()
         self._own: list[Any] = []  # copies of the newcomer's orders
         self._offered = False

@@ -30,3 +30,7 @@ async def test_an_order_passes_no_more_calls_and_modules() -> None:
     found = (await structure.ways())["order by REST"]
     assert found["calls"] <= structure.CALLS
     assert found["modules"] <= structure.MODULES
+
+
+def test_tables_of_contents_name_the_modules_of_their_folders() -> None:
+    assert structure.stale_contents() == {}

@@ -405,40 +405,21 @@ class FakeService:
         raise NotImplementedError
 
     async def trade_history(
-        self,
-        *,
-        market: str | None = None,
-        start: int | None = None,
-        end: int | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
-        skip: int = 0,
+        self, *, market: str | None = None, span: Span | None = None
     ) -> list[TradeView]:
+        span = span or Span()
         chosen = [
             t
-            for t in (reversed(self.tape) if newest_first else self.tape)
-            if market in (None, t.market) and _within(t.time, start, end)
+            for t in (reversed(self.tape) if span.newest_first else self.tape)
+            if market in (None, t.market) and _within(t.time, span.start, span.end)
         ]
-        return chosen[skip:][:limit]
+        return chosen[span.skip :][: span.limit]
 
     async def candles(
-        self,
-        market: str,
-        timeframe: str,
-        *,
-        start: int | None = None,
-        end: int | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
+        self, market: str, timeframe: str, *, span: Span | None = None
     ) -> list[CandleView]:
         """One candle for each trade, whatever the timeframe."""
-        trades = await self.trade_history(
-            market=self._market(market).symbol,
-            start=start,
-            end=end,
-            limit=limit,
-            newest_first=newest_first,
-        )
+        trades = await self.trade_history(market=self._market(market).symbol, span=span)
         return [
             CandleView(
                 time=t.time, open=t.price, high=t.price, low=t.price, close=t.price,

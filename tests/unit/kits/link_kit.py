@@ -14,9 +14,9 @@ import uvloop
 from p2p.base.errors import Code
 from p2p.base.identity import Identity
 from p2p.wire.connection import PeerConnection
-from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.direct_links import DirectConnectionService, LinkSettings
 from p2p.wire.framing import FrameDecoder
-from p2p.wire.link import LinkHandler, PeerLink
+from p2p.wire.link import LinkOwner, PeerLink
 from p2p.wire.messages import Codec, Envelope, RpcRequest, pack
 
 WAYS = [
@@ -70,7 +70,7 @@ def fed(decoder: FrameDecoder, data: bytes) -> Iterator[bytes]:
             yield from map(bytes, frames)
 
 
-class Recorder(LinkHandler):
+class Recorder(LinkOwner):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -132,16 +132,12 @@ class Nodes:
     async def node(self, seed: int, *, listen: str | None = "127.0.0.1", **options: Any) -> Node:
         identity = options.pop("identity", None) or Identity.from_seed(bytes([seed]) * 32)
         handler = Recorder()
-        given: dict[str, Any] = {
-            "network": "test",
-            "codec": Codec(),
-            "handler": handler,
-            "secure": self.secure,
-            "agent": "test",
-            "supported_protocols": [],
-            "admit": lambda peer: None,
-        }
-        node = Node(identity, handler, DirectConnectionService(identity, **given | options))
+        if "admit" in options:
+            handler.admit = options.pop("admit")  # type: ignore[method-assign]
+        codec = options.pop("codec", None) or Codec()
+        given: dict[str, Any] = {"network": "test", "secure": self.secure, "agent": "test"}
+        settings = LinkSettings(**given | options)
+        node = Node(identity, handler, DirectConnectionService(identity, handler, codec, settings))
         self.made.append(node)
         if listen is not None:
             node.address = await node.service.start(listen, 0)

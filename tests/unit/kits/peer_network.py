@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.discovery.peer_exchange import ExchangeStrategy
-from p2p.peers.peer_manager import PeerManager
+from p2p.peers.dial_loop import Surroundings
+from p2p.peers.peer_manager import PeerManager, PeerSettings
 from p2p.wire.link import LinkStats, PeerInfo
 from p2p.wire.messages import Capabilities
 
@@ -105,15 +106,18 @@ class Node:
         self.heard = []
         self.manager = PeerManager(
             self.id,
-            dialer=self if "tcp" in over else None,
+            PeerSettings(**settings),
             listener=self,
-            rng=random.Random(letter),
-            resolver=net.resolve,
-            wall=lambda: 1_700_000_000.0 + asyncio.get_running_loop().time(),
-            **settings,
+            surroundings=Surroundings(
+                random.Random(letter),
+                net.resolve,
+                wall=lambda: 1_700_000_000.0 + asyncio.get_running_loop().time(),
+            ),
         )
+        if "tcp" in over:
+            self.manager.dial_over("tcp", self)
         if "grenache" in over:
-            self.manager.dial_over_grenache(GrenacheDialer(self))
+            self.manager.dial_over("grenache", GrenacheDialer(self))
         self.exchange = ExchangeStrategy(
             self.id, self.manager.proven_peers, rng=random.Random(letter)
         )

@@ -8,18 +8,19 @@ import msgspec
 from virtual_mesh import NEWS, NOTE, identity
 
 from p2p.mesh.message_router import MessageRouter
-from p2p.mesh.routed_messages import Received, broadcast_id
+from p2p.mesh.routed_messages import Received, RouterHost, RouterSettings, broadcast_id
 from p2p.wire.messages import EVERYONE, Envelope, pack, signed_bytes
 
 HELLO = pack("hello")
 
 
-def make(number: int = 0, **overrides: float) -> MessageRouter:
+def make(number: int = 0, *, host: RouterHost | None = None, **overrides: float) -> MessageRouter:
     return MessageRouter(
         identity(number),
         rng=random.Random(number),
         wall_ms=lambda: 1_700_000_000_000,
-        **overrides,
+        host=host,
+        settings=RouterSettings(**overrides),
     )
 
 
@@ -57,6 +58,23 @@ def signed(
 
 def direct(origin: int, kind: str = NOTE, payload: bytes = HELLO, to: str = "") -> Envelope:
     return Envelope(type=kind, from_=node(origin), to=to, timestamp=1, payload=msgspec.Raw(payload))
+
+
+class Host:
+    """Owner of a router that remembers its calls."""
+
+    def __init__(self) -> None:
+        self.useful: list[str] = []
+        self.deferred: list[tuple[str, str]] = []
+
+    def first_with_news(self, link: str) -> None:
+        self.useful.append(link)
+
+    def defer(self, link: str, origin: str) -> None:
+        self.deferred.append((link, origin))
+
+    def why_not_grenache(self, node: str) -> str:
+        return f"{node[:1]} was not found"
 
 
 class Inbox:

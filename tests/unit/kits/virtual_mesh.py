@@ -11,8 +11,9 @@ from functools import cache
 
 from p2p.base.errors import RemoteProtocolError
 from p2p.base.identity import Identity
+from p2p.base.limits import RELAY_RATE
 from p2p.mesh.message_router import MessageRouter
-from p2p.mesh.routed_messages import Received
+from p2p.mesh.routed_messages import Received, RelayEncryption, RouterSettings
 from p2p.wire.messages import EVERYONE, Codec, Envelope
 
 NEWS = "news"  # a broadcast type that every node takes
@@ -48,7 +49,10 @@ class VirtualMesh:
         self.sent: Counter[str] = Counter()  # messages put on a link, by type
         self.cut: list[tuple[int, int, RemoteProtocolError]] = []
         self.tap: Callable[[int, int, bytes], None] | None = None
+        self.notices = False  # links to nodes that understand refusals
         self.segments = True  # links to nodes that relay encrypted sessions
+        self.encryption: dict[int, RelayEncryption] = {}  # of those that encrypt
+        self.relay_rates: dict[int, float] = {}
         self.routers = [self._make_router(i) for i in range(n)]
 
     def _make_router(self, i: int) -> MessageRouter:
@@ -57,6 +61,9 @@ class VirtualMesh:
             rng=random.Random(f"router {i}"),
             wall_ms=lambda: int(self.now * 1000),
             fragile=True,
+            settings=RouterSettings(
+                relay_rate=self.relay_rates.get(i, RELAY_RATE), encryption=self.encryption.get(i)
+            ),
         )
 
         def on_news(received: Received) -> bool:
@@ -78,8 +85,12 @@ class VirtualMesh:
         if (low, high) in self.links or a == b:
             return
         self.links[low, high] = next(self._epochs)
-        self.routers[low].link_up(self.now, self.ids[high], branches=True, segments=self.segments)
-        self.routers[high].link_up(self.now, self.ids[low], branches=True, segments=self.segments)
+        self.routers[low].link_up(
+            self.now, self.ids[high], branches=True, segments=self.segments, notices=self.notices
+        )
+        self.routers[high].link_up(
+            self.now, self.ids[low], branches=True, segments=self.segments, notices=self.notices
+        )
         self._collect(low)
         self._collect(high)
 

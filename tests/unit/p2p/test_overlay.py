@@ -12,6 +12,8 @@ from p2p.base.identity import Identity
 from p2p.mesh.message_budget import BROADCAST_COST, FAIR_BURST
 from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay, OverlaySettings
+from p2p.peers.peer_manager import PeerSettings
+from p2p.wire.direct_links import LinkSettings
 from p2p.wire.messages import pack
 
 MANY = 3 * int(FAIR_BURST / BROADCAST_COST)  # a third is handled as it arrives
@@ -25,11 +27,9 @@ class Member:
     def __init__(self, number: int, path: Path) -> None:
         settings = OverlaySettings(
             host="127.0.0.1",
-            network="test",
-            secure=False,
-            agent="test",
+            links=LinkSettings("test", False, "test"),
             storage_path=path / f"peers-{number}.json",
-            reconnect_interval=60.0,
+            peers=PeerSettings(reconnect_interval=60.0),
             payloads={"note": Note},
             mdns=False,
             exchange=False,

@@ -14,6 +14,7 @@ from engine_kit import (
 from exchange_kit import M, Network, submit
 
 from exchange.engine.engine import CommandRejected
+from exchange.feeds.feed import Writer
 from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL, Filled
 from exchange.model.ports import Broadcast
 from exchange.model.records import Fill, Order, PutMeta
@@ -286,3 +287,26 @@ def test_present_owners_are_listed() -> None:
     net[0].neighbour_down(net.now, net.id(1))
     net.run(10.0)
     assert net[0].present == [net.id(2)]
+
+
+def test_drains_and_ticks_look_at_changed_markets_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"M{number}-USD" for number in range(40)]
+    net = Network(1, markets=names)
+    net.round()
+    net.settle()
+    looked_at: list[str] = []
+    flush = Writer.flush
+    monkeypatch.setattr(
+        Writer,
+        "flush",
+        lambda writer: looked_at.append(writer.feed.market) or flush(writer),
+    )
+    engine = net[0]
+    for market in (names[7], names[3], names[7]):
+        submit(engine, net.now, market, BUY, 100, 1)
+    engine.tick(net.now)
+    drained = engine.drain(net.now)
+    assert looked_at == [names[3], names[7]]  # in the order of the node's markets
+    assert [level[0] for level in drained.levels] == [names[3], names[7]]
+    engine.drain(net.now)
+    assert len(looked_at) == 2

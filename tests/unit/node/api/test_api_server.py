@@ -213,7 +213,7 @@ async def test_extra_members_cannot_replace_the_standard_ones(api: Api) -> None:
         ("/v1/orders?limit=99999999999999999999", ["from 1 to 1000"]),
         ("/v1/orders?limit=", ["whole number"]),
         ("/v1/orders?open=yes", ["true or false", "'yes'"]),
-        ("/v1/orders?markt=BTC-USD", ["unknown parameter 'markt'", "market, open, account"]),
+        ("/v1/orders?markt=BTC-USD", ["unknown parameter 'markt'", "market, open, start"]),
         ("/v1/orders?limit=1&limit=2", ["given twice"]),
         ("/v1/book/BTC-USD?depth=x", ["depth", "'x'"]),
         ("/v1/fills?limit=x", ["limit"]),

@@ -12,7 +12,7 @@ from bitfinex_kit import Credentials
 from trading_kit import CheckedApi, client_of, running_api
 
 from exchange.model.commands import NewOrder
-from node.http.paging import Cursor, end_of_page, read_cursor
+from node.views.paging import Cursor, end_of_page, read_cursor
 
 MANY: Final = 2000
 

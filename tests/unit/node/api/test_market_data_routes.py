@@ -22,6 +22,7 @@ from node.client.exchange_client import ApiError, ExchangeClient
 from node.daemon.trading_service import TradingService
 from node.service.committer import Committer
 from node.service.market_steps import MarketSteps
+from node.service.trading import Span
 from node.views.timestamps import iso
 from node.views.views import CandleView, OrderRequest, ServiceError
 
@@ -148,11 +149,15 @@ async def test_history_of_one_market_or_of_all(trading: Trading) -> None:
         (BTC, "101", "buy"), ("TEST-USD", "7", "sell"), (BTC, "100", "buy"),
     ]  # fmt: skip
     assert [t.price for t in await service.trade_history(market="btcusd")] == ["101", "100"]
-    assert [t.price for t in await service.trade_history(limit=2, newest_first=False)] == [
+    assert [
+        t.price for t in await service.trade_history(span=Span(limit=2, newest_first=False))
+    ] == [
         "100",
         "7",
     ]
-    assert [t.price for t in await service.trade_history(start=NOW - 2, end=NOW - 2)] == ["7"]
+    assert [
+        t.price for t in await service.trade_history(span=Span(start=NOW - 2, end=NOW - 2))
+    ] == ["7"]
     with pytest.raises(ServiceError, match="no market"):
         await service.trade_history(market="NOPE")
 

@@ -23,8 +23,8 @@ from node.annexes.bitfinex.order_operations import KINDS
 from node.api.access import AccessRules
 from node.api.api_server import make_app
 from node.api.node_service import NodeService
-from node.api.public_routes import ROUTES
 from node.api.route import Route
+from node.api.routes import ROUTES
 from node.operations.operation import Access
 from node.streams.order_messages import TradingMessage
 from node.streams.stream_messages import NODE, PRIVATE

@@ -23,7 +23,9 @@ from p2p.grenache_links.grenache_transport import GrenacheSettings, GrenacheTran
 from p2p.grenache_links.tunnel_carrier import TunnelCarrier
 from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay, OverlaySettings
+from p2p.peers.peer_manager import PeerSettings
 from p2p.wire.connection import PeerConnection
+from p2p.wire.direct_links import LinkSettings
 from p2p.wire.messages import pack
 
 SERVICE = "exchange-node:test"
@@ -199,11 +201,9 @@ class Member:
             )
         settings = OverlaySettings(
             host="127.0.0.1",
-            network="test",
-            secure=True,
-            agent="test",
+            links=LinkSettings("test", True, "test"),
             storage_path=path / f"peers-{number}.json",
-            reconnect_interval=1.0,
+            peers=PeerSettings(reconnect_interval=1.0),
             direct=mode != "grenache",
             payloads={"note": Note},
             **{"mdns": False, "exchange": False, **options},

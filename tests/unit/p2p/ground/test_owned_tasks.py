@@ -57,3 +57,36 @@ async def test_an_error_is_logged_unless_it_is_expected(
         await task
     await asyncio.sleep(0)
     assert [record.getMessage() for record in caplog.records] == ["export failed"] * logged
+
+
+@pytest.mark.looptime
+async def test_a_step_is_repeated_after_its_pause_whatever_becomes_of_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks, begun = OwnedTasks(log), []
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+
+    async def step() -> None:
+        begun.append(loop.time() - start)
+        await asyncio.sleep(1)
+        if len(begun) == 2:
+            raise RuntimeError("broken")
+
+    tasks.every(10, step, name="check")
+    calls = []
+    tasks.every(20, lambda: calls.append(1), name="count")
+    await asyncio.sleep(34)
+    assert begun == pytest.approx([0, 11, 22, 33])
+    assert len(calls) == 2
+    assert [record.getMessage() for record in caplog.records] == ["check failed"]
+    await tasks.close()
+    assert len(tasks) == 0
+
+
+@pytest.mark.looptime
+async def test_closing_with_grace_lets_short_work_end() -> None:
+    tasks = OwnedTasks(log)
+    short, long = tasks.start(asyncio.sleep(1)), tasks.start(asyncio.sleep(60))
+    await tasks.close(2)
+    assert (short.cancelled(), long.cancelled()) == (False, True)

@@ -15,9 +15,10 @@ from p2p.mesh.broadcast_tree import (
     MAX_BRANCHES,
     REPEATED_PULLS,
     BroadcastTree,
+    TreeSettings,
 )
 from p2p.mesh.missing_broadcasts import LAG_SAMPLES, MissingBroadcasts
-from p2p.mesh.push_slots import MAX_PUSHED, displaced_by
+from p2p.mesh.push_choice import MAX_PUSHED, displaced_by
 from p2p.wire.messages import Branch, Graft, IHave, Prune, pack
 
 Sent = list[tuple[tuple[str, ...], object]]
@@ -26,7 +27,7 @@ Sent = list[tuple[tuple[str, ...], object]]
 def make(**overrides: float) -> tuple[BroadcastTree[str], Sent]:
     sent: Sent = []
     gossip: BroadcastTree[str] = BroadcastTree(
-        lambda peers, item: sent.append((peers, item)), **overrides
+        lambda peers, item: sent.append((peers, item)), TreeSettings(**overrides)
     )
     return gossip, sent
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from router_kit import Inbox, make, news, node
+from router_kit import Host, Inbox, make, news, node
 from virtual_mesh import NEWS
 
 from p2p.base.errors import RemoteProtocolError
-from p2p.mesh import deferred_broadcasts
-from p2p.mesh.deferred_broadcasts import ENTRY_OVERHEAD, DeferredBroadcast, DeferredBroadcasts
-from p2p.mesh.message_budget import BROADCAST_COST, FAIR_BURST, FAIR_RATE
+from p2p.mesh import message_budget
+from p2p.mesh.message_budget import (
+    BROADCAST_COST,
+    ENTRY_OVERHEAD,
+    FAIR_BURST,
+    FAIR_RATE,
+    DeferredBroadcast,
+    DeferredBroadcasts,
+)
 from p2p.mesh.message_router import MessageRouter
 from p2p.wire.messages import pack
 
@@ -20,10 +26,10 @@ class Deferring:
     """A router of a node with links to 1, 2 and 3, and the links and origins that it put off."""
 
     def __init__(self, **overrides: float) -> None:
-        self.router: MessageRouter = make(**overrides)
+        host = Host()
+        self.router: MessageRouter = make(host=host, **overrides)
         self.inbox = Inbox(self.router, NEWS)
-        self.asked: list[tuple[str, str]] = []
-        self.router.defer = lambda link, origin: self.asked.append((link, origin))
+        self.asked = host.deferred
         for number in (1, 2, 3):
             self.router.link_up(0.0, node(number))
 
@@ -55,15 +61,15 @@ class TestRouter:
         made.flood(AT_ONCE + 40)
         made.router.take_outgoing()
         before = len(made.handled())
-        assert made.router.counters["deferred"] == len(made.router.deferred)
-        assert len(made.router.deferred) == AT_ONCE + 40 - before
+        assert made.router.counters["deferred"] == len(made.router.budgets.deferred)
+        assert len(made.router.budgets.deferred) == AT_ONCE + 40 - before
         made.work_off()
         assert made.handled() == [pack(number) for number in range(AT_ONCE + 40)]
         passed_on = [out for out in made.router.take_outgoing() if out.envelope.type == NEWS]
         assert len(passed_on) == AT_ONCE + 40 - before
         assert {out.peers for out in passed_on} == {(node(2), node(3))}
         assert {out.envelope.hops for out in passed_on} == {1}
-        assert made.router.deferred.bytes == 0
+        assert made.router.budgets.deferred.bytes == 0
 
     def test_an_origin_that_was_put_off_waits_on_although_it_may_send_again(self):
         made = Deferring()
@@ -126,13 +132,15 @@ class TestRouter:
         made.router.link_down(0.0, node(1))
         made.work_off()
         assert len(made.handled()) == AT_ONCE + 40
-        assert made.router.routes.find(0.2, node(9)) is None
+        assert made.router.delivery.routes.find(0.2, node(9)) is None
 
     def test_a_router_without_turns_handles_all_as_it_arrives(self):
-        made = Deferring()
-        made.router.defer = None
-        made.flood(AT_ONCE + 40)
-        assert len(made.handled()) == AT_ONCE + 40
+        router = make()
+        inbox = Inbox(router, NEWS)
+        router.link_up(0.0, node(1))
+        for number in range(AT_ONCE + 40):
+            router.receive(0.0, node(1), news(9, pack(number)))
+        assert len(inbox.received) == AT_ONCE + 40
 
 
 class TestQueues:
@@ -144,7 +152,7 @@ class TestQueues:
     def test_the_heaviest_origin_is_refused_when_room_is_short(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(deferred_broadcasts, "MAX_BYTES", 20 * (500 + ENTRY_OVERHEAD))
+        monkeypatch.setattr(message_budget, "MAX_DEFERRED", 20 * (500 + ENTRY_OVERHEAD))
         queues = DeferredBroadcasts()
         taken = sum(queues.put(self.broadcast(number, "heavy")) for number in range(100))
         assert taken == 20

@@ -19,7 +19,7 @@ from p2p.mesh.encrypted_relaying import (
     OPEN_TIMEOUT,
     EncryptedRelaying,
 )
-from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import RelayEncryption
 from p2p.wire import tls
 from p2p.wire.messages import RelaySegment, pack
 
@@ -29,15 +29,21 @@ def contexts(number: int):
     return tls.client_context(identity(number)), tls.server_context(identity(number))
 
 
-def encrypt(router: MessageRouter, number: int, life: int = 0) -> EncryptedRelaying:
-    return router.encrypt_relayed(*contexts(number), random.Random(f"{number} {life}").randbytes)
+def encrypt(mesh: VirtualMesh, number: int, life: int = 0) -> EncryptedRelaying:
+    """Replace a node by one that encrypts."""
+    random_bytes = random.Random(f"{number} {life}").randbytes
+    mesh.encryption[number] = RelayEncryption(*contexts(number), random_bytes)
+    mesh.routers[number] = mesh._make_router(number)
+    found = mesh.routers[number].delivery.encrypted
+    assert found is not None
+    return found
 
 
 def chain(n: int, *able: int, seed: int = 0) -> VirtualMesh:
     """Nodes in a row that know of each other; the `able` ones encrypt."""
     mesh = VirtualMesh(n, seed=seed)
     for number in able:
-        encrypt(mesh.routers[number], number)
+        encrypt(mesh, number)
     mesh.chain()
     acquaint(mesh)
     return mesh
@@ -54,8 +60,7 @@ def restart(mesh: VirtualMesh, number: int) -> None:
     pairs = [pair for pair in mesh.links if number in pair]
     for pair in pairs:
         mesh.unlink(*pair)
-    mesh.routers[number] = mesh._make_router(number)
-    encrypt(mesh.routers[number], number, life=int(mesh.now))
+    encrypt(mesh, number, life=int(mesh.now))
     mesh.link_all(pairs)
     acquaint(mesh)
 
@@ -107,7 +112,7 @@ class TestSessions:
         assert got(mesh, 2) == [pack([0, 2])]
         assert got(mesh, 0) == [pack([2, 0])]
         routers = [mesh.routers[0], mesh.routers[2]]
-        assert [r.encrypted and r.encrypted.sessions for r in routers] == [1, 1]
+        assert [r.delivery.encrypted and r.delivery.encrypted.sessions for r in routers] == [1, 1]
 
     @pytest.mark.parametrize("seed", range(6))
     def test_messages_arrive_once_although_one_in_ten_is_lost(self, seed: int) -> None:
@@ -132,7 +137,7 @@ class TestSessions:
     def test_the_relay_may_change(self) -> None:
         mesh = VirtualMesh(4)
         for number in range(4):
-            encrypt(mesh.routers[number], number)
+            encrypt(mesh, number)
         mesh.link_all([(0, 1), (1, 3), (0, 2), (2, 3)])
         acquaint(mesh)
         said = [pack(number) for number in range(200)]
@@ -148,7 +153,7 @@ class TestSessions:
                 acquaint(mesh)
         mesh.run(10.0)
         assert got(mesh, 3) == said
-        router = mesh.routers[0].encrypted
+        router = mesh.routers[0].delivery.encrypted
         assert router is not None
         assert router.counters["established"] == 1
 
@@ -182,7 +187,7 @@ class TestSessions:
         mesh.send(0, 2, pack(3))
         mesh.run(1.0)
         assert got(mesh, 2) == [pack(1), pack(2), pack(3)]
-        sessions = mesh.routers[0].encrypted
+        sessions = mesh.routers[0].delivery.encrypted
         assert sessions is not None
         assert sessions.counters["opened"] == 1
 
@@ -215,7 +220,7 @@ class TestRestarts:
         restart(mesh, 0)
         mesh.send(0, 2, pack("after"))
         mesh.run(2.0)
-        session = mesh.routers[2].encrypted
+        session = mesh.routers[2].delivery.encrypted
         assert session is not None
         mesh.run(400.0)  # longer than a copy is remembered
         acquaint(mesh)
@@ -251,7 +256,7 @@ class TestClear:
         mesh = chain(3, 0, 1)
         mesh.send(0, 2, pack(1))
         mesh.run(OPEN_TIMEOUT + FIRST_PAUSE + 1.0)
-        encrypt(mesh.routers[2], 2)
+        restart(mesh, 2)
         mesh.send(0, 2, pack(2))
         mesh.run(1.0)
         mesh.send(0, 2, pack(3))
@@ -263,7 +268,7 @@ class TestClear:
         mesh = VirtualMesh(3)
         mesh.segments = False
         for number in (0, 2):
-            encrypt(mesh.routers[number], number)
+            encrypt(mesh, number)
         mesh.chain()
         acquaint(mesh)
         mesh.send(0, 2, pack(1))
@@ -280,7 +285,7 @@ class TestClear:
         frames: list[bytes] = []
         mesh.tap = lambda a, b, packed: frames.append(packed)
         relay = mesh.routers[1]
-        relay._carriers.clear()  # it drops segments without a word
+        relay.delivery._carriers.clear()  # it drops segments without a word
         mesh.send(0, 2, SECRET)
         for _ in range(5):
             mesh.run(20.0)
@@ -331,7 +336,7 @@ class TestStrangers:
     def test_a_flood_of_openings_over_one_link_keeps_no_other_node_out(self) -> None:
         mesh = chain(3, 0, 1, 2)
         mesh.routers[2].link_up(mesh.now, identity(90).node_id)
-        opened = mesh.routers[2].encrypted
+        opened = mesh.routers[2].delivery.encrypted
         assert opened is not None
         for number in range(100, 400):
             payload = pack(RelaySegment(number.to_bytes(8, "big"), data=b"\x16\x03\x01"))
@@ -351,7 +356,7 @@ class TestSeveralRelays:
         """Nodes 0 and 1, and relays that are linked to both."""
         mesh = VirtualMesh(2 + relays)
         for number in range(2 + relays):
-            encrypt(mesh.routers[number], number)
+            encrypt(mesh, number)
         mesh.link_all([(end, relay) for relay in range(2, 2 + relays) for end in (0, 1)])
         for _ in range(5):
             acquaint(mesh)
@@ -377,14 +382,14 @@ class TestSeveralRelays:
     def test_each_of_them_is_known(self) -> None:
         mesh = self.mesh()
         relays = set(mesh.ids)
-        found = mesh.routers[0].routes.candidates(mesh.now, mesh.ids[1], relays)
+        found = mesh.routers[0].delivery.routes.candidates(mesh.now, mesh.ids[1], relays)
         assert {mesh.number[relay] for relay in found} == {2, 3, 4}
 
     def test_a_relay_that_drops_everything_is_left_for_another(self) -> None:
         mesh = self.mesh()
         self.used(mesh, 2.0)
         [(first, _)] = self.used(mesh, 1.0).most_common(1)
-        mesh.routers[first]._carriers.clear()  # it drops what is relayed, without a word
+        mesh.routers[first].delivery._carriers.clear()  # it drops what is relayed, without a word
         self.used(mesh, 4.0)
         after = self.used(mesh, 10.0)
         assert after[first] < 0.1 * after.total()
@@ -410,14 +415,11 @@ class TestSeveralRelays:
 
     def test_one_that_refuses_is_left_at_once(self) -> None:
         mesh = VirtualMesh(4)
-        mesh.routers[2] = MessageRouter(
-            identity(2), rng=random.Random(2), wall_ms=lambda: 0, fragile=True, relay_rate=0
-        )
-        mesh.routers[2].handle("news", lambda received: True)
+        mesh.notices, mesh.relay_rates[2] = True, 0
+        mesh.routers[2] = mesh._make_router(2)
         for number in (0, 1, 3):
-            encrypt(mesh.routers[number], number)
+            encrypt(mesh, number)
         mesh.link_all([(end, relay) for relay in (2, 3) for end in (0, 1)])
-        mesh.routers[2]._notices |= {mesh.ids[0], mesh.ids[1]}
         for _ in range(5):
             acquaint(mesh)
         self.used(mesh, 5.0)

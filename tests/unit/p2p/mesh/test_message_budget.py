@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from router_kit import Host
 from virtual_mesh import identity
 
 from p2p.base.errors import Code, RemoteProtocolError
@@ -30,8 +31,8 @@ from p2p.wire.messages import EVERYONE, Codec, Envelope, RefusedMessages, pack
 ME, PEER, OTHER = identity(0), identity(1).node_id, identity(2).node_id
 
 
-def router(**link) -> MessageRouter:
-    made = MessageRouter(ME, rng=random.Random(1), wall_ms=lambda: 0, fragile=True)
+def router(host: Host | None = None, **link) -> MessageRouter:
+    made = MessageRouter(ME, rng=random.Random(1), wall_ms=lambda: 0, fragile=True, host=host)
     made.handle("cheap", lambda received: True)
     made.handle("dear", lambda received: True, cost=100_000.0)
     made.handle("batch", lambda received: True, useful=True)
@@ -153,14 +154,13 @@ def test_copies_are_cheap_and_do_not_use_up_the_budget():
 
 
 def test_first_deliveries_of_useful_types_speak_for_the_peer():
-    made = router()
+    host = Host()
+    made = router(host)
     made.link_up(0.0, OTHER)
-    useful: list[str] = []
-    made.on_useful = useful.append
     made.receive(0.0, PEER, broadcast(1, identity(3).node_id))
     made.receive(0.0, OTHER, broadcast(1, identity(3).node_id))
     made.receive(0.0, OTHER, broadcast(2, identity(3).node_id, "cheap"))
-    assert useful == [PEER]
+    assert host.useful == [PEER]
 
 
 def test_all_origins_share_a_budget_and_each_may_always_send_a_little():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from router_kit import HELLO, make, node
+from router_kit import HELLO, Host, make, node
 from virtual_mesh import NEWS, NOTE, VirtualMesh
 
 from p2p.base import limits
@@ -102,8 +102,7 @@ class TestWaysToOneNode:
         assert reached == {node(1), node(2)}
 
     def test_the_error_names_the_reason_that_grenache_could_not_deliver(self):
-        router = make()
-        router.delivery.why_not_grenache = lambda to: f"{to[:1]} was not found"
+        router = make(host=Host())
         with pytest.raises(DeliveryError) as caught:
             router.send(0.0, node(1), NOTE, HELLO)
         assert dict(caught.value.tried)["grenache"] == f"{node(1)[:1]} was not found"
@@ -165,7 +164,7 @@ class TestWaysToOneNode:
         router.link_up(1.0, node(1))
         counts = [len(router.take_outgoing())]
         now = 1.0
-        while len(router.waiting):
+        while len(router.delivery.waiting):
             now = router.next_deadline() or now
             router.tick(now)
             counts.append(len(router.take_outgoing()))
@@ -181,7 +180,7 @@ class TestWaysToOneNode:
         router.take_outgoing()
         router.tick(2.0)
         assert router.take_outgoing() == []
-        assert len(router.waiting) == 1
+        assert len(router.delivery.waiting) == 1
         assert router.next_deadline() == 60.0
 
     def test_a_lost_link_takes_its_routes_with_it(self):

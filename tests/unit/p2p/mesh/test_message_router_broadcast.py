@@ -97,7 +97,7 @@ class TestBroadcast:
         assert caught.value.code is Code.ABUSE
         assert router.take_outgoing() == []
         assert router.gossip.stored_bytes == 0
-        assert router.routes.find(0.0, node(9)) is None
+        assert router.delivery.routes.find(0.0, node(9)) is None
 
     def test_a_refused_payload_is_not_requested_again(self):
         router, inbox = self.linked()

@@ -169,7 +169,7 @@ class TestRelaying:
         mesh.link(0, 5)
         mesh.broadcast(3, HELLO)
         mesh.run(1.0)
-        [first] = [mesh.number[mesh.routers[0].routes.find(mesh.now, mesh.ids[3])]]
+        [first] = [mesh.number[mesh.routers[0].delivery.routes.find(mesh.now, mesh.ids[3])]]
         mesh.unlink(0, first)
         mesh.broadcast(3, pack("again"))
         mesh.run(2.0)
@@ -201,7 +201,7 @@ class TestLimits:
         assert sorted(order) == [2, 3, 4, 9]
         assert order.index(9) <= 3
         assert router.counters["relayed"] == 6
-        assert router.forwarding.shares.of_peer(node(1)) == 1
+        assert router.delivery.relay.shares.of_peer(node(1)) == 1
 
     def test_the_origin_gets_the_reason_once_a_second_and_remembers_it(self):
         relay, origin = self.relay(0), make(1)
@@ -220,6 +220,6 @@ class TestLimits:
     def test_reservations_of_a_peer_end_with_its_link(self):
         router = self.relay(1e6)
         router.receive(0.0, node(1), signed(1, 2))
-        assert len(router.forwarding.shares.active(0.0)) == 1
+        assert len(router.delivery.relay.shares.active(0.0)) == 1
         router.link_down(1.0, node(1))
-        assert router.forwarding.shares.active(1.0) == []
+        assert router.delivery.relay.shares.active(1.0) == []

@@ -22,6 +22,10 @@ async def net():
     await network.stop()
 
 
+# Numbers of attackers, and the networks that they are spread over; 0: all have one address.
+CROWDS = [(50, 0), (120, 4), pytest.param(500, 4, marks=pytest.mark.long)]
+
+
 class Scene:
     """Four honest nodes in networks of their own, and the attackers."""
 
@@ -93,7 +97,7 @@ async def seconds_until(condition, limit: float = WITHIN) -> float:
 
 
 @pytest.mark.parametrize(
-    ("count", "groups"), [(50, 0), (500, 4)], ids=["one address", "4 networks"]
+    ("count", "groups"), CROWDS, ids=["one address", "4 networks", "4 large networks"]
 )
 async def test_honest_links_survive_an_attack_and_restarts(net, count, groups):
     scene = Scene(net, count, groups)
@@ -114,7 +118,7 @@ async def test_honest_links_survive_an_attack_and_restarts(net, count, groups):
 
 
 @pytest.mark.parametrize(
-    ("count", "groups"), [(50, 0), (500, 4)], ids=["one address", "4 networks"]
+    ("count", "groups"), CROWDS, ids=["one address", "4 networks", "4 large networks"]
 )
 async def test_both_sides_restarting_during_the_attack_find_each_other(net, count, groups):
     scene = Scene(net, count, groups)
@@ -128,7 +132,7 @@ async def test_both_sides_restarting_during_the_attack_find_each_other(net, coun
 
 
 @pytest.mark.parametrize(
-    ("count", "groups"), [(50, 0), (500, 4)], ids=["one address", "4 networks"]
+    ("count", "groups"), CROWDS, ids=["one address", "4 networks", "4 large networks"]
 )
 async def test_a_newcomer_without_memory_gets_in_and_connect_works(net, count, groups):
     scene = Scene(net, count, groups)

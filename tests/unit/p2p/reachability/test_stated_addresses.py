@@ -11,12 +11,10 @@ import pytest
 
 from p2p.addresses.address import PeerFound
 from p2p.base.identity import Identity
-from p2p.peers.peer_manager import PeerManager
-from p2p.reachability.dial_back_messages import DialBackAnswer
+from p2p.reachability.dial_back import DialBackAnswer
+from p2p.reachability.punch_service import ReachabilityHost
 from p2p.reachability.reachability import DialBackRequest, ReachabilityCore
 from p2p.reachability.reachability_service import ReachabilityService
-from p2p.rpc.rpc import Rpc
-from p2p.wire.direct_links import DirectConnectionService
 from p2p.wire.link import PeerLink
 from p2p.wire.messages import Envelope, Reachability, pack
 
@@ -67,15 +65,16 @@ def service_with(remembered: list[PeerFound]) -> ReachabilityService:
         found=remembered.append,
         links={},
     )
-    return ReachabilityService(
-        "own",
-        ReachabilityCore(3000, lambda: bytes(16)),
-        cast(DirectConnectionService, SimpleNamespace()),
-        cast(PeerManager, peers),
-        cast(Rpc, SimpleNamespace(serve=lambda *names, **kinds: None)),
-        rng=random.Random(1),
-        clock=lambda: 0.0,
+    host = SimpleNamespace(
+        node_id="own",
+        links=SimpleNamespace(follow=lambda reachable: None),
+        peers=peers,
+        rpc=SimpleNamespace(serve=lambda *names, **kinds: None),
+        relayed=list,
+        now=lambda: 0.0,
     )
+    core = ReachabilityCore(3000, lambda: bytes(16))
+    return ReachabilityService(core, cast(ReachabilityHost, host), random.Random(1))
 
 
 def test_little_is_kept_of_a_long_statement() -> None:

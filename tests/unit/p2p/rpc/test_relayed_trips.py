@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
 
 from p2p.base.errors import DeliveryError, RpcError, RpcTimeout
+from p2p.ground.owned_tasks import OwnedTasks
 from p2p.rpc.relayed_trips import AT_ONCE, CHECK, INTERVAL, RelayedTrips
 
 pytestmark = pytest.mark.looptime
@@ -36,10 +38,10 @@ class Nodes:
 
 async def run(nodes: Nodes, seconds: float) -> None:
     trips = RelayedTrips(nodes, nodes, asyncio.get_running_loop().time)  # type: ignore[arg-type]
-    task = asyncio.create_task(trips.run())
+    tasks = OwnedTasks(logging.getLogger("test"))
+    tasks.every(CHECK, trips.check, name="trips")
     await asyncio.sleep(seconds)
-    assert not task.done()
-    task.cancel()
+    await tasks.close()
 
 
 async def test_each_node_is_measured_once_a_minute() -> None:

@@ -14,7 +14,7 @@ from virtual_mesh import VirtualMesh, identity
 from p2p.base import limits
 from p2p.base.errors import DeliveryError, LinkClosed, RpcError, RpcTimeout
 from p2p.mesh.message_router import MessageRouter
-from p2p.mesh.routed_messages import Received
+from p2p.mesh.routed_messages import Received, RouterSettings
 from p2p.rpc.requests import Call, RpcCore
 from p2p.rpc.rpc import Rpc
 from p2p.wire.messages import Load, RpcCancel, RpcRequest, RpcResponse, pack
@@ -316,7 +316,7 @@ class Pair:
                 rng=random.Random(i),
                 wall_ms=lambda: 0,
                 fragile=True,
-                max_bad_messages=0,
+                settings=RouterSettings(max_bad_messages=0),
             )
             for i in range(n)
         ]

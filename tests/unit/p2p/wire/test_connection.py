@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from p2p.wire.frame_transport import CLOSE_GRACE, WRITE_CHUNK
 from p2p.wire.handshake import HandshakeTerms, Role
 from p2p.wire.link import PeerLink
 from p2p.wire.messages import Capabilities, Codec, Envelope, Goodbye, Heartbeat, pack
+from p2p.wire.read_turns import ReadTurns
 
 
 def on_every_way(test: Test) -> Callable[[bool, bool], None]:
@@ -477,9 +479,13 @@ async def silent_peer(handler: Recorder) -> tuple[PeerConnection, QuietTransport
 
     def make(role: Role, identity: Identity) -> PeerConnection:
         terms = HandshakeTerms(identity, "n", 0, Capabilities("1.0.0"))
-        return PeerConnection(
-            role, terms, codec, handler, lambda peer: None, nonce=bytes(32), clock=loop.time
+        host = SimpleNamespace(
+            codec=codec,
+            owner=handler,
+            turns=ReadTurns(),
+            now=loop.time,
         )
+        return PeerConnection(role, terms, host, nonce=bytes(32))
 
     ours, theirs = make(Role.DIAL, mine), make(Role.ACCEPT, other)
     wires = (ours, QuietTransport()), (theirs, QuietTransport())

@@ -17,7 +17,7 @@ from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.identity import Identity
 from p2p.wire import direct_links
 from p2p.wire.connection import PeerConnection
-from p2p.wire.direct_links import DirectConnectionService
+from p2p.wire.direct_links import DirectConnectionService, LinkSettings
 from p2p.wire.frame_transport import CLOSE_GRACE
 from p2p.wire.link import PeerInfo
 from p2p.wire.messages import Codec
@@ -366,13 +366,9 @@ def test_secrets_stay_out_of_representations() -> None:
     identity = Identity.generate()
     service = DirectConnectionService(
         identity,
-        network="n",
-        codec=Codec(),
-        handler=Recorder(),
-        secure=True,
-        agent="",
-        supported_protocols=[],
-        admit=lambda peer: None,
+        Recorder(),
+        Codec(),
+        LinkSettings("n", True, ""),
     )
     assert identity.private_key.private_bytes_raw().hex() not in repr(vars(service))
 

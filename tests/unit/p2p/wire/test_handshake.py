@@ -44,7 +44,7 @@ def terms(identity: Identity, **changes: Any) -> HandshakeTerms:
 
 def machine(role: Role, mine: HandshakeTerms, **more: Any) -> HandshakeMachine:
     nonce = bytes([7 if role is Role.DIAL else 8]) * 32
-    return HandshakeMachine(role, mine, CODEC, **{"nonce": nonce} | more)
+    return HandshakeMachine(role, mine, **{"nonce": nonce} | more)
 
 
 def wrap(kind: str, payload: msgspec.Struct, from_: str) -> Envelope:
@@ -328,8 +328,8 @@ def test_every_row_of_the_table_is_reached_by_an_honest_handshake() -> None:
             return super()._step(event, payload)
 
     shake(
-        Walking(Role.DIAL, terms(A), CODEC, nonce=bytes(32)),
-        Walking(Role.ACCEPT, terms(B), CODEC, nonce=bytes(32)),
+        Walking(Role.DIAL, terms(A), nonce=bytes(32)),
+        Walking(Role.ACCEPT, terms(B), nonce=bytes(32)),
     )
     assert walked == set(TABLE)
 

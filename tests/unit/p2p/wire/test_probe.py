@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,7 @@ from p2p.base.errors import Code, ConnectFailed
 from p2p.base.identity import Identity
 from p2p.peers.peer_manager import PeerManager
 from p2p.wire.connection import StreamOrigin
-from p2p.wire.direct_links import DirectConnectionService, ExpectedPunch
+from p2p.wire.direct_links import DirectConnectionService, ExpectedPunch, LinkSettings
 from p2p.wire.messages import Codec
 from p2p.wire.probe import ProbeTarget, open_connection
 from p2p.wire.punch_confirmation import MAGIC
@@ -25,16 +26,9 @@ both = pytest.mark.parametrize("secure", [True, False], ids=["tls", "plain"])
 @asynccontextmanager
 async def node(*, secure: bool, port: int = 0) -> AsyncIterator[DirectConnectionService]:
     identity = Identity.generate()
-    peers = PeerManager(identity.node_id, clock=asyncio.get_running_loop().time)
+    peers = PeerManager(identity.node_id)
     service = DirectConnectionService(
-        identity,
-        network="test",
-        codec=Codec(),
-        handler=peers,
-        secure=secure,
-        agent="test",
-        supported_protocols=(),
-        admit=peers.admit,
+        identity, peers, Codec(), LinkSettings("test", secure, "test")
     )
     service.node_id = identity.node_id  # type: ignore[attr-defined]
     service.where = await service.start(HOST, port)  # type: ignore[attr-defined]
@@ -48,7 +42,12 @@ async def node(*, secure: bool, port: int = 0) -> AsyncIterator[DirectConnection
 async def test_a_probe_brings_its_nonce_and_shows_the_senders_address(secure: bool) -> None:
     async with node(secure=secure) as a, node(secure=secure) as b:
         nonces: list[tuple[bytes, str]] = []
-        b.on_probe = lambda nonce, address: nonces.append((nonce, address))
+        b.follow(
+            SimpleNamespace(
+                probed=lambda nonce, address: nonces.append((nonce, address)),
+                announced_port=lambda address, port: port,
+            )
+        )
         host, port = await a.probe(*b.where, b.node_id, b"n" * 16)  # type: ignore[attr-defined]
         assert host == HOST
         assert port != a.where[1]  # type: ignore[attr-defined]
