@@ -80,8 +80,8 @@ LINES = {
     "p2p/addresses": 800,
     "p2p/base": 1_900,
     "p2p/discovery": 1_650,
-    "p2p/flow": 2_750,
-    "p2p/grenache": 10_900,
+    "p2p/flow": 3_000,
+    "p2p/grenache": 10_800,
     "p2p/grenache_links": 950,
     "p2p/ground": 550,
     "p2p/mesh": 4_050,
@@ -91,8 +91,8 @@ LINES = {
     "p2p/services": 1_800,
     "p2p/wire": 3_150,
 }
-WIDE_CONSTRUCTORS = 34  # classes whose constructor takes more than MOST_ARGUMENTS
-LATE_BINDINGS = 12  # attributes of another object that a constructor sets
+WIDE_CONSTRUCTORS = 24  # classes whose constructor takes more than MOST_ARGUMENTS
+LATE_BINDINGS = 9  # attributes of another object that a constructor sets
 FLOORS = {
     "config": 7,
     "exchange": 6,

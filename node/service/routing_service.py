@@ -32,11 +32,12 @@ from p2p.base.errors import (
 )
 from p2p.base.limits import RPC_MAX_DEADLINE
 from p2p.flow.governor import Governor
-from p2p.services.balanced_caller import CallResult, CallSettings
+from p2p.services.balanced_caller import CallResult
 from p2p.services.balancers import BalancerSettings, RoutingRecord
 from p2p.services.call_figures import LATENCY_BOUNDS, CallFigures
 from p2p.services.service_mesh import MeshSettings, ServiceMesh
 from p2p.services.service_server import ServiceFigures
+from p2p.services.service_transport import CallSettings
 
 Time = Callable[[float], str]
 """The wall clock's text for a time of the loop."""

@@ -18,8 +18,7 @@ Rules of this file:
   is not answered with a multiple of the usual load. An attempt that was never sent costs nothing.
 - A hedge goes to a healthy peer only, and only for an idempotent call.
 
-`p2p.services.balanced_caller` makes such calls over the mesh, `p2p.grenache.rpc.worker_calls` over
-HTTP and WebSocket to Grenache workers.
+`p2p.flow.caller` makes such calls over any transport.
 """
 
 from __future__ import annotations
@@ -83,7 +82,16 @@ class CallBalance(Generic[P]):
 class BalancedCall(Generic[P]):
     """State of one call. `candidates` returns the peers that can answer it now."""
 
-    __slots__ = ("attempts", "balance", "candidates", "deadline", "failed", "idempotent", "retries")
+    __slots__ = (
+        "attempts",
+        "balance",
+        "candidates",
+        "deadline",
+        "failed",
+        "hedged",
+        "idempotent",
+        "retries",
+    )
 
     def __init__(
         self,
@@ -97,6 +105,7 @@ class BalancedCall(Generic[P]):
         self.candidates = candidates
         self.deadline = deadline
         self.idempotent = idempotent
+        self.hedged = idempotent  # a second attempt may be made beside a slow one
         self.failed: list[P] = []  # peers, in this round
         self.attempts = 0  # attempts sent, hedges included
         self.retries = 0  # attempts paid from the budget
@@ -104,7 +113,10 @@ class BalancedCall(Generic[P]):
     def others(self, but: P | None = None) -> bool:
         """Return True if there is a peer that has not failed, other than `but`."""
         failed = self.failed
-        return any(peer != but and peer not in failed for peer in self.candidates())
+        for peer in self.candidates():  # noqa: SIM110 - a generator costs as much as the rest
+            if peer != but and peer not in failed:
+                return True
+        return False
 
     def pick(self, now: float, among: Sequence[P] | None = None) -> P:
         """Choose the peer of the next attempt. `among`: some of the candidates only."""

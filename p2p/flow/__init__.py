@@ -55,7 +55,7 @@ from p2p.flow.breaker_guard import (
     guarded,
 )
 from p2p.flow.canary import Canary, CohortFigures
-from p2p.flow.gate import Gate, GateClosed, GateStatus
+from p2p.flow.gate import Gate, GateClosed, GateSettings, GateStatus
 from p2p.flow.governor import FlowEvent, Governor, GovernorSettings
 from p2p.flow.load import Busy, LoadReport, Outcome, outcome_of
 from p2p.flow.outbox import Outbox, OutboxEntry, OutboxExpired, OutboxFull
@@ -88,6 +88,7 @@ __all__ = [
     "FlowEvent",
     "Gate",
     "GateClosed",
+    "GateSettings",
     "GateStatus",
     "Governor",
     "GovernorSettings",

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from p2p.base.errors import P2PError
-from p2p.flow.governor import FlowEvent, Governor
+from p2p.flow.governor import Governor
 from p2p.flow.load import LoadReport, Outcome, outcome_of
 from p2p.flow.outbox import Outbox, OutboxEntry, OutboxExpired
 from p2p.flow.window import SlidingWindow, WindowFigures
@@ -46,6 +46,15 @@ class _Job:
     error: Exception | None = None  # of the last attempt
 
 
+class GateSettings(msgspec.Struct, frozen=True):
+    """`limit`, `ttl_s`: bounds of the queue, see `Outbox`. One attempt is cancelled after `attempt_timeout_s` and counts
+    as a timeout; None leaves that to the action."""
+
+    limit: int = 2000
+    ttl_s: float = 60.0
+    attempt_timeout_s: float | None = 5.0
+
+
 class GateStatus(msgspec.Struct, frozen=True):
     """Status of a gate. `rate` is attempts a second that the pace allows; other times are seconds. `delivery`:
     actions that ended in the last minute, from the call to the answer, with waiting and retries."""
@@ -64,17 +73,13 @@ class GateStatus(msgspec.Struct, frozen=True):
 
 
 class Gate:
-    """Gate for the actions of one peer. `limit`, `ttl_s`: bounds of the queue, see `Outbox`.
+    """Gate for the actions of one peer. `shadow` starts every action at once and only counts those that would have
+    waited; the estimates are updated as without it, so that switching it off continues from them.
 
     Args:
-        attempt_timeout_s: one attempt is cancelled after this and counts as a timeout; None leaves it
-            to the action.
         load_of: returns the peer's load report from an action's result.
         outcome_of: returns the outcome that an exception stands for, and the wait that the peer
             requested.
-        shadow: start every action at once and only count those that would have waited. The
-            estimates are updated as without shadow mode, so that switching it off continues from
-            them.
     """
 
     def __init__(
@@ -83,21 +88,20 @@ class Gate:
         name: str = "",
         rng: random.Random,
         governor: Governor | None = None,
-        limit: int = 2000,
-        ttl_s: float = 60.0,
-        attempt_timeout_s: float | None = 5.0,
+        settings: GateSettings | None = None,
         load_of: Callable[[Any], LoadReport | None] = lambda answer: None,
         outcome_of: Callable[[Exception], tuple[Outcome, float]] = outcome_of,
-        shadow: bool = False,
-        on_event: Callable[[FlowEvent], None] | None = None,
     ) -> None:
+        settings = settings or GateSettings()
         self.name = name
-        self.shadow = shadow
-        self.governor = governor or Governor(rng=rng, on_event=on_event)
-        self.outbox: Outbox[_Job] = Outbox(self.governor, rng=rng, limit=limit, ttl_s=ttl_s)
+        self.shadow = False
+        self.governor = governor or Governor(rng=rng)
+        self.outbox: Outbox[_Job] = Outbox(
+            self.governor, rng=rng, limit=settings.limit, ttl_s=settings.ttl_s
+        )
         self._delivery = SlidingWindow(DELIVERY_S)
         self.would_wait = 0  # actions passed in shadow mode that the gate would have delayed
-        self._attempt_timeout_s = attempt_timeout_s
+        self._attempt_timeout_s = settings.attempt_timeout_s
         self._load_of = load_of
         self._outcome_of = outcome_of
         self._running: dict[OutboxEntry[_Job], asyncio.Task[None]] = {}

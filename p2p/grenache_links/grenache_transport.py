@@ -20,6 +20,7 @@ from p2p.base.host_port import format_host_port
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.input_checks import check_service
 from p2p.grenache.rpc.dispatcher import Handler
+from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.rpc_client import Client
 from p2p.grenache.rpc.rpc_worker import Worker
 from p2p.grenache_links.tunnel_carrier import MAX_ANSWERED, Links, TunnelCarrier
@@ -108,7 +109,7 @@ class GrenacheTransport:
     async def _bind(self) -> Address:
         if self._carrier is None:
             raise RuntimeError("to be started first")
-        self._worker = worker = Worker(workers=PLACES, on_gone=self._carrier.gone)
+        self._worker = worker = Worker(limits=Limits(workers=PLACES), on_gone=self._carrier.gone)
         worker.serve(self.service, self._carrier.answer)
         for service, handler in self._offered.items():
             worker.serve(service, handler)

@@ -27,41 +27,27 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
-from p2p.adaptive import AdaptiveRouter, BalancedCall, CallBalance, RetrySettings
-from p2p.base.errors import CallError, CallTimeout, HandlerError, NoProvider, ServiceBusy
+from p2p.base.errors import CallError, HandlerError, NoProvider
 from p2p.base.limits import RPC_MAX_DEADLINE
-from p2p.flow.attempt_race import AttemptRace
+from p2p.flow.caller import Caller, HedgeRules
 from p2p.flow.governor import FlowEvent, Governor
 from p2p.ground.bounded_map import BoundedMap
-from p2p.rpc.rpc import Rpc
-from p2p.services.attempt import ServiceAttempt, load_report, load_tuple
 from p2p.services.balancers import MAX_ROUTERS, Balancers, RoutingRecord
 from p2p.services.call_figures import CallFigures
 from p2p.services.call_tracing import CallTracer
-from p2p.services.concurrency_queue import MAX_GOVERNORS, ConcurrencyQueue
-from p2p.services.service_server import ServiceCall, ServiceReply, ServiceServer
+from p2p.services.service_server import ServiceCall
+from p2p.services.service_transport import (
+    CalledService,
+    CallOfService,
+    CallSettings,
+    ServiceAttempt,
+    ServiceTransport,
+)
 from p2p.wire.messages import pack
-
-QUICK_BASE: Final = 0.01  # seconds; upper end of the first wait before another node is called
-QUICK_CAP: Final = 0.1
-SHORT_WAIT: Final = 0.01  # seconds that a better node without room is waited for
-LOST_HEDGES: Final = 3  # this many without an answer in between, and ...
-SILENT: Final = 1.0  # ... for this many seconds: the node counts as not answering
-
-
-class CallSettings(msgspec.Struct, frozen=True):
-    """Settings `CLIENT_*`, in seconds. `retry_delay_s` is the base of the wait before the same node is
-    tried again.
-    """
-
-    timeout_s: float = 5.0
-    max_retries: int = 3
-    retry_delay_s: float = 1.0
-    hedge: bool = True
 
 
 class CallResult(msgspec.Struct, frozen=True):
@@ -83,68 +69,12 @@ class CallOptions(TypedDict, total=False):
     hedge: bool | None
 
 
-class _Service:
-    """State shared by the calls of one service."""
-
-    def __init__(
-        self,
-        settings: CallSettings,
-        router: AdaptiveRouter[str],
-        rng: random.Random,
-        on_rate: Callable[[str, FlowEvent], None],
-    ) -> None:
-        retries, base = settings.max_retries, max(QUICK_BASE, settings.retry_delay_s)
-        self.balance = CallBalance(
-            router,
-            elsewhere=RetrySettings(retries, base_s=QUICK_BASE, cap_s=QUICK_CAP),
-            same=RetrySettings(retries, base_s=base, cap_s=8 * base),
-            rng=rng,
-        )
-        self.figures = CallFigures()
-        self.lost_hedges: dict[str, list[float]] = {}  # when, by node, since its last answer
-        self.queue = ConcurrencyQueue(rng, on_rate)
-
-
-class _Attempt(msgspec.Struct, frozen=True):
-    node: str
-    sent: float
-    governor: Governor
-    tag: int  # the governor's
-
-
-class _ServiceCall(BalancedCall[str]):
-    """One call under way. `to`: the only node that may answer it."""
-
-    __slots__ = ("hedged", "request", "service", "started", "to")
-
-    def __init__(
-        self,
-        service: _Service,
-        request: ServiceCall,
-        candidates: Callable[[], Sequence[str]],
-        started: float,
-        deadline: float,
-        *,
-        idempotent: bool,
-        hedged: bool,
-        to: str | None,
-    ) -> None:
-        super().__init__(service.balance, candidates, deadline, idempotent=idempotent)
-        self.service = service
-        self.request = request
-        self.started = started
-        self.hedged = hedged
-        self.to = to
-
-
 class BalancedCaller:
     """Caller of services. `providers(service)` returns the nodes that offer it."""
 
     def __init__(
         self,
-        node_id: str,
-        rpc: Rpc,
-        server: ServiceServer,
+        attempts: ServiceAttempt,
         balancers: Balancers,
         providers: Callable[[str], Sequence[str]],
         *,
@@ -152,13 +82,16 @@ class BalancedCaller:
         rng: random.Random,
     ) -> None:
         self.settings = settings or CallSettings()
-        self._attempts = ServiceAttempt(node_id, rpc, server)
+        self._attempts = attempts
+        self._caller: Caller[str, CallOfService, tuple[Any, str]] = Caller(
+            ServiceTransport(attempts, balancers.on_send), HedgeRules()
+        )
         self._tracer: CallTracer | None = None
         self._balancers = balancers
         self._providers = providers
         self._rng = rng
         self._loop = asyncio.get_running_loop()
-        self._services: BoundedMap[str, _Service] = BoundedMap(MAX_ROUTERS)
+        self._services: BoundedMap[str, CalledService] = BoundedMap(MAX_ROUTERS)
         self._idempotent: set[str] = set()
 
     def trace(self, tracer: CallTracer) -> None:
@@ -222,19 +155,16 @@ class BalancedCaller:
             idempotent = service in self._idempotent
         idempotent = idempotent or bool(idempotency_id)
         now = self._loop.time()
-        call = _ServiceCall(
-            service=self._service(service),
-            request=request,
-            candidates=(lambda: (to,)) if to is not None else (lambda: self._providers(service)),
-            started=now,
-            deadline=now + timeout,
-            idempotent=idempotent,
-            to=to,
-            hedged=idempotent and to is None and (self.settings.hedge if hedge is None else hedge),
+        call = CallOfService(
+            self._service(service), request, now + timeout, to=to, idempotent=idempotent
         )
+        call.hedged = (
+            idempotent and to is None and (self.settings.hedge if hedge is None else hedge)
+        )
+        call.balance.on_call(now)
         figures = call.service.figures
         try:
-            result = await self._traced(call)
+            value, node = await self._settle(call)
         except HandlerError:
             figures.ended("refused")
             raise
@@ -245,18 +175,20 @@ class BalancedCaller:
             figures.ended("cancelled")
             raise
         figures.ended("ok")
-        figures.took(result.latency_s)
-        return result
+        took = self._loop.time() - now
+        figures.took(took)
+        return CallResult(value, node, call.attempts, took)
 
-    def _service(self, name: str) -> _Service:
+    def _service(self, name: str) -> CalledService:
         router = self._balancers.router(name)  # marked as used
         service = self._services.get(name)
         if service is None:
-            service = self._services[name] = _Service(
+            service = self._services[name] = CalledService(
                 self.settings,
                 router,
                 self._rng,
-                lambda node, event: self._on_rate(name, node, event),
+                partial(self._providers, name),
+                partial(self._on_rate, name),
             )
         service.balance.router = router
         return service
@@ -266,157 +198,8 @@ class BalancedCaller:
         detail: dict[str, object] = {"window": event.window, "change": event.kind}
         self._balancers.events.add(RoutingRecord(event.at, "rate", service, node, reason, detail))
 
-    async def _traced(self, call: _ServiceCall) -> CallResult:
+    async def _settle(self, call: CallOfService) -> tuple[Any, str]:
         if self._tracer is None:
-            return await self._until_settled(call)
+            return await self._caller.settle(call)
         with self._tracer.call(call.request.service):
-            return await self._until_settled(call)
-
-    async def _until_settled(self, call: _ServiceCall) -> CallResult:
-        service = call.service
-        service.balance.on_call(call.started)
-        while True:
-            if not call.candidates():
-                raise NoProvider(call.request.service)
-            try:
-                node = await service.queue.wait_for_node(partial(self._pick, call), call.deadline)
-                if call.hedged and call.others(node):
-                    return await self._hedged(call, node)
-                return await self._once(call, self._begin(call, node))
-            except HandlerError:
-                raise
-            except CallError as error:
-                delay = call.next_delay(
-                    self._loop.time(),
-                    executed=error.executed,
-                    retry_after_s=error.retry_after_s if isinstance(error, ServiceBusy) else 0.0,
-                )
-                if delay is None:
-                    raise
-            await asyncio.sleep(delay)
-
-    def _pick(self, call: _ServiceCall) -> tuple[str | None, float]:
-        """Return the node to call now; or None and the time of the next look."""
-        now = self._loop.time()
-        if call.to is not None:
-            return call.to, now
-        governor = call.service.queue.governor
-        at = {node: governor(node).ready(now) for node in call.candidates()}
-        room = [node for node in at if at[node] < now + SHORT_WAIT]
-        if call.failed and call.others():
-            room = [node for node in room if node not in call.failed]
-        if not room:
-            return None, min(at.values(), default=now)
-        best = call.pick(now, room)
-        return (best, now) if at[best] <= now else (None, at[best])
-
-    # Attempts
-
-    async def _hedged(self, call: _ServiceCall, first: str) -> CallResult:
-        """Make an attempt at `first`, and a second one beside it if it takes long. The later of the two is
-        cancelled, so that its node stops useless work.
-        """
-        loop, balance = self._loop, call.balance
-        delay = balance.hedge_delay(loop.time())
-        if delay is None:
-            return await self._once(call, self._begin(call, first))
-        race: AttemptRace[CallResult] = AttemptRace(
-            loop.create_task, decides=lambda error: isinstance(error, HandlerError)
-        )
-        slow = race.start(self._once(call, self._begin(call, first)))
-        timer = loop.call_later(delay, self._beside, race, call, first)
-        try:
-            result = await race.result()
-            if not slow.done():
-                self._lost_to_another(call, first)
-            return result
-        finally:
-            timer.cancel()
-            race.cancel()
-            await asyncio.gather(*race.tasks, return_exceptions=True)
-
-    def _beside(self, race: AttemptRace[CallResult], call: _ServiceCall, first: str) -> None:
-        """Add an attempt at a healthy node that has room, if the budget of hedges has one."""
-        now = self._loop.time()
-        governor = call.service.queue.governor
-        if race.decided or race.tasks[0].done():
-            return
-        second = call.pick_second(now, first, lambda node: governor(node).ready(now) <= now)
-        if second is not None and call.balance.hedge.take(now):
-            call.service.figures.hedges += 1
-            race.start(self._once(call, self._begin(call, second)))
-
-    def _lost_to_another(self, call: _ServiceCall, node: str) -> None:
-        """Count a hedge lost by `node`. A cancelled attempt is no evidence for the router; a node that only
-        ever loses has stopped answering.
-        """
-        if len(call.service.lost_hedges) > MAX_GOVERNORS:
-            call.service.lost_hedges.clear()
-        lost = call.service.lost_hedges.setdefault(node, [])
-        if len(lost) < LOST_HEDGES:
-            lost.append(self._loop.time())
-
-    def _begin(self, call: _ServiceCall, node: str) -> _Attempt:
-        """Count an attempt as sent. Before any await: the next call must see it when it chooses."""
-        now = self._loop.time()
-        call.begin(now, node)
-        self._balancers.on_send(call.request.service, node)
-        call.service.figures.attempts += 1
-        governor = call.service.queue.governor(node)
-        return _Attempt(node, now, governor, governor.on_send(now))
-
-    async def _once(self, call: _ServiceCall, attempt: _Attempt) -> CallResult:
-        """Make one attempt. A node that fails is added to the call's `failed`."""
-        router = call.balance.router
-        node, sent, governor, tag = attempt.node, attempt.sent, attempt.governor, attempt.tag
-        try:
-            timeout = self._attempt_time(call, node, sent)
-            answer = await self._attempts.ask(
-                node, call.request, timeout, sent, needs_link=call.idempotent
-            )
-        except asyncio.CancelledError:
-            now = self._loop.time()
-            governor.on_cancel(now, tag)
-            lost = call.service.lost_hedges.get(node, ())
-            if len(lost) >= LOST_HEDGES and now - lost[0] >= SILENT:
-                router.on_result(now, node, now - sent, "timeout")
-            else:
-                router.on_cancel(now, node, sent)
-            raise
-        except CallError as error:
-            now = self._loop.time()
-            outcome = "timeout" if isinstance(error, CallTimeout) else "error"
-            router.on_result(now, node, now - sent, outcome)  # type: ignore[arg-type]
-            if isinstance(error, ServiceBusy):
-                governor.on_result(now, tag, "busy")
-            elif isinstance(error, CallTimeout):
-                governor.on_result(now, tag, "timeout")
-            else:  # is no sign of overload
-                governor.on_cancel(now, tag)
-            call.failed.append(node)
-            raise
-        finally:
-            call.service.queue.freed()
-        now = self._loop.time()
-        router.on_result(now, node, now - sent, "ok", load_tuple(answer.load))
-        governor.on_result(now, tag, "ok", load_report(answer.load))
-        call.service.lost_hedges.pop(node, None)
-        reply: ServiceReply = answer.value
-        if reply.error:
-            raise HandlerError(reply.error, reply.message)
-        call.balance.hedge.on_success(now - sent)
-        try:
-            value = msgspec.msgpack.decode(reply.result)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise CallError("bad_response", f"node {node}: {error}") from None
-        return CallResult(value, node, call.attempts, now - call.started)
-
-    def _attempt_time(self, call: _ServiceCall, node: str, now: float) -> float:
-        """Return half of the time left if a further attempt could use the rest; never less than recent
-        answers took.
-        """
-        left = max(0.001, call.deadline - now)
-        retries = self.settings.max_retries
-        if not call.idempotent or call.attempts > retries or not call.others(node):
-            return left
-        return min(left, max(left / 2, 2.0 * (call.balance.hedge.delay() or 0.0)))
+            return await self._caller.settle(call)

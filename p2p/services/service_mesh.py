@@ -18,12 +18,13 @@ from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.routed_messages import Received
 from p2p.overlay import Overlay
 from p2p.services import health_gossip, service_directory
-from p2p.services.balanced_caller import BalancedCaller, CallSettings
+from p2p.services.balanced_caller import BalancedCaller
 from p2p.services.balancers import Balancers, BalancerSettings
 from p2p.services.call_tracing import CallTracer
 from p2p.services.health_gossip import HealthGossip
 from p2p.services.service_directory import ServiceDirectory
 from p2p.services.service_server import METHOD, ServiceCall, ServiceServer
+from p2p.services.service_transport import CallSettings, ServiceAttempt
 
 MESSAGES: Final[dict[str, type[msgspec.Struct]]] = {
     **service_directory.MESSAGES,
@@ -67,9 +68,7 @@ class ServiceMesh:
         self.balancers = Balancers(settings.balancers, rng=rng)
         self.server = ServiceServer(rng=rng)
         self.caller = BalancedCaller(
-            identity.node_id,
-            overlay.rpc,
-            self.server,
+            ServiceAttempt(identity.node_id, overlay.rpc, self.server),
             self.balancers,
             self.directory.providers,
             settings=settings.calls,

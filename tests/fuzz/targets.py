@@ -19,6 +19,7 @@ NAMES = (
     "dht",
     "api",
     "bitfinex",
+    "replies",
 )
 
 
@@ -42,6 +43,7 @@ _MODULES = {
     "dht": "dht",
     "api": "dialects",
     "bitfinex": "dialects",
+    "replies": "replies",
 }
 
 

@@ -16,7 +16,7 @@ from real import NodeProgram, RealGrape, eventually
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import LookupEmpty, RemoteError, RequestFailed, RequestTimeout
 from p2p.grenache.link.link_client import Link
-from p2p.grenache.rpc.rpc_client import Client
+from p2p.grenache.rpc.rpc_client import Client, ClientSettings
 from p2p.grenache.rpc.rpc_transport import BadReply
 from p2p.grenache.rpc.subscriber import Subscriber
 from tests.ports import free_port
@@ -155,7 +155,7 @@ async def test_http_statuses(asked):
 
 async def test_http_gzip(link, start, service, grapes):
     await start("http_worker.js", grape=grapes[0].url, service=service)
-    async with Client(link, compress=True, max_reply=2_000_000) as client:
+    async with Client(link, compress=True, settings=ClientSettings(max_reply=2_000_000)) as client:
         for payload in ("hello", {"é": "✓"}, "x" * 1_000_000):
             assert await client.request(service, payload) == payload
         with pytest.raises(RemoteError, match="ERR_MINE"):
@@ -167,7 +167,7 @@ async def test_http_gzip(link, start, service, grapes):
 
 async def test_a_reply_beyond_the_limit(link, kind, start, service, grapes):
     await start(f"{kind}_worker.js", grape=grapes[0].url, service=service)
-    async with Client(link, transport=kind, max_reply=100_000) as client:
+    async with Client(link, transport=kind, settings=ClientSettings(max_reply=100_000)) as client:
         assert len(await client.request(service, {"action": "big", "size": 90_000})) == 90_000
         with pytest.raises(RequestFailed) as failed:
             await client.request(service, {"action": "big", "size": 200_000}, timeout=5.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grenache_worker_kit import with_limits
 from real import NodeProgram, RealGrape, eventually
 
 from p2p.grenache.errors import RemoteError
@@ -72,7 +73,9 @@ class Setting:
         return request.payload
 
     async def worker(self, service: str, **more: Any) -> Worker:
-        worker = await self.stack.enter_async_context(Worker(directory=self.link, **more))
+        worker = await self.stack.enter_async_context(
+            Worker(directory=self.link, **with_limits(more))
+        )
         worker.serve(service, self.handle)
         await worker.start("127.0.0.1")
         await worker.announced()

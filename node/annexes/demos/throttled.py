@@ -18,7 +18,16 @@ from node.virtual.loopback import LoopbackLink, LoopbackServer, LoopTime
 from node.virtual.server_model import Network, Server, Timeline, VirtualTime, seeded
 from node.virtual.svg_plot import BLUE, GREEN, RED, Band, Line, Panel, svg
 from p2p.base.errors import LinkClosed
-from p2p.flow import FlowEvent, Gate, Governor, LoadReport, Outbox, OutboxEntry, Outcome
+from p2p.flow import (
+    FlowEvent,
+    Gate,
+    GateSettings,
+    Governor,
+    LoadReport,
+    Outbox,
+    OutboxEntry,
+    Outcome,
+)
 
 MESSAGES = 2000
 SLOW_FROM, SLOW_TO, SLOW_BY = 1.5, 3.0, 2.0  # something else keeps the server busy
@@ -208,7 +217,11 @@ async def _real(seed: int, story: Story, out: Console) -> Narrator:
         narrator = Narrator(time, model, story)
         narrator.governor = Governor(rng=rng, on_event=narrator.on_event)
         gate = Gate(
-            name="server", rng=rng, governor=narrator.governor, limit=MESSAGES, load_of=lambda x: x
+            name="server",
+            rng=rng,
+            governor=narrator.governor,
+            settings=GateSettings(limit=MESSAGES),
+            load_of=lambda x: x,
         )
         await stack.enter_async_context(gate)
         loop = asyncio.get_running_loop()

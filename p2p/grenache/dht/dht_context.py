@@ -10,15 +10,19 @@ from p2p.grenache.dht import bep42
 from p2p.grenache.dht.announcement_store import AnnouncementStore
 from p2p.grenache.dht.compact_addresses import Reach, reach, usable
 from p2p.grenache.dht.dht_settings import DhtSettings
-from p2p.grenache.dht.external_address import SeenAs
-from p2p.grenache.dht.iterative_search import Candidate, IterativeSearch, OnStall, Visit
+from p2p.grenache.dht.iterative_search import (
+    WHEN_ALL_FAILED,
+    Candidate,
+    Ending,
+    IterativeSearch,
+    Visit,
+)
 from p2p.grenache.dht.krpc import ID_BYTES, KIND, Ask, KrpcReply
-from p2p.grenache.dht.own_announcements import OwnEntries
+from p2p.grenache.dht.own_announcements import OwnEntries, SeenAs
 from p2p.grenache.dht.queries import TRIES, Failed, PendingQuery, Queries, Replied
-from p2p.grenache.dht.query_sources import QuerySources
+from p2p.grenache.dht.query_sources import QuerySources, WriteTokens
 from p2p.grenache.dht.routing_table import RoutingTable
 from p2p.grenache.dht.value_store import ValueStore
-from p2p.grenache.dht.write_tokens import WriteTokens
 from p2p.grenache.directory import Address
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.timers import Timers
@@ -36,8 +40,17 @@ class DhtContext:
     """The shared state of one DHT node. Times are monotonic seconds."""
 
     def __init__(
-        self, settings: DhtSettings, rng: random.Random, now: float, node_id: bytes | None
+        self,
+        settings: DhtSettings,
+        rng: random.Random,
+        now: float,
+        node_id: bytes | None,
+        *,
+        bound_host: str | None = None,
+        on_joined: Callable[[], object] = lambda: None,
     ) -> None:
+        """`bound_host`: address of the own socket, unless it is a wildcard. `on_joined` is called when a search for the
+        neighbours has ended."""
         self.settings = settings
         self.rng = rng  # for unguessable values
         # For the order of answers, which need not be secret; much faster than the system's
@@ -67,11 +80,15 @@ class DhtContext:
         self.outgoing: list[tuple[bytes, Address]] = []
         self.counters: Counter[str] = Counter()
         self.bytes_out = 0
-        self.on_answer: Callable[[float, Address, bool], None] = lambda now, address, news: None
-        self.on_joined: Callable[[], object] = lambda: None  # a search for the neighbours has ended
+        self._listeners: list[Callable[[float, Address, bool], None]] = []
+        self.on_joined = on_joined
         self.searches = 0  # under way
-        self.bound_host: str | None = None  # address of the own socket, unless it is a wildcard
+        self.bound_host = bound_host
         self._own_addresses: BoundedMap[Address, None] = BoundedMap(MAX_OWN_ADDRESSES)
+
+    def listen(self, listener: Callable[[float, Address, bool], None]) -> None:
+        """Call `listener(now, address, news)` with answers that may change the routing table; `news`: one did."""
+        self._listeners.append(listener)
 
     def send(self, data: bytes, address: Address) -> None:
         self.outgoing.append((data, address))
@@ -116,8 +133,7 @@ class DhtContext:
         target: bytes,
         visit: Visit,
         done: Callable[[float, IterativeSearch], None],
-        quorum: int | None = None,
-        on_stall: OnStall | None = None,
+        ending: Ending = WHEN_ALL_FAILED,
     ) -> None:
         """Start a search from the closest known nodes; without any, from the bootstrap
         addresses. See `IterativeSearch`."""
@@ -133,9 +149,12 @@ class DhtContext:
             self.searches -= 1
             done(now, search)
 
-        IterativeSearch(
-            self, self.id, ask, target, self.settings.concurrency, visit, finished, quorum, on_stall
-        ).start(now, known, unnamed)
+        IterativeSearch(self, ask, target, visit, finished, ending).start(now, known, unnamed)
+
+    @property
+    def concurrency(self) -> int:
+        """Queries under way at once for one search."""
+        return self.settings.concurrency
 
     @property
     def crowded(self) -> bool:
@@ -171,7 +190,8 @@ class DhtContext:
             news = self.table.heard(now, reply.sender, address, reply.kind)
             if news:
                 self.holders.clear()  # the new node may be closer
-        self.on_answer(now, address, news)
+        for listener in self._listeners:
+            listener(now, address, news)
 
     def _unanswered(self, now: float, address: Address) -> None:
         self.counters["queries_unanswered"] += 1

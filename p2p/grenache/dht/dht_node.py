@@ -30,7 +30,7 @@ from p2p.grenache.dht.krpc import (
     decode,
     encode_failure,
 )
-from p2p.grenache.dht.lookups import MAX_FOUND, Announcement, LookupResult, PutResult
+from p2p.grenache.dht.lookups import MAX_FOUND, Announcement, LookupResult, Offer, PutResult
 from p2p.grenache.dht.query_server import QueryServer
 from p2p.grenache.dht.query_sources import AMPLIFICATION
 from p2p.grenache.dht.table_upkeep import Bootstrap, Upkeep
@@ -58,12 +58,12 @@ class DhtNode:
     ) -> None:
         if node_id is None and settings.bep42 and settings.public_host is not None:
             node_id = bep42.make_id(settings.public_host, rng)
-        self._core = DhtContext(settings, rng, now, node_id)
-        self._core.bound_host = bound_host
-        self._core.on_answer = self._on_answer
-        self._core.on_joined = on_joined
+        self._core = DhtContext(
+            settings, rng, now, node_id, bound_host=bound_host, on_joined=on_joined
+        )
         self._server = QueryServer(self._core)
         self._upkeep = Upkeep(self._core)
+        self._core.listen(self._on_answer)
         self._datagrams_in = self._datagrams_out = self._bytes_in = 0
         self._upkeep.start(now)
 
@@ -148,9 +148,7 @@ class DhtNode:
         own.add(now, service, port, host)
         Announcement(
             self._core,
-            service,
-            0 if implied else port,
-            host,
+            Offer(service, 0 if implied else port, host),
             lambda taken: done(1 + taken),
             wanted=lambda: own.holds(service, port, host),
             ended=lambda taken: own.held_by(service, port, host, taken),
@@ -165,11 +163,8 @@ class DhtNode:
         known = own.remove(service, port, host)
         Announcement(
             self._core,
-            service,
-            port,
-            host,
+            Offer(service, port, host, gone=True),
             lambda taken: done(known + taken),
-            gone=True,
             wanted=lambda: not own.holds(service, port, host),
         ).start(now)
 

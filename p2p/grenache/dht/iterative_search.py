@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import K
@@ -62,8 +62,24 @@ class Candidate:
         self.kind = b""
 
 
+class Ending(NamedTuple):
+    """`quorum`: answers after which slow nodes are not awaited. Without `on_stall` a search waits until all queries have
+    failed."""
+
+    quorum: int | None = None
+    on_stall: OnStall | None = None
+
+
+WHEN_ALL_FAILED: Final = Ending()
+
+
 class Asking(Protocol):
-    """Sender of a search's queries."""
+    """Sender of a search's queries: `id` of the own node, and `concurrency` of its searches."""
+
+    id: bytes
+
+    @property
+    def concurrency(self) -> int: ...
 
     def ask(
         self,
@@ -82,28 +98,23 @@ class Asking(Protocol):
 
 
 class IterativeSearch:
-    """Iterative search of Kademlia. `done(now, search)` is called once, perhaps within `start`. `quorum`:
-    answers after which slow nodes are not awaited. Without `on_stall` it waits until all queries have failed."""
+    """Iterative search of Kademlia. `done(now, search)` is called once, perhaps within `start`."""
 
     def __init__(
         self,
         asking: Asking,
-        own_id: bytes,
         ask: Ask,
         target: bytes,
-        concurrency: int,
         visit: Visit,
         done: Callable[[float, IterativeSearch], None],
-        quorum: int | None = None,
-        on_stall: OnStall | None = None,
+        ending: Ending = WHEN_ALL_FAILED,
     ) -> None:
-        self._quorum = quorum
-        self._on_stall = on_stall
+        self._quorum, self._on_stall = ending
         self._asking = asking
-        self._own_id = own_id
+        self._own_id = asking.id
         self._ask = ask
         self._goal = number(target)
-        self._concurrency = concurrency
+        self._concurrency = asking.concurrency
         self._visit = visit
         self._done = done
         self._order: list[tuple[int, Address]] = []

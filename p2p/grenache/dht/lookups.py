@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from p2p.grenache.dht.compact_addresses import pack_host
 from p2p.grenache.dht.dht_context import DhtContext, of_our_kind
-from p2p.grenache.dht.iterative_search import QUORUM, Candidate, IterativeSearch
+from p2p.grenache.dht.iterative_search import QUORUM, Candidate, Ending, IterativeSearch
 from p2p.grenache.dht.krpc import (
     CAS_MISMATCH,
     SEQ_TOO_LOW,
@@ -128,15 +128,23 @@ def look_up(
         service,
         visit,
         finished,
-        quorum=QUORUM,
-        on_stall=lambda now, silent: silent or core.holds(now, service),
+        Ending(QUORUM, lambda now, silent: silent or core.holds(now, service)),
     )
 
 
+class Offer(NamedTuple):
+    """Service at a port. `host`: address to record; `gone`: withdrawn."""
+
+    service: bytes
+    port: int
+    host: str | None
+    gone: bool = False
+
+
 class Announcement:
-    """Announcement, or withdrawal (`gone`), of `service` at `port` at the closest nodes. `host`:
-    address to record. Only Grapes of this project support it, so it is sent only to them, unless
-    the others will see that address anyway. When no node accepts, all is tried once more.
+    """Announcement, or withdrawal, of an offer at the closest nodes. Only Grapes of this project record a given address,
+    so it is sent only to them, unless the others will see that address anyway. When no node accepts, all is tried once
+    more.
 
     `done` receives the number of nodes that accepted it: at the end, or before that once all others are silent or
     those of the last search do not answer. The rest goes on then for as long as it is `wanted`: it must not overtake
@@ -150,21 +158,15 @@ class Announcement:
     def __init__(
         self,
         core: DhtContext,
-        service: bytes,
-        port: int,
-        host: str | None,
+        offer: Offer,
         done: Callable[[int], None],
         *,
-        gone: bool = False,
         wanted: Callable[[], bool],
         ended: Callable[[int], None] = lambda taken: None,
     ) -> None:
         self._core = core
-        self._service = service
-        self._port = port
-        self._host = host
+        self._service, self._port, self._host, self._gone = offer
         self._done = done
-        self._gone = gone
         self._wanted = wanted
         self._ended = ended
         self._answered = False  # the caller
@@ -185,7 +187,7 @@ class Announcement:
             service,
             lambda now, node, reply: True,
             self._found,
-            on_stall=self._stalled,
+            Ending(on_stall=self._stalled),
         )
 
     def _stalled(self, now: float, silent: bool) -> bool:
@@ -302,7 +304,7 @@ def get(
             _Round(lambda now, taken, codes: None).start(now, core, _puts(behind, newest, {}))
         done(newest)
 
-    core.search(now, Get(key), key, visit, finished, on_stall=lambda now, silent: silent)
+    core.search(now, Get(key), key, visit, finished, Ending(on_stall=lambda now, silent: silent))
 
 
 def put(
@@ -357,7 +359,7 @@ def put(
         else:
             answer(PutResult(key, taken))
 
-    core.search(now, Get(key), key, visit, finished, on_stall=stalled)
+    core.search(now, Get(key), key, visit, finished, Ending(on_stall=stalled))
 
 
 def _puts(

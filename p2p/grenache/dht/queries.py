@@ -23,7 +23,7 @@ import random
 from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from p2p.grenache.dht.krpc import Ask, KrpcFailure, KrpcReply, encode_query
 from p2p.grenache.directory import Address
@@ -105,6 +105,14 @@ class Path:
         return self.failures >= (2 if self.answered else 1)
 
 
+class Callbacks(NamedTuple):
+    """Callbacks of a query; see `Queries.ask`."""
+
+    replied: Replied
+    failed: Failed
+    on_late: Callable[[float], None] | None
+
+
 class PendingQuery:
     """A query in flight."""
 
@@ -133,18 +141,14 @@ class PendingQuery:
         ask: Ask,
         path: Path,
         tries: int,
-        replied: Replied,
-        failed: Failed,
-        on_late: Callable[[float], None] | None,
+        calls: Callbacks,
     ) -> None:
         self.address = address
         self.sender = sender
         self.ask = ask
         self.path = path
         self.tries = tries
-        self.replied = replied
-        self.failed = failed
-        self.on_late = on_late
+        self.replied, self.failed, self.on_late = calls
         self.late = Late.STALLED if path.stalled else Late.NO
         self.open = True  # neither answered nor failed
         self.sent = 0
@@ -221,7 +225,7 @@ class Queries:
         if self.under_way >= MAX_PENDING:
             return None
         path = self.path(address)
-        query = PendingQuery(address, sender, ask, path, tries, replied, failed, on_late)
+        query = PendingQuery(address, sender, ask, path, tries, Callbacks(replied, failed, on_late))
         query.started = now
         query.timeout = (
             path.rtt.timeout(DEVIATIONS)

@@ -20,11 +20,11 @@ from p2p.flow.admission import Admission, Ticket
 from p2p.flow.load import Busy
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import BadInput, RemoteError
+from p2p.grenache.rpc.limits import WORKERS
 from p2p.grenache.rpc.rpc_wire import Rid, busy, encode_reply
 
 log = logging.getLogger(__name__)
 
-WORKERS: Final = 256  # handlers at once: they wait for others more than they compute
 ERR_UNKNOWN: Final = "ERR_UNKNOWN_SERVICE"
 ERR_FAILED: Final = "ERR_WORKER_FAILED"
 ERR_TIME: Final = "ERR_WORKER_TIMEOUT"

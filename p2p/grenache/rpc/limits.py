@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from p2p.grenache.rpc.rpc_wire import MAX_PAYLOAD
+
+WORKERS: Final = 256  # handlers at once: they wait for others more than they compute
+MAX_STREAMS: Final = 64  # of one worker at once
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one port. Bytes and seconds; see `p2p.grenache.rpc.rpc_server`."""
+    """Of one port. Bytes and seconds; see `p2p.grenache.rpc.rpc_server`. `workers`: requests served at once, over all
+    services; `max_streams`: streams in addition; `time_limit`: seconds that a handler may take."""
 
-    max_payload: int = MAX_PAYLOAD
+    max_payload: int = MAX_PAYLOAD  # of one request, also after decompression
+    workers: int = WORKERS
+    max_streams: int = MAX_STREAMS
+    time_limit: float | None = None
     max_connections: int = 512
     max_per_host: int = 128  # connections of one IPv4 address, also loopback, or /64 of IPv6
     max_backlog: int = 16 * MAX_PAYLOAD

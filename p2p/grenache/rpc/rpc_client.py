@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -40,12 +40,15 @@ from p2p.grenache.errors import (
     RequestTimeout,
 )
 from p2p.grenache.input_checks import check_service
-from p2p.grenache.rpc.even_policy import EvenPolicy
 from p2p.grenache.rpc.http_transport import HttpTransport
 from p2p.grenache.rpc.rpc_transport import CLOSED, MAX_REPLY, RpcTransport, TransportStatus
 from p2p.grenache.rpc.rpc_wire import new_rid
 from p2p.grenache.rpc.stream_client import Exchange, Stream, StreamPosts, stream_headers
 from p2p.grenache.rpc.worker_calls import (
+    End,
+    EvenPolicy,
+    StreamCall,
+    StreamCalls,
     TurnedAway,
     WorkerCall,
     WorkerCallFigures,
@@ -62,6 +65,16 @@ MAX_SERVICES: Final = 256  # beyond it the least recently used is dropped
 MAX_UNDER_WAY: Final = 10_000  # requests of one client
 MAP_AT_ONCE: Final = 64  # requests of one `map`
 MAP_OLDEST: Final = 0.5  # seconds; `map` repeats an older lookup
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """`refresh`: seconds until a lookup is repeated while requests are made; `empty_wait`: seconds to wait for the first
+    worker of a service; `max_reply`: bytes of a reply, decompressed."""
+
+    refresh: float = REFRESH
+    empty_wait: float = EMPTY_WAIT
+    max_reply: int = MAX_REPLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +112,8 @@ class Client:
         transport: "http" or "ws", as the workers use; a lookup does not show it.
         tls: for workers with TLS; a client certificate in it is shown to those who ask.
         compress: gzip bodies (HTTP only); our workers and Node.js ones answer in kind.
-        own: the address of the caller's own worker, left out by `map`. Can be set later.
-        refresh: seconds until a lookup is repeated while requests are made.
-        empty_wait: seconds to wait for the first worker of a service.
-        max_reply: bytes of a reply, decompressed.
+
+    `own` is the address of the caller's own worker, left out by `map`; None until it is known.
     """
 
     def __init__(
@@ -112,23 +123,18 @@ class Client:
         transport: Literal["http", "ws"] | RpcTransport = "http",
         tls: ssl.SSLContext | None = None,
         compress: bool = False,
-        own: Address | None = None,
         rng: random.Random | None = None,
-        refresh: float = REFRESH,
-        empty_wait: float = EMPTY_WAIT,
-        max_reply: int = MAX_REPLY,
+        settings: ClientSettings | None = None,
     ) -> None:
-        self.own = own
+        self.own: Address | None = None
+        self._settings = settings or ClientSettings()
+        max_reply = self._settings.max_reply
         self._directory = directory
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
-        self._refresh = refresh
-        self._empty_wait = empty_wait
         self._loop = asyncio.get_running_loop()
         self._services: BoundedMap[str, WorkerService] = BoundedMap(MAX_SERVICES)
         self._latest: tuple[str, WorkerService] | None = None  # most recently used
-        self._tasks: set[asyncio.Task[None]] = set()
         self._under_way = 0
-        self._closing = asyncio.Event()
         if transport == "http":
             self._transport: RpcTransport = HttpTransport(
                 tls=tls, compress=compress, max_reply=max_reply
@@ -142,7 +148,8 @@ class Client:
         else:
             self._transport = transport
         self._streams = StreamPosts(tls) if transport == "http" else None
-        self._calls = WorkerCalls(self._transport, self._closing, self._spawn)
+        self._calls = WorkerCalls(self._transport)
+        self._stream_calls: StreamCalls[Exchange] = StreamCalls()
 
     async def __aenter__(self) -> Client:
         return self
@@ -152,11 +159,8 @@ class Client:
 
     async def close(self) -> None:
         """Close all connections; requests under way fail with ERR_TRANSPORT_CLOSE."""
-        self._closing.set()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._calls.caller.close()
+        await self._stream_calls.caller.close()
         await self._transport.close()
         if self._streams is not None:
             self._streams.close()
@@ -196,7 +200,10 @@ class Client:
             raise RequestFailed("ERR_CLIENT_BUSY", text, sent=False)
         self._under_way += 1
         try:
-            reply = await self._calls.settle(call)
+            try:
+                reply = await self._calls.caller.settle(call)
+            except GrenacheError as error:
+                reply = call.outcome(error)
         except GrenacheError:
             figures.failed += 1
             raise
@@ -256,17 +263,18 @@ class Client:
         async def connect(address: Address, patience: float) -> Exchange:
             return await posts.open(address, sent, patience=patience, timeout=timeout)
 
-        async def open_stream() -> tuple[Exchange, Callable[[str], None]]:
+        async def open_stream() -> tuple[Exchange, Callable[[End], None]]:
             now = self._loop.time()
-            call = WorkerCall(known, "", b"", now + timeout, idempotent=False)
             known.balance.on_call(now)
-            exchange, ended = await self._calls.connect(call, connect)
+            opened = await self._stream_calls.caller.settle(
+                StreamCall(known, connect, now + timeout)
+            )
 
-            def leave(outcome: str) -> None:
-                posts.drop(exchange)
-                ended(outcome)
+            def leave(outcome: End) -> None:
+                posts.drop(opened.to)
+                opened.ended(outcome)
 
-            return exchange, leave
+            return opened.to, leave
 
         return Stream(open_stream)
 
@@ -310,12 +318,13 @@ class Client:
 
         async def ask(address: Address) -> MapResult:
             call = WorkerCall(known, rid, body, deadline, idempotent=idempotent)
+            call.alone = True
+            caller = self._calls.caller
             try:
                 async with asyncio.timeout_at(deadline):
                     await gate.acquire()
                 try:
-                    sent_at = self._calls.begin(call, address)
-                    reply = await self._calls.attempt(call, address, sent_at)
+                    reply = await caller.run(call, caller.begin(call, address))
                 finally:
                     gate.release()
             except TimeoutError:
@@ -367,24 +376,17 @@ class Client:
             workers = WorkerList(
                 self._directory,
                 name,
-                refresh=self._refresh,
-                empty_wait=self._empty_wait,
+                refresh=self._settings.refresh,
+                empty_wait=self._settings.empty_wait,
                 on_gone=router.forget,
-                spawn=self._spawn,
-                closing=self._closing,
+                caller=self._calls.caller,
             )
             known = self._services[name] = WorkerService(workers, router, self._rng)
         self._latest = name, known
         return known
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     def _check_open(self) -> None:
-        if self._closing.is_set():
+        if self._calls.caller.closing:
             raise RequestFailed(CLOSED, "this client was closed", sent=False)
 
 

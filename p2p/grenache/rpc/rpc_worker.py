@@ -44,7 +44,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Self
 
 from aiohttp import web
@@ -54,10 +54,9 @@ from p2p.grenache.announcer import INTERVAL, Announcer
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.input_checks import check_service
 from p2p.grenache.rpc import rpc_server, rpc_wire
-from p2p.grenache.rpc.dispatcher import WORKERS, DispatchCounts, Dispatcher, Handler, Request
+from p2p.grenache.rpc.dispatcher import DispatchCounts, Dispatcher, Handler, Request
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.stream_server import (
-    MAX_STREAMS,
     StreamCut,
     StreamHandler,
     StreamRequest,
@@ -101,12 +100,8 @@ class Worker:
     Args:
         directory: where to announce the services; None for a worker that is not announced.
         tls: serves HTTPS and WSS only. The DHT does not record it: callers have to know.
-        max_payload: bytes of one request, also after decompression.
-        workers: requests served at once, over all services.
-        max_streams: streams served at once, in addition.
-        time_limit: seconds that a handler may take; None for no limit.
         origins: web pages whose browsers may ask, such as "https://desk.example".
-        limits: of connections; `max_payload` here is not used.
+        limits: of connections, requests and handlers.
         announce_interval: seconds between announcements of a service, on average.
         on_gone: called when a WebSocket has closed over which requests came, with its far end.
     """
@@ -116,21 +111,19 @@ class Worker:
         *,
         directory: Directory | None = None,
         tls: ssl.SSLContext | None = None,
-        max_payload: int = rpc_wire.MAX_PAYLOAD,
-        workers: int = WORKERS,
-        max_streams: int = MAX_STREAMS,
-        time_limit: float | None = None,
         origins: Collection[str] = (),
         limits: Limits | None = None,
         announce_interval: float = INTERVAL,
         on_gone: Callable[[Address], object] = lambda remote: None,
     ) -> None:
-        limits = replace(limits or Limits(), max_payload=max_payload)
-        self._max_payload = max_payload
+        limits = limits or Limits()
+        self._max_payload = limits.max_payload
         self._secure = tls is not None
-        self._dispatcher = Dispatcher(workers=workers, time_limit=time_limit)
+        self._dispatcher = Dispatcher(workers=limits.workers, time_limit=limits.time_limit)
         self._streams = StreamServer(
-            secure=tls is not None, body_timeout=limits.body_timeout, max_streams=max_streams
+            secure=tls is not None,
+            body_timeout=limits.body_timeout,
+            max_streams=limits.max_streams,
         )
         self._server = rpc_server.RpcServer(
             self._on_http,

@@ -35,6 +35,7 @@ from p2p.grenache.rpc.rpc_wire import (
     new_rid,
 )
 from p2p.grenache.rpc.stream_server import ACTION, ARGS
+from p2p.grenache.rpc.worker_calls import End
 
 PART: Final = 1 << 16  # bytes that are sent in one piece
 MAX_UNREAD: Final = 1 << 18  # bytes of the reply; above it, reading pauses
@@ -238,12 +239,12 @@ class Stream:
     """See the module. Made by `Client.stream`, and entered once."""
 
     def __init__(
-        self, open_stream: Callable[[], Awaitable[tuple[Exchange, Callable[[str], None]]]]
+        self, open_stream: Callable[[], Awaitable[tuple[Exchange, Callable[[End], None]]]]
     ) -> None:
         self._open = open_stream
-        self._ended: Callable[[str], None] = lambda outcome: None
+        self._ended: Callable[[End], None] = lambda outcome: None
         self._exchange: Exchange | None = None
-        self._outcome = "cancel"
+        self._outcome: End = "cancel"
 
     @property
     def address(self) -> Address:

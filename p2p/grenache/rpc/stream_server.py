@@ -39,7 +39,6 @@ from p2p.grenache.rpc.server_connections import heard
 
 log = logging.getLogger(__name__)
 
-MAX_STREAMS: Final = 64  # of one worker at once
 RETRY_AFTER: Final = 1.0  # seconds, for a caller that finds all in use
 ACTION: Final = "_a"
 ARGS: Final = "_ar"

@@ -71,7 +71,6 @@ class Subscriber:
         tls: Tls = None,
         buffer: int = BUFFER,
         max_message: int = MAX_REPLY,
-        connect_timeout: float = CONNECT_TIMEOUT,
         rng: random.Random | None = None,
     ) -> None:
         if buffer < 1:
@@ -80,7 +79,6 @@ class Subscriber:
         self._service = check_service(service)
         self._options = SocketOptions(tls=tls, max_message=max_message)
         self._room = buffer
-        self._connect_timeout = connect_timeout
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._buffer: deque[Message] = deque()
         self._bytes = 0
@@ -183,7 +181,7 @@ class Subscriber:
         order.sort(key=lambda address: address == self._last)  # that one again after the others
         for address in order[:TRIES]:
             try:
-                socket = await connect(address, self._options, timeout=self._connect_timeout)
+                socket = await connect(address, self._options, timeout=CONNECT_TIMEOUT)
             except HttpFailed as error:
                 self._note(str(failed_request(address, error)))
                 continue

@@ -7,15 +7,21 @@ that records them can recognise a repetition.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
-from p2p.adaptive import AdaptiveRouter, BalancedCall, CallBalance, RetryBudget, RetrySettings
-from p2p.flow.attempt_race import AttemptRace
+from p2p.adaptive import (
+    AdaptiveRouter,
+    BalancedCall,
+    CallBalance,
+    CostPolicy,
+    PeerMetrics,
+    Pool,
+    RetrySettings,
+)
+from p2p.flow.caller import Attempt, Caller, Failure, HedgeRules, Outcome
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import GrenacheError, RequestFailed, RequestTimeout
 from p2p.grenache.rpc import rpc_wire
@@ -24,12 +30,22 @@ from p2p.grenache.rpc.rpc_transport import CLOSED, RpcTransport
 from p2p.grenache.rpc.rpc_wire import RpcReply
 from p2p.grenache.rpc.worker_list import WorkerList
 
+C = TypeVar("C", bound="WorkerCall")
 T = TypeVar("T")
+End = Literal["ok", "error", "timeout", "cancel"]
+"""End of a stream."""
 
 RETRY: Final = RetrySettings(max_retries=3, base_s=0.02, cap_s=0.5)
 CONNECT_PATIENCE: Final = 0.5  # seconds to connect, while another worker could be called
 FIRST_HEDGE: Final = 0.25  # seconds, before enough latencies are known
 LEAST_TIME: Final = 0.001  # seconds that an attempt is given
+
+
+OK: Final[Outcome] = ("ok", None)
+ERROR: Final[Outcome] = ("error", None)
+TIMEOUT: Final[Outcome] = ("timeout", None)
+CANCEL: Final[Outcome] = ("cancel", None)
+OPEN: Final[Outcome] = (None, None)
 
 
 class TurnedAway(RequestFailed):
@@ -86,9 +102,9 @@ class WorkerService:
 
 
 class WorkerCall(BalancedCall[Address]):
-    """A request in progress."""
+    """A request in progress. `alone`: in one attempt, at a worker that was chosen before."""
 
-    __slots__ = ("body", "rid", "sent", "service")
+    __slots__ = ("alone", "body", "error", "listed", "rid", "sent", "service")
 
     def __init__(
         self, service: WorkerService, rid: str, body: bytes, deadline: float, *, idempotent: bool
@@ -99,228 +115,216 @@ class WorkerCall(BalancedCall[Address]):
         self.service = service
         self.rid = rid
         self.body = body
+        self.alone = False
         self.sent = False  # an attempt may have reached a worker without an answer
+        self.listed = True  # workers are known: the latest error is of an attempt, not of a lookup
+        self.error: RequestFailed | None = None  # of the latest attempt that was not hedged away
 
-
-class WorkerCalls:
-    """Calls over a transport. `spawn` starts a task that its owner cancels when it sets
-    `closing`."""
-
-    def __init__(
-        self,
-        transport: RpcTransport,
-        closing: asyncio.Event,
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-    ) -> None:
-        self._transport = transport
-        self._closing = closing
-        self._spawn = spawn
-        self._loop = asyncio.get_running_loop()
-
-    async def settle(self, call: WorkerCall) -> RpcReply:
-        """Make attempts until one is answered, and return the reply.
+    def outcome(self, error: GrenacheError) -> RpcReply:
+        """Reply of a request that ended with this error: a refusal that another worker may not have had.
 
         Raises:
             GrenacheError: there is none; of a `RequestFailed`, `sent` is for all attempts together.
         """
-        service = call.service
-        error: RequestFailed | None = None
-        while True:
-            workers = service.workers
-            try:
-                if not workers.fresh:
-                    await workers.get(call.deadline)
-            except GrenacheError:
-                if error is None:
-                    raise
-                raise _as_a_whole(call, error) from None
-            address = workers.take_new() if workers.new else None
-            if address is None or address in call.failed:
-                address = call.pick(self._loop.time())
-            others = len(workers.addresses) > 1 and call.others(address)
-            try:
-                if call.idempotent and others:
-                    return await self._race(call, address)
-                # A connection attempt can safely be abandoned for another worker.
-                patience = CONNECT_PATIENCE if others else None
-                return await self.attempt(call, address, self.begin(call, address), patience)
-            except RequestFailed as failed:
-                error = failed
-            call.sent = call.sent or error.sent
-            delay = self._delay(call, error)
-            if delay is None:
-                if isinstance(error, TurnedAway):
-                    return error.reply
-                raise _as_a_whole(call, error)
-            if delay:
-                await self._pause(delay)
+        if isinstance(error, TurnedAway) and self.listed:
+            return error.reply
+        known = error if self.listed or self.error is None else self.error
+        if isinstance(known, RequestFailed):
+            # The last attempt's failure; an earlier one may have been executed nevertheless.
+            known.sent = known.sent or self.sent
+        raise known from None
 
-    def _delay(self, call: WorkerCall, error: RequestFailed) -> float | None:
-        """Seconds until the next attempt; None: this was the last."""
-        refused = isinstance(error, TurnedAway)
-        if not refused:
-            call.service.workers.failed(all_of_them=not call.others())
-        if self._closing.is_set():
+    def patience(self, address: Address) -> float | None:
+        """Seconds to connect: an attempt to connect can safely be abandoned for another worker."""
+        if self.alone or len(self.service.workers.addresses) < 2 or not self.others(address):
             return None
-        return call.next_delay(
-            self._loop.time(),
-            executed=error.sent,
-            free=not error.sent and not refused,
-            retry_after_s=error.retry_after_s if isinstance(error, TurnedAway) else 0.0,
-        )
+        return CONNECT_PATIENCE
 
-    async def _pause(self, delay: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(delay):
-                await self._closing.wait()
 
-    # Attempts
+class _Workers(Generic[C, T]):
+    """Part of the transports that is common to requests and streams."""
 
-    def begin(self, call: WorkerCall, address: Address) -> float:
-        """Count an attempt as sent, before anything is awaited: the next choice must see it. Returns when."""
-        now = self._loop.time()
-        call.service.figures.attempts += 1
-        call.begin(now, address)
-        return now
+    answers: tuple[type[Exception], ...] = ()
+    # A late attempt shows if its worker still answers, so it is not cancelled.
+    hedging = HedgeRules(FIRST_HEDGE, retry_beside=True, cancel_losers=False)
 
-    async def attempt(
+    def __init__(self) -> None:
+        self.caller: Caller[Address, C, T] = Caller(self, self.hedging)
+        self._loop = asyncio.get_running_loop()
+
+    def choose_now(self, call: C) -> Address | None:
+        workers = call.service.workers
+        return self._pick(call) if workers.fresh else None
+
+    async def choose(self, call: C) -> Address:
+        call.listed = False
+        await call.service.workers.get(call.deadline)
+        call.listed = True
+        return self._pick(call)
+
+    def _pick(self, call: C) -> Address:
+        workers = call.service.workers
+        address = workers.take_new() if workers.new else None
+        if address is None or address in call.failed:
+            return call.pick(self._loop.time())
+        return address
+
+    def begin(self, call: C, attempt: Attempt[Address]) -> None:
+        figures = call.service.figures
+        figures.attempts += 1
+        if attempt.beside:
+            figures.hedges += 1
+
+    async def attempt(self, call: C, attempt: Attempt[Address]) -> T:
+        raise NotImplementedError
+
+    def ended(
         self,
-        call: WorkerCall,
-        address: Address,
-        sent_at: float,
-        connect_timeout: float | None = None,
-    ) -> RpcReply:
-        """Make one attempt and record its outcome in the router. A worker that fails is added to `failed`."""
-        service = call.service
-        left = max(LEAST_TIME, call.deadline - sent_at)
-        if connect_timeout is not None:
-            connect_timeout = min(connect_timeout, left / 2)
-        try:
-            reply = await self._transport.request(
-                address,
-                call.rid,
-                call.body,
-                timeout=left,
-                connect_timeout=connect_timeout,
-                idempotent=call.idempotent,
-            )
-        except RequestFailed as error:
-            now = self._loop.time()
-            call.sent = call.sent or error.sent
-            if self._closing.is_set():
-                service.router.on_cancel(now, address, sent_at)
-            else:
-                late = isinstance(error, RequestTimeout)
-                outcome: Literal["timeout", "error"] = "timeout" if late else "error"
-                service.router.on_result(now, address, now - sent_at, outcome)
-            call.failed.append(address)
-            raise
-        except BaseException:  # the caller left
-            service.router.on_cancel(self._loop.time(), address, sent_at)
-            raise
-        now = self._loop.time()
+        call: C,
+        attempt: Attempt[Address],
+        now: float,
+        error: BaseException | None,
+    ) -> Outcome:
+        if error is None:
+            call.service.workers.answered[attempt.peer] = now
+            return OK
+        if not isinstance(error, RequestFailed):  # the caller left
+            return CANCEL
+        call.sent = call.sent or error.sent
+        if self.caller.closing:
+            return CANCEL
+        return TIMEOUT if isinstance(error, RequestTimeout) else ERROR
+
+    def failure(self, call: C, error: Exception) -> Failure | None:
+        if not call.listed or not isinstance(error, RequestFailed):
+            return None
+        call.error = error
+        call.sent = call.sent or error.sent
+        if isinstance(error, TurnedAway):
+            return Failure(executed=error.sent, retry_after_s=error.retry_after_s)
+        call.service.workers.failed(all_of_them=not call.others())
+        return Failure(executed=error.sent, free=not error.sent)
+
+    def has_room(self, call: C, peer: Address, now: float) -> bool:
+        return True
+
+    def closed(self) -> Exception:
+        return RequestFailed(CLOSED, "this client was closed", sent=True)
+
+
+class WorkerCalls(_Workers[WorkerCall, RpcReply]):
+    """Requests over a transport (`p2p.flow.caller.CallTransport`)."""
+
+    def __init__(self, transport: RpcTransport) -> None:
+        super().__init__()
+        self._transport = transport
+
+    async def attempt(self, call: WorkerCall, attempt: Attempt[Address]) -> RpcReply:
+        left = max(LEAST_TIME, call.deadline - attempt.sent_at)
+        patience = call.patience(attempt.peer)
+        reply = await self._transport.request(
+            attempt.peer,
+            call.rid,
+            call.body,
+            timeout=left,
+            connect_timeout=None if patience is None else min(patience, left / 2),
+            idempotent=call.idempotent,
+        )
         refusal = None if reply.error is None else turned_away(reply)
         if refusal is not None:
-            call.sent = call.sent or refusal.sent
-            service.router.on_result(now, address, now - sent_at, "error")
-            call.failed.append(address)
             raise refusal
-        service.router.on_result(now, address, now - sent_at, "ok")
-        service.workers.answered[address] = now
-        service.balance.hedge.on_success(now - sent_at)
         return reply
 
-    async def connect(
-        self, call: WorkerCall, connect: Callable[[Address, float], Awaitable[T]]
-    ) -> tuple[T, Callable[[str], None]]:
-        """Connect to a worker for a stream, to another one where that fails.
 
-        Returns:
-            What `connect(address, patience)` gives, and what must be called with the outcome ("ok", "error",
-            "timeout", "cancel") at the end of the stream.
+class OpenStream(Generic[T]):
+    """A connection for a stream, and what its end means for the choice of workers."""
 
-        Raises:
-            GrenacheError: no worker can be connected to.
-        """
-        service, loop = call.service, self._loop
-        while True:
-            await service.workers.get(call.deadline)
-            address = call.pick(loop.time())
-            sent_at = self.begin(call, address)
-            ended = partial(self._stream_ended, service, address, sent_at)
-            patience = CONNECT_PATIENCE if call.others(address) else call.deadline - sent_at
-            try:
-                return await connect(address, max(LEAST_TIME, patience)), ended
-            except RequestFailed as failed:
-                ended("timeout" if isinstance(failed, RequestTimeout) else "error")
-                call.failed.append(address)
-                delay = self._delay(call, failed)
-                if delay is None:
-                    raise
-            except BaseException:
-                ended("cancel")
-                raise
-            if delay:
-                await self._pause(delay)
-
-    def _stream_ended(
-        self, service: WorkerService, address: Address, sent_at: float, outcome: str
+    def __init__(
+        self, calls: StreamCalls[T], call: WorkerCall, attempt: Attempt[Address], to: T
     ) -> None:
-        now = self._loop.time()
-        if outcome in ("error", "timeout") and not self._closing.is_set():
-            failure: Literal["timeout", "error"] = "timeout" if outcome == "timeout" else "error"
-            service.router.on_result(now, address, now - sent_at, failure)
+        self._calls = calls
+        self._call = call
+        self._attempt = attempt
+        self.to = to
+
+    def ended(self, outcome: End) -> None:
+        """Record the end of the stream."""
+        now, address = asyncio.get_running_loop().time(), self._attempt.peer
+        router = self._call.service.router
+        if outcome in ("error", "timeout") and not self._calls.caller.closing:
+            router.on_result(now, address, now - self._attempt.sent_at, outcome)
             return
         # The length of a stream is no latency: no evidence but that the worker is there.
-        service.router.on_cancel(now, address, sent_at)
+        router.on_cancel(now, address, self._attempt.sent_at)
         if outcome == "ok":
-            service.workers.answered[address] = now
+            self._call.service.workers.answered[address] = now
 
-    async def _race(self, call: WorkerCall, first: Address) -> RpcReply:
-        """Make an attempt with `first`, and a second one beside it when that takes long. The first reply, or
-        the last failure. The one that comes later is not cancelled: it shows if its worker still answers."""
-        loop, balance = self._loop, call.balance
-        now = loop.time()
-        left = call.deadline - now
-        race: AttemptRace[RpcReply] = AttemptRace(self._spawn, closed=_closed)
-        delay = balance.hedge_delay(now, min(FIRST_HEDGE, left / 4)) or 0.0
-        self._start(race, call, first)
-        beside = partial(self._beside, race, call, first)
-        # When half of the time is gone it is a retry rather than a hedge, and may cost one.
-        timers = [
-            loop.call_later(delay, beside, balance.hedge.budget),
-            loop.call_later(left / 2, beside, balance.elsewhere.budget),
-        ]
-        try:
-            return await race.result()
-        finally:
-            for timer in timers:
-                timer.cancel()
 
-    def _start(self, race: AttemptRace[RpcReply], call: WorkerCall, address: Address) -> None:
-        sent_at = self.begin(call, address)
-        race.start(self.attempt(call, address, sent_at, CONNECT_PATIENCE))
+class StreamCall(WorkerCall, Generic[T]):
+    """A stream being opened. `connect(address, seconds)` makes a connection to a worker."""
 
-    def _beside(
-        self, race: AttemptRace[RpcReply], call: WorkerCall, first: Address, budget: RetryBudget
+    __slots__ = ("connect",)
+
+    def __init__(
+        self,
+        service: WorkerService,
+        connect: Callable[[Address, float], Awaitable[T]],
+        deadline: float,
     ) -> None:
-        """Add an attempt with another worker, if there is one and the budget has it."""
-        now = self._loop.time()
-        if len(race.tasks) > 1 or self._closing.is_set():
-            return
-        if budget.tokens(now) < 1.0:  # before a pick, which counts as use
-            return
-        second = call.pick_second(now, first)
-        if second is not None and budget.take(now):
-            call.service.figures.hedges += 1
-            self._start(race, call, second)
+        super().__init__(service, "", b"", deadline, idempotent=False)
+        self.connect = connect
 
 
-def _closed() -> RequestFailed:
-    return RequestFailed(CLOSED, "this client was closed", sent=True)
+class StreamCalls(_Workers[StreamCall[T], OpenStream[T]], Generic[T]):
+    """Connections for streams: to another worker where one cannot be connected to."""
+
+    def _pick(self, call: StreamCall[T]) -> Address:
+        return call.pick(self._loop.time())
+
+    async def attempt(self, call: StreamCall[T], attempt: Attempt[Address]) -> OpenStream[T]:
+        patience = call.patience(attempt.peer)
+        if patience is None:
+            patience = call.deadline - attempt.sent_at
+        to = await call.connect(attempt.peer, max(LEAST_TIME, patience))
+        return OpenStream(self, call, attempt, to)
+
+    def ended(
+        self,
+        call: StreamCall[T],
+        attempt: Attempt[Address],
+        now: float,
+        error: BaseException | None,
+    ) -> Outcome:
+        if error is None:  # with the stream
+            return OPEN
+        return super().ended(call, attempt, now, error)
 
 
-def _as_a_whole(call: WorkerCall, error: RequestFailed) -> RequestFailed:
-    """Return the last attempt's failure; an earlier one may have been executed nevertheless."""
-    error.sent = error.sent or call.sent
-    return error
+LEAST_S: Final = 0.005  # seconds; less is noise of the network and of two event loops
+USUAL: Final = 1.5  # times the usual latency: answers of one worker differ by as much
+FIRST_ANSWERS: Final = 8  # the first carry the price of connecting; this number is needed to judge
+TRY_AGAIN: Final = (
+    50.0  # times its cost, without a call: trying again takes 2 % of the time at most
+)
+
+
+class EvenPolicy(CostPolicy):
+    """The default cost, with all costs up to a floor taken as the floor: equal shares for workers that are as good as each
+    other.
+
+    By expected latency alone the least lead decides every choice, and of twelve equal workers some would get nothing for
+    seconds. Of equals the router takes the least recently used. A single slow answer (a new connection, a stall of either
+    event loop) is not believed for long. Calls in flight, failures and real slowness lift a cost above the floor.
+    """
+
+    noise = 0.0  # the floor makes equals of what is nearly equal
+
+    def cost(self, now: float, metrics: PeerMetrics, pool: Pool) -> float:
+        floor = max(LEAST_S, USUAL * pool.latency)
+        cost = super().cost(now, metrics, pool)
+        if cost <= floor or metrics.sends or metrics.failing or metrics.hanging:
+            return max(floor, cost)
+        unsure = (
+            metrics.success_count < FIRST_ANSWERS or now - metrics.latency_at > TRY_AGAIN * cost
+        )
+        return floor if unsure else cost

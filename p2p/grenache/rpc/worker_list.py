@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from p2p.flow.caller import Caller
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.errors import (
     GrapeUnreachable,
@@ -41,8 +42,8 @@ MAX_WORKERS: Final = 1024
 
 
 class WorkerList:
-    """The workers of `service`. `on_gone` is called with each address that is not used any more; `spawn`
-    starts a task that its owner cancels when it sets `closing`."""
+    """The workers of `service`. `on_gone` is called with each address that is not used any more; the tasks of
+    `caller` are the lookups."""
 
     def __init__(
         self,
@@ -52,16 +53,14 @@ class WorkerList:
         refresh: float = REFRESH,
         empty_wait: float = EMPTY_WAIT,
         on_gone: Callable[[Address], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        closing: asyncio.Event,
+        caller: Caller[Address, Any, Any],
     ) -> None:
         self._directory = directory
         self._service = service
         self._refresh = refresh
         self._empty_wait = empty_wait
         self._on_gone = on_gone
-        self._spawn = spawn
-        self._closing = closing
+        self._caller = caller
         self._loop = asyncio.get_running_loop()
         self._seen: dict[Address, float] = {}
         self._missing: dict[Address, float] = {}  # since when lookups have left it out
@@ -133,7 +132,7 @@ class WorkerList:
             forget(self._service)
         age = self.age
         least = AFTER_ALL_FAILED if all_of_them else AFTER_FAILURE
-        if not self._closing.is_set() and age is not None and age > least:
+        if not self._caller.closing and age is not None and age > least:
             self._look(fresh=True)
 
     async def _first(self, deadline: float) -> Sequence[Address]:
@@ -154,13 +153,13 @@ class WorkerList:
     def _look(self, *, fresh: bool) -> asyncio.Task[None]:
         """The lookup under way, or a new one."""
         if self._task is None or self._task.done():
-            self._task = self._spawn(self._lookup(fresh))
+            self._task = self._caller.tasks.start(self._lookup(fresh))
         return self._task
 
     async def _wait(self, task: asyncio.Task[None], until: float) -> bool:
         """Return True if it has ended by then. It continues if not, for the next caller."""
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - self._loop.time()))
-        if self._closing.is_set():
+        if self._caller.closing:
             raise RequestFailed(CLOSED, "this client was closed", sent=False)
         return bool(done)
 

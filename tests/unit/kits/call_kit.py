@@ -12,9 +12,10 @@ from virtual_mesh import identity
 from p2p.adaptive import BreakerSettings
 from p2p.mesh.message_router import MessageRouter
 from p2p.rpc.rpc import Rpc
-from p2p.services.balanced_caller import BalancedCaller, CallSettings
+from p2p.services.balanced_caller import BalancedCaller
 from p2p.services.balancers import Balancers, BalancerSettings
 from p2p.services.service_server import METHOD, ServiceCall, ServiceServer
+from p2p.services.service_transport import CallSettings, ServiceAttempt
 
 LATENCY = 0.001  # seconds, one way
 
@@ -63,9 +64,7 @@ class Net:
         balancers = Balancers(settings, rng=rng)
         node_id = identity(i).node_id
         caller = BalancedCaller(
-            node_id,
-            rpc,
-            server,
+            ServiceAttempt(node_id, rpc, server),
             balancers,
             lambda service: self.offers.get(service, []),
             settings=calls,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import fields, replace
 from typing import Any
 
 from grenache_kit import RawConnection, request_body
 
 from p2p.flow.admission import Busy
 from p2p.grenache.errors import BadInput, RemoteError
+from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.rpc_worker import Request, Worker
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -56,7 +58,8 @@ class Service:
         raise RuntimeError("the password is 1234")
 
     def worker(self, **more: Any) -> Worker:
-        worker = Worker(**more)
+        """A worker; what is not an argument of it is one of its limits."""
+        worker = Worker(**with_limits(more))
         worker.serve("echo", self.echo)
         worker.serve("held", self.held)
         worker.serve("fail", self.fail)
@@ -75,3 +78,11 @@ async def ask_ws(connection: RawConnection, key: str, payload: Any, rid: Any = "
     opcode, data = await connection.frame()
     assert opcode == 1
     return json.loads(data)
+
+
+def with_limits(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a worker, with those that are limits put into its `Limits`."""
+    names = {field.name for field in fields(Limits)} & options.keys()
+    limits = replace(options.get("limits", Limits()), **{name: options[name] for name in names})
+    rest = {name: value for name, value in options.items() if name not in names}
+    return rest | {"limits": limits}

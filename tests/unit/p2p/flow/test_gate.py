@@ -5,19 +5,31 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from p2p.base.errors import LinkClosed, RpcError
-from p2p.flow import Admission, Busy, Gate, GateClosed, LoadReport, OutboxExpired, OutboxFull
+from p2p.flow import (
+    Admission,
+    Busy,
+    Gate,
+    GateClosed,
+    GateSettings,
+    LoadReport,
+    OutboxExpired,
+    OutboxFull,
+)
 
 pytestmark = pytest.mark.looptime
 
 
-def gate(**options: object) -> Gate:
+def gate(**settings: Any) -> Gate:
     return Gate(
-        rng=random.Random(1), load_of=lambda x: x if isinstance(x, LoadReport) else None, **options
-    )  # type: ignore[arg-type]
+        rng=random.Random(1),
+        load_of=lambda x: x if isinstance(x, LoadReport) else None,
+        settings=GateSettings(**settings),
+    )
 
 
 class Server:
@@ -206,7 +218,8 @@ async def test_closing_at_once_leaves_no_attempt_uncounted() -> None:
 
 async def test_shadow_mode_delays_nothing_and_counts_simulated_waits() -> None:
     server = Server()
-    async with gate(shadow=True) as found:
+    async with gate() as found:
+        found.shadow = True
         futures = [found.post(lambda: asyncio.sleep(0.02)) for _ in range(100)]
         await asyncio.sleep(0.021)
         assert all(f.done() for f in futures)

@@ -21,8 +21,8 @@ from p2p.base.errors import (
     ServiceBusy,
     ServiceUnreachable,
 )
-from p2p.services.balanced_caller import CallSettings
 from p2p.services.fault_injection import Faults
+from p2p.services.service_transport import CallSettings
 
 pytestmark = pytest.mark.looptime
 

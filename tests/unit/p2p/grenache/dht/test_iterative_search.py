@@ -5,7 +5,13 @@ from __future__ import annotations
 import random
 
 from p2p.grenache.dht.dht_settings import K
-from p2p.grenache.dht.iterative_search import MAX_ASKED, MAX_CANDIDATES, QUORUM, IterativeSearch
+from p2p.grenache.dht.iterative_search import (
+    MAX_ASKED,
+    MAX_CANDIDATES,
+    QUORUM,
+    Ending,
+    IterativeSearch,
+)
 from p2p.grenache.dht.krpc import DhtContact, FindNode, KrpcQuery, KrpcReply, decode
 from p2p.grenache.dht.queries import Queries
 from p2p.grenache.dht.routing_table import number
@@ -18,6 +24,8 @@ RTT = 0.02
 
 class World:
     """Nodes that answer after RTT with the nodes that they know, unless they are dead."""
+
+    id = OWN
 
     def __init__(self, seed: int = 1) -> None:
         self.rng = random.Random(seed)
@@ -75,8 +83,9 @@ class World:
             assert self.finished_at is None, "ended twice"
             self.finished_at = now
 
+        self.concurrency = concurrency
         search = IterativeSearch(
-            self, OWN, FindNode(TARGET), TARGET, concurrency, visit, done, quorum, on_stall
+            self, FindNode(TARGET), TARGET, visit, done, Ending(quorum, on_stall)
         )
         search.start(self.now, known, unnamed)
         while self.timers.next() <= self.now + 30:

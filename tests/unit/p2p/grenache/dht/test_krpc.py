@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.grenache.dht import bencode, krpc_forms
+from p2p.grenache.dht import bencode, krpc
 from p2p.grenache.dht.krpc import (
     MAX_PEERS,
     AnnouncePeer,
@@ -142,9 +142,9 @@ def test_the_usual_forms_are_read_as_the_general_way_reads_them(monkeypatch):
     rng = random.Random(16)
     datagrams = [damaged(data, rng) for data in usual_forms() for _ in range(60)] + usual_forms()
     found = [outcome(data) for data in datagrams]
-    for read in ("read_query", "read_node_query", "read_reply"):
-        assert sum(getattr(krpc_forms, read)(data) is not None for data in datagrams) > 30
-        monkeypatch.setattr(krpc_forms, read, lambda data: None)
+    for read in ("_usual_query", "_usual_node_query", "_usual_reply"):
+        assert sum(getattr(krpc, read)(data) is not None for data in datagrams) > 30
+        monkeypatch.setattr(krpc, read, lambda data: None)
     assert found == [outcome(data) for data in datagrams]
 
 

@@ -13,12 +13,10 @@ from p2p.grenache import bep44
 from p2p.grenache.dht.announcement_store import AnnouncementStore
 from p2p.grenache.dht.compact_addresses import Reach, pack, reach, unpack, usable
 from p2p.grenache.dht.dht_settings import DhtSettings
-from p2p.grenache.dht.external_address import MAX_VOTERS, SeenAs
 from p2p.grenache.dht.krpc import CAS_MISMATCH, SEQ_TOO_LOW
-from p2p.grenache.dht.own_announcements import OwnEntries
-from p2p.grenache.dht.query_sources import PROOF_LASTS, QuerySources
+from p2p.grenache.dht.own_announcements import MAX_VOTERS, OwnEntries, SeenAs
+from p2p.grenache.dht.query_sources import PROOF_LASTS, ROTATE_AFTER, QuerySources, WriteTokens
 from p2p.grenache.dht.value_store import Item, ValueStore, conflict
-from p2p.grenache.dht.write_tokens import ROTATE_AFTER, WriteTokens
 
 RNG = random.Random(1)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -96,7 +96,7 @@ async def test_whatever_workers_and_grapes_do(world, seed):
         await asyncio.sleep(rng.expovariate(30.0))
     await asyncio.gather(*asking)
     await asyncio.sleep(10.0)
-    assert not world.client._tasks
+    assert not len(world.client._calls.caller.tasks)
     assert world.client.status().under_way == 0
     assert sum(world.transport.under_way.values()) == 0
     assert all(row.parts["in_flight"] == 0 for row in world.client.explain("svc"))
@@ -181,7 +181,7 @@ async def test_closing_fails_requests_for_a_service_beyond_the_limit(world, monk
     await world.client.close()
     ended = await asyncio.gather(waiting, other, return_exceptions=True)
     assert [error.code for error in ended] == [CLOSED, CLOSED]
-    assert not world.client._tasks
+    assert not len(world.client._calls.caller.tasks)
 
 
 async def test_closing_fails_all_waiting_requests():

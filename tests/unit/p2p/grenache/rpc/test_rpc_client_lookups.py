@@ -19,6 +19,7 @@ from p2p.grenache.errors import (
     RequestTimeout,
 )
 from p2p.grenache.rpc import rpc_client as client_module
+from p2p.grenache.rpc.rpc_client import ClientSettings
 from p2p.grenache.rpc.rpc_wire import RpcReply
 
 pytestmark = pytest.mark.looptime
@@ -70,7 +71,7 @@ async def test_a_service_without_workers_fails_after_one_lookup(world):
 
 
 async def test_an_empty_service_is_waited_for_as_long_as_the_client_was_made_for():
-    world = World(empty_wait=1.0)
+    world = World(settings=ClientSettings(empty_wait=1.0))
     began = now()
     with pytest.raises(LookupEmpty, match="svc"):
         await world.ask()
@@ -83,7 +84,7 @@ async def test_an_empty_service_is_waited_for_as_long_as_the_client_was_made_for
 
 
 async def test_an_announcement_that_is_just_under_way_is_found_by_a_client_that_waits():
-    world = World(empty_wait=1.0)
+    world = World(settings=ClientSettings(empty_wait=1.0))
     asking = asyncio.ensure_future(world.ask())
     await asyncio.sleep(0.3)
     world.add(1, echo())

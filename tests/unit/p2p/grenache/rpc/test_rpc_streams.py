@@ -15,7 +15,7 @@ from grenache_kit import RawConnection, client_context, make_certificates, serve
 
 from p2p.grenache.errors import BadInput, LookupEmpty, RemoteError, RequestFailed, RequestTimeout
 from p2p.grenache.rpc.limits import Limits
-from p2p.grenache.rpc.rpc_client import Client
+from p2p.grenache.rpc.rpc_client import Client, ClientSettings
 from p2p.grenache.rpc.rpc_transport import BadReply
 from p2p.grenache.rpc.rpc_worker import Request, StreamCut, StreamRequest, Worker
 from p2p.grenache.rpc.stream_client import stream_headers
@@ -211,7 +211,9 @@ async def test_a_worker_that_cannot_be_connected_to_is_passed_over(worker: Worke
 
 
 async def test_no_worker_at_all() -> None:
-    async with Client(directory(unused_address()), empty_wait=0.05) as client:
+    async with Client(
+        directory(unused_address()), settings=ClientSettings(empty_wait=0.05)
+    ) as client:
         with pytest.raises(RequestFailed) as failed:
             await client.stream("echo", timeout=0.5).__aenter__()
         assert not failed.value.sent
@@ -310,7 +312,10 @@ async def test_streams_need_http(worker: Worker) -> None:
 
 
 async def test_more_streams_than_allowed_are_refused_as_busy() -> None:
-    async with worker_of(max_streams=1) as worker, Client(directory(worker)) as client:
+    async with (
+        worker_of(limits=Limits(max_streams=1)) as worker,
+        Client(directory(worker)) as client,
+    ):
         async with client.stream("echo") as first:
             await first.write(b"here")
             await anext(aiter(first))

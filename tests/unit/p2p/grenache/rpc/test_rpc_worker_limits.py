@@ -23,10 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.grenache.rpc import rpc_wire
-from p2p.grenache.rpc.connection_slots import Places, host_of
 from p2p.grenache.rpc.dispatcher import Dispatcher
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.rpc_worker import Request
+from p2p.grenache.rpc.server_connections import Places, host_of
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -196,14 +196,16 @@ async def test_a_publisher_that_vanished_is_found_by_pings():
     await runner.cleanup()
 
 
-async def test_a_connection_that_is_not_made_in_time_is_passed_over(publishers):
+async def test_a_connection_that_is_not_made_in_time_is_passed_over(publishers, monkeypatch):
+    monkeypatch.setattr(subscriber_module, "CONNECT_TIMEOUT", 0.05)
+
     async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
     async with server(never) as silent:
         directory = directory_of(publishers[0])
         directory.services["prices"].append(silent)
-        async with subscriber(directory, connect_timeout=0.05) as prices:
+        async with subscriber(directory) as prices:
             assert await soon(prices.connected()) == publishers[0].address
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
-from p2p.flow.attempt_race import AttemptRace
+from p2p.flow.caller import AttemptRace
 
 
 class Refusal(Exception):
@@ -21,9 +20,9 @@ async def attempt(seconds: float, result: str | Exception) -> str:
     return result
 
 
-def race(closed: Callable[[], Exception] | None = None) -> AttemptRace[str]:
+def race() -> AttemptRace[str]:
     spawn = asyncio.get_running_loop().create_task
-    return AttemptRace(spawn, decides=lambda error: isinstance(error, Refusal), closed=closed)
+    return AttemptRace(spawn, (Refusal,), lambda: OSError("closed"))
 
 
 async def test_the_first_success_decides_and_the_others_go_on():
@@ -75,7 +74,7 @@ async def test_cancelling_the_waiter_cancels_the_attempts():
 
 
 async def test_an_attempt_that_is_cancelled_from_outside_ends_the_race():
-    attempts = race(closed=lambda: OSError("closed"))
+    attempts = race()
     attempts.start(attempt(1.0, "never")).cancel()
     with pytest.raises(OSError, match="closed"):
         await attempts.result()
