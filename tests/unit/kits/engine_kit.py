@@ -30,18 +30,6 @@ def taken(net: Network, i: int) -> list[tuple[int, int]]:
     return [(f.price, f.quantity) for f in net.fills(i) if f.role == "taker"]
 
 
-def takes_of(net: Network, i: int) -> list[tuple[int, int, int]]:
-    """(maker, its order, price) of the takes that node i sends now."""
-    net.sent.clear()
-    drained = net[i].drain(net.now)
-    net.nodes[i].store.commit(drained.records)
-    return [
-        (mail.to, mail.message.order, mail.message.price)
-        for mail in net.mail(i, drained)
-        if mail.type == "take"
-    ]
-
-
 def ask(take: int = 1, order: int = 1, quantity: int = 5, **more: Any) -> Take:
     values = {"price": 100, "below": 1, "market": M, "taker_order": 1, "void": False, **more}
     return Take(take=take, order=order, quantity=quantity, **values)

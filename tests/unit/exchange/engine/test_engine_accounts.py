@@ -5,10 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from exchange_kit import M, Network
 from order_kit import UNIT, CoinNetwork, with_fees
 
-from exchange.model.commands import NewOrder, Selection
+from exchange.model.commands import Selection
 from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
 from exchange.orders.engine_context import CommandRejected
@@ -32,22 +31,6 @@ def test_an_order_holds_its_maximum_cost_and_releases_the_rest() -> None:
     assert network.money(0, alice) == {"COIN": (10, 0), "USD": (1000, 0)}
 
 
-def test_clients_cannot_order_beyond_their_balance_and_the_house_can() -> None:
-    network = CoinNetwork()
-    alice = network.account(0, usd=1000)
-    network.bid(0, 100, 6, account=alice)
-    with pytest.raises(CommandRejected) as refused:
-        network.bid(0, 100, 5, account=alice)
-    assert refused.value.code == "insufficient_balance"
-    assert refused.value.detail == "500 USD needed and 400 USD available"
-    assert refusal(network.ask, 0, 100, 1, account=alice) == "insufficient_balance"
-    assert network.money(0, alice)["USD"] == (1000, 600)
-    assert [o.number for o in network[0].order_store.open_orders] == [1]
-    network.bid(0, 100, 4, account=alice)
-    network.ask(0, 200, 1000)
-    assert network.money(0, 0) == {}
-
-
 def test_a_refused_order_leaves_no_trace() -> None:
     network = CoinNetwork()
     alice = network.account(0, usd=10, max_open_orders=1)
@@ -56,43 +39,6 @@ def test_a_refused_order_leaves_no_trace() -> None:
     assert refusal(network.bid, 0, 100, 1, account=alice, client_id="c") == "insufficient_balance"
     assert network[0].drain(network.now).records == []
     assert network.bid(0, 10, 1, account=alice, client_id="c").number == 1
-
-
-def test_a_trade_between_accounts_moves_money_and_fees() -> None:
-    network = CoinNetwork(instrument=with_fees("0.001", "0.002"))
-    alice, bob = network.account(0, usd=1000), network.account(0, coin=10)
-    network.ask(0, 100, 5, account=bob)
-    network.bid(0, 120, 5, account=alice)
-    assert network.money(0, alice) == {"COIN": (5 - 0.01, 0), "USD": (500, 0)}
-    assert network.money(0, bob) == {"COIN": (5, 0), "USD": (500 - 0.5, 0)}
-    assert network[0].ledger.balance("fees", "COIN") == UNIT // 100
-    assert network[0].ledger.balance("fees", "USD") == UNIT // 2
-    network.check_money()
-    drained = network[0].drain(network.now)
-    assert {(f.account, f.role, f.fee, f.fee_asset) for f in drained.fills} == {
-        (alice, "taker", UNIT // 100, "COIN"),
-        (bob, "maker", UNIT // 2, "USD"),
-    }
-    assert (alice, "USD", 500 * UNIT, 0) in drained.balances
-
-
-def test_a_trade_with_another_node_posts_against_it_on_both_sides() -> None:
-    network = CoinNetwork(2, instrument=with_fees("0.001", "0.002"))
-    alice, bob = network.account(0, usd=1000), network.account(1, coin=10)
-    network.ask(1, 100, 5, account=bob)
-    network.exchange()
-    network.bid(0, 110, 4, account=alice)
-    assert network.money(0, alice) == {"USD": (1000, 440)}
-    network.exchange()
-    assert network.money(0, alice) == {"COIN": (4 - 0.008, 0), "USD": (600, 0)}
-    assert network.money(1, bob) == {"COIN": (6, 1), "USD": (400 - 0.4, 0)}
-    peer = f"peer:{network.id(1)}"
-    assert network[0].ledger.balance(peer, "COIN") == -4 * UNIT
-    assert network[0].ledger.balance(peer, "USD") == 400 * UNIT
-    network.check_money()
-    network.same_after_restart(0)
-    network.same_after_restart(1)
-    network.check_money()
 
 
 def test_a_partly_filled_order_holds_for_its_remainder() -> None:
@@ -117,14 +63,6 @@ def test_a_market_buy_holds_for_its_worst_price_and_trades_no_worse() -> None:
     network.ask(0, 100, 20)
     assert refusal(network.bid, 0, None, 6, account=alice) == "insufficient_balance"
     assert network.bid(0, None, 5, account=alice, worst_price=110).reason == "filled"
-
-
-def test_a_market_order_without_a_counterpart_ends_at_once() -> None:
-    network = CoinNetwork()
-    alice = network.account(0, usd=10)
-    bid = network.bid(0, None, 10, account=alice)
-    assert (bid.done, bid.reason, bid.filled) == (True, "no_liquidity", 0)
-    assert network.money(0, alice)["USD"] == (10, 0)
 
 
 def test_accounts_that_may_not_trade_are_refused() -> None:
@@ -173,24 +111,6 @@ def test_an_account_frozen_before_the_node_may_write_has_its_orders_cancelled_th
     assert network.shown(1) == []
 
 
-def test_after_a_restart_nothing_is_matched_with_orders_of_a_frozen_account() -> None:
-    network = CoinNetwork(2)
-    alice = network.account(0, usd=1000, coin=9)
-    network.ask(1, 90, 4)
-    network.exchange()
-    network.kill(1)
-    house = network.bid(0, None, 7)  # 4 are pending with the node that is gone, 3 wait for that
-    ask = network.ask(0, 90, 5, account=alice)
-    network.drain(0)
-    network.fence_max = 5.0
-    network.restart(0)
-    network[0].orders.freeze(network.now, alice)
-    network.run(8.0)
-    house, ask = network.order(0, house.number), network.order(0, ask.number)
-    assert (house.filled, house.pending) == (0, 4)
-    assert (ask.done, ask.reason, ask.filled) == (True, "frozen", 0)
-
-
 def test_a_restart_changes_nothing_of_orders_that_rest() -> None:
     network = CoinNetwork()
     alice = network.account(0, usd=1000, coin=9)
@@ -233,18 +153,6 @@ def test_orders_a_minute_of_an_account_are_limited() -> None:
     network.bid(0, 1, 1, account=alice)
 
 
-def test_client_ids_are_of_an_account() -> None:
-    network = CoinNetwork()
-    alice, bob = network.account(0, usd=10), network.account(0, usd=10)
-    mine = network.bid(0, 1, 1, account=alice, client_id="c")
-    his = network.bid(0, 1, 1, account=bob, client_id="c")
-    assert mine.number != his.number
-    assert network.bid(0, 1, 1, account=alice, client_id="c") is mine
-    assert network[0].order_store.by_client_id("c", bob) is his
-    assert network[0].order_store.by_client_id("c") is None
-    assert refusal(network.bid, 0, 2, 1, account=alice, client_id="c") == "client_id_reused"
-
-
 def test_cancel_many_takes_all_that_fit_and_no_others() -> None:
     network = CoinNetwork()
     alice, bob = network.account(0, usd=100, coin=100), network.account(0, usd=100)
@@ -264,22 +172,6 @@ def test_cancel_many_takes_all_that_fit_and_no_others() -> None:
 
 
 # Credit
-
-
-def test_a_take_that_a_peer_could_not_pay_is_refused() -> None:
-    network = CoinNetwork(2)
-    network[1].ledger.set_credit(network.id(0), "USD", 300 * UNIT)
-    network.ask(1, 100, 5)
-    network.exchange()
-    bid = network.bid(0, 100, 4)
-    network.exchange()
-    assert (bid.filled, bid.pending, bid.shown) == (0, 0, 4)
-    network.run(6.0)  # asked again, refused again
-    assert bid.filled == 0
-    network[1].ledger.set_credit(network.id(0), "USD", 400 * UNIT)
-    network.run(12.0)
-    assert bid.filled == 4
-    network.check_money()
 
 
 def test_takes_stay_within_the_makers_credit() -> None:
@@ -315,20 +207,6 @@ def test_units_and_rules_are_those_of_the_instrument() -> None:
     bid = network.bid(0, 100, 2)
     assert refusal(network.amend, 0, bid, quantity=1) == "too_small"
     assert (bid.quantity, bid.shown) == (2, 2)
-
-
-def test_a_market_of_no_instrument_counts_lots() -> None:
-    network = Network(1)
-    network.sell(0, 10, 3)
-    network.buy(0, 10, 2)
-    ledger = network[0].ledger
-    assert ledger.balance("account:0", "BTC") == 0
-    account = network[0].accounts.create(1, "alice").number
-    ledger.deposit(1, account, "USD", 30, "")
-    network[0].orders.place(
-        network.now, NewOrder(market=M, side=BUY, price=10, quantity=2, account=account)
-    )
-    assert ledger.holdings(account) == {"USD": (20, 10), "BTC": (1, 0)}
 
 
 def test_an_order_placed_again_is_found_though_it_was_altered_since() -> None:

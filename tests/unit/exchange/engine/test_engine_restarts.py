@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
-
 import msgspec
 import pytest
 from engine_kit import (
@@ -14,7 +10,7 @@ from engine_kit import (
     lost,
     old_copy,
 )
-from exchange_kit import FIRST_TAKE, NETWORK, Crash, Keys, M, Mail, Network, Owner, submit
+from exchange_kit import NETWORK, Keys, M, Network, Owner, submit
 
 from exchange.engine.engine import (
     MAX_UNKNOWN_MARKETS,
@@ -26,77 +22,11 @@ from exchange.feeds.exchange_messages import pack
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.startup_fence import FENCE_MAX
 from exchange.model.events import BUY, SELL, Closed, Opened
-from exchange.model.records import PutBatch
 
 replace = msgspec.structs.replace
 
 
 # Restarting at every step of a take
-
-
-FAULTS: dict[str, Callable[[Mail], list[Mail]]] = {
-    "whole": lambda mail: [mail],
-    "doubled": lambda mail: [mail, mail],
-    "results lost": lost("take_result"),
-    "takes lost": lost("take"),
-    "feeds lost": lost("order", "trade"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("phase", ["before", "after"])
-@pytest.mark.parametrize("step", range(5))
-@pytest.mark.parametrize("who", [(0,), (1,), (0, 1)], ids=["maker", "taker", "both"])
-def test_a_node_killed_at_any_step_of_a_take_never_overfills_and_both_sides_agree(
-    who: tuple[int, ...], step: int, phase: str, fault: str
-) -> None:
-    net = Network(2)
-    net.sell(0, 100, 10)
-    net.settle()
-    steps = dict.fromkeys(who, 0)
-
-    def killer(node: int, at: str) -> None:
-        if node in steps and at == phase:
-            steps[node] += 1
-            if steps[node] == step + 1:
-                raise Crash
-
-    net.on_drain = killer
-    net.on_mail = FAULTS[fault]
-    net.buy(1, 100, 4)
-    net.buy(1, 101, 3)
-    for _ in range(5):
-        net.round()
-    net.run(0.6)
-    net.on_mail = lambda mail: [mail]
-    net.on_drain = lambda node, at: None
-    for i in (0, 1):
-        if net.nodes[i].engine is None:
-            net.restart(i)
-    net.run(25.0)
-    net.check()
-    sold = sum(fill.quantity for fill in net.fills(0))
-    # What was not committed when the taker died was never acknowledged.
-    assert sold in ((0, 7) if 1 in who and (step, phase) == (0, "before") else (7,))
-    assert net.order(0, 1).filled == sold
-
-
-def test_a_node_killed_on_a_real_disk_goes_on(tmp_path: Path) -> None:
-    with closing(Network(2, path=tmp_path)) as net:
-        net.sell(0, 100, 10)
-        net.settle()
-        net.on_mail = lost("take_result")
-        net.buy(1, 100, 4, "mine")
-        net.exchange()
-        for i in (0, 1):
-            net.kill(i)
-        net.on_mail = lambda mail: [mail]
-        for i in (0, 1):
-            net.restart(i)
-        net.run(12.0)
-        assert net.book(0) == net.book(1) == [(SELL, 100, 0, 1, 6)]
-        assert net.buy(1, 100, 4, "mine").filled == 4
-        net.check()
 
 
 def test_of_two_orders_that_crossed_unseen_the_earlier_one_does_not_take_after_a_restart() -> None:
@@ -115,58 +45,6 @@ def test_of_two_orders_that_crossed_unseen_the_earlier_one_does_not_take_after_a
     net.on_mail = lambda mail: [mail]
     net.settle()
     assert [(fill.price, fill.quantity, fill.role) for fill in net.fills(1)] == [(100, 3, "taker")]
-    net.check()
-
-
-def test_a_restarted_taker_requests_the_outcome_and_no_new_fill() -> None:
-    net = Network(2)
-    net.sell(0, 100, 5)
-    net.settle()
-    net.on_mail = lost("take")
-    net.buy(1, 100, 5)
-    net.exchange()
-    net.kill(1)
-    net.on_mail = lambda mail: [mail]
-    net.sent.clear()
-    net.restart(1)
-    assert net.book(1) == []
-    net.exchange()
-    first = next(mail.message for mail in net.sent if mail.type == "take")
-    assert (first.take, first.void) == (FIRST_TAKE, True)
-    net.settle()
-    assert net.order(1, 1).filled == 5  # asked anew, as take 2
-    net.check()
-
-
-def test_an_unfinished_market_order_ends_after_a_restart() -> None:
-    net = Network(2)
-    net.sell(0, 100, 5)
-    net.settle()
-    net.on_mail = lost("take")
-    net.buy(1, None, 9)
-    net.exchange()
-    net.on_mail = lambda mail: [mail]
-    net.restart(1)
-    assert net.order(1, 1).pending == 5
-    net.settle()
-    assert net.order(1, 1).done
-    net.check()
-
-
-def test_numbers_go_on_after_a_restart() -> None:
-    net = Network(2)
-    net.sell(0, 100, 5)
-    net.settle()
-    net.buy(1, 100, 1)
-    net.settle()
-    for i in (0, 1):
-        net.restart(i)
-    net.settle()
-    assert net.sell(0, 105, 1).number == 2
-    net.buy(1, 100, 1)
-    net.settle()
-    first, second = (fill.take for fill in net.fills(1))
-    assert second > first
     net.check()
 
 
@@ -239,22 +117,6 @@ def test_an_old_copy_of_a_data_directory_is_noticed_and_writes_nothing(
     assert net[1].feeds[net.id(0), M].fault is None
 
 
-def test_an_old_copy_that_wrote_before_it_was_noticed_stops_there() -> None:
-    net = old_copy(2, later=3)
-    net.nodes[0].warnings.clear()
-    net._start(0)
-    for i in range(5):  # alone, it gets further than the network
-        net.sell(0, 300 + i, 1)
-        net.drain(0)
-    net.link(0)
-    net.settle()
-    assert net[1].feeds[net.id(0), M].fault is not None
-    assert net.book(1) == []
-    for held in net[1].feeds[net.id(0), M].batches.values():
-        assert net.give(0, held.batch)
-    assert net[0].stale is not None
-
-
 def test_an_old_copy_answers_takes_with_a_refusal_and_takes_nothing_itself() -> None:
     net = old_copy(1, later=1)
     net.restart(0)
@@ -314,29 +176,6 @@ def test_a_batch_of_a_market_that_is_not_traded_here_is_judged_and_not_kept() ->
     assert len(net[0].feeds) == 1
 
 
-def test_a_forged_batch_leaves_nothing() -> None:
-    net = Network(1)
-    forged = replace(Owner(50).batch(Opened(1, SELL, 100, 5, 1)), signature=b"\x01" * 64)
-    assert not net.give(0, forged)
-    assert not net.give(0, replace(forged, key=b"k" * 100_000))
-    assert len(net[0].feeds) == 1
-    owner = Owner(50)
-    assert net.give(0, owner.batch(Opened(1, SELL, 100, 5, 1)))
-    more = owner.batch(Opened(2, SELL, 100, 5, 1))
-    assert not net.give(0, replace(more, signature=b"\x01" * 64))
-    assert net[0].feeds[owner.id, M].number == 1
-    assert all(len(key) == 32 for key in net[0]._ingest._ids)
-
-
-def test_a_first_batch_that_is_at_fault_is_remembered_as_such() -> None:
-    net = Network(1)
-    owner = Owner(50)
-    assert net.give(0, owner.lie(1, b"\x00" * 32, Closed(1, "x")))
-    assert net[0].feeds[owner.id, M].fault is not None
-    assert len(net.nodes[0].warnings) == 1
-    assert net.book(0) == []
-
-
 def test_a_feed_that_was_contradicted_stays_hidden_over_a_restart() -> None:
     net = Network(1)
     owner, other, first_at_fault = Owner(50), Owner(51), Owner(52)
@@ -362,32 +201,6 @@ def test_a_feed_that_was_contradicted_stays_hidden_over_a_restart() -> None:
         assert faults[other.id] is None
         assert [price for _, price, *_ in net.book(0)] == [100]
         net.now += 1.0
-
-
-def test_what_was_applied_before_a_fault_is_written() -> None:
-    """Otherwise the node would restart with another feed than it had. Found by a dishonest node of the simulation."""
-    net = Network(1)
-    owner = Owner(50)
-    first = owner.batch(Opened(1, SELL, 100, 5, 1))
-    engine = net[0]
-    for batch in (
-        owner.lie(2, b"\x00" * 32, Closed(1, "x")),
-        first,
-    ):  # the second one connects both
-        engine.receive(net.now, "order", pack(batch), owner.id, owner.id)
-    feed = engine.feeds[owner.id, M]
-    assert (feed.number, feed.fault is None) == (1, False)
-    records = engine.drain(net.now).records
-    assert [record.batch for record in records if isinstance(record, PutBatch)] == [first]
-
-
-@pytest.mark.parametrize("kind", ["nonsense", "", "order", "take", "presence"])
-@pytest.mark.parametrize(
-    "payload", [b"", b"\xc1", b"\x80", b"{}", b"\x81\xa3key\xa1\xff", b"\x91" * 5000]
-)
-def test_garbage_is_invalid(kind: str, payload: bytes) -> None:
-    net = Network(1)
-    assert not net[0].receive(net.now, kind, payload, "a", "b")
 
 
 def test_text_that_is_not_utf8_is_invalid() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from order_kit import KEY, CoinNetwork, with_fees
+from order_kit import KEY, CoinNetwork
 
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Order
-from exchange.orders.conditional_orders import STORE_INTERVAL
 from exchange.orders.engine_context import CommandRejected
 
 
@@ -20,61 +19,7 @@ def refusal(call: object, *args: object, **more: object) -> str:
 # At once
 
 
-def test_immediate_or_cancel_takes_the_available_quantity_and_never_rests() -> None:
-    network = CoinNetwork()
-    network.ask(0, 100, 3)
-    network.ask(0, 102, 3)
-    bid = network.bid(0, 101, 5, tif="ioc")
-    assert (bid.filled, bid.done, bid.reason, bid.opened) == (3, True, "ioc", False)
-    assert network.shown(0) == [(SELL, 102, 3)]
-
-
-def test_immediate_or_cancel_waits_for_the_answer_of_another_node() -> None:
-    network = CoinNetwork(2)
-    network.ask(1, 100, 3)
-    network.exchange()
-    bid = network.bid(0, 100, 5, tif="ioc")
-    assert (bid.done, bid.pending) == (False, 3)
-    network.exchange()
-    assert (bid.filled, bid.done, bid.reason) == (3, True, "ioc")
-    assert network.shown(1) == []
-    network.check()
-
-
-def test_an_immediate_order_goes_on_after_a_restart_until_it_knows() -> None:
-    network = CoinNetwork(2)
-    network.ask(1, 100, 3)
-    network.exchange()
-    bid = network.bid(0, 100, 5, tif="ioc")
-    network.drain(0)  # the question is lost
-    network.restart(0)
-    network.settle()
-    after = network.order(0, bid.number)
-    assert (after.done, after.filled, after.reason) == (True, 3, "ioc")
-    network.check()
-
-
-def test_market_orders_are_protected_by_the_instrument() -> None:
-    network = CoinNetwork(instrument=with_fees("0", "0", protection="0.01"))
-    network.ask(0, 100, 1)
-    network.ask(0, 102, 1)
-    bid = network.bid(0, None, 2)
-    assert (bid.worst_price, bid.filled, bid.reason) == (101, 1, "no_liquidity")
-    assert network.bid(0, None, 1, worst_price=102).reason == "filled"
-
-
 # Post-only
-
-
-def test_post_only_never_takes() -> None:
-    network = CoinNetwork()
-    network.ask(0, 100, 3)
-    bid = network.bid(0, 100, 1, post_only=True)
-    assert (bid.done, bid.reason, bid.filled) == (True, "post_only", 0)
-    rest = network.bid(0, 99, 1, post_only=True)
-    assert (rest.done, rest.shown) == (False, 1)
-    network.ask(0, 99, 1)
-    assert rest.reason == "filled"
 
 
 def test_post_only_ends_when_it_crossed_an_earlier_order_it_did_not_see() -> None:
@@ -207,22 +152,6 @@ def test_pending_takes_count_as_reducing() -> None:
     network.check_money()
 
 
-def test_a_maker_that_one_taker_shrinks_and_fills_is_shown_as_it_is() -> None:
-    network = CoinNetwork(2)
-    bob = network.account(0, usd=10_000, coin=10)
-    network.ask(0, 100, 10, account=bob)
-    network.bid(0, 100, 10)  # the house is long 10
-    network.ask(0, 105, 6)
-    ask = network.ask(0, 110, 10, reduce_only=True)
-    network.bid(0, 110, 8, account=bob)  # the first 6 leave the other order 4
-    assert (ask.quantity, ask.filled, ask.shown) == (4, 2, 2)
-    network.exchange()
-    assert network.shown(1) == [(SELL, 110, 2)]
-    network.settle()
-    network.check()
-    network.check_money()
-
-
 def reducing_fill_or_kill() -> tuple[CoinNetwork, int, Order]:
     """The house of node 0, long 10, sells them to bids of nodes 1 and 2, all or nothing, and waits for
     their answers. Bob is a client of node 0."""
@@ -240,34 +169,6 @@ def reducing_fill_or_kill() -> tuple[CoinNetwork, int, Order]:
 def sell_to(network: CoinNetwork, bob: int, quantity: int) -> None:
     network.bid(0, 95, quantity, account=bob)
     network.ask(0, 95, quantity)
-
-
-def test_a_fill_or_kill_order_commits_no_more_than_the_position_is_by_then() -> None:
-    network, bob, ask = reducing_fill_or_kill()
-    sell_to(network, bob, 6)
-    network.settle()
-    assert (ask.quantity, ask.filled, ask.reason) == (4, 4, "filled")
-    assert network[0].ledger.balance("account:0", "COIN") == 0
-    network.check()
-    network.check_money()
-
-
-def test_a_fill_or_kill_order_tries_again_for_no_more_than_the_position_is_by_then() -> None:
-    network, bob, ask = reducing_fill_or_kill()
-    network[2].orders.cancel(network.now, 1)  # refuses, so there is another try
-    questions = network.drain(0)
-    sell_to(network, bob, 6)
-    for mail in questions:
-        network.deliver(mail)
-    assert (
-        sum(take.quantity for take in network[0].orders.takes.pending if take.phase == "reserve")
-        == 4
-    )
-    network.settle()
-    assert (ask.quantity, ask.filled, ask.reason) == (4, 4, "filled")
-    assert network[0].ledger.balance("account:0", "COIN") == 0
-    network.check()
-    network.check_money()
 
 
 def test_a_fill_or_kill_order_ends_when_its_position_is_gone() -> None:
@@ -306,21 +207,6 @@ def test_a_client_reduces_its_balance() -> None:
 
 
 # Dates
-
-
-def test_an_order_good_till_a_date_ends_then() -> None:
-    network = CoinNetwork(2)
-    alice = network.account(0, usd=1000)
-    expires = network[0].us(network.now) + 5_000_000
-    bid = network.bid(0, 100, 5, account=alice, tif="gtd", expires=expires)
-    network.run(4.5)
-    assert (bid.done, network.shown(1)) == (False, [(BUY, 100, 5)])
-    network.same_after_restart(0)
-    network.run(1.0)
-    after = network.order(0, bid.number)
-    assert (after.done, after.reason) == (True, "expired")
-    assert network.shown(1) == []
-    assert network.money(0, alice)["USD"] == (1000, 0)
 
 
 # Combinations
@@ -369,44 +255,6 @@ def test_figures_out_of_range_are_refused(field: str, value: int) -> None:
 # Stops
 
 
-def test_a_stop_waits_for_a_trade_at_its_price_and_then_trades_at_the_market() -> None:
-    network = CoinNetwork()
-    network.trade(0, 100)
-    stop = network.bid(0, None, 3, stop=110)
-    assert (stop.kind, stop.untriggered, stop.shown, stop.free) == ("stop", True, 0, 0)
-    network.ask(0, 111, 5)
-    network.trade(0, 109)
-    assert stop.untriggered
-    network.trade(0, 110)
-    assert (stop.untriggered, stop.filled, stop.reason) == (False, 3, "filled")
-
-
-def test_a_stop_limit_enters_the_book_when_it_is_triggered() -> None:
-    network = CoinNetwork(2)
-    network.trade(0, 100)
-    stop = network.ask(0, 95, 3, stop=96)
-    network.exchange()
-    assert network.shown(1) == []
-    network.trade(0, 96)
-    network.exchange()
-    assert (stop.untriggered, stop.shown, stop.kind) == (False, 3, "stop_limit")
-    assert network.shown(1) == [(SELL, 95, 3)]
-    assert stop.priority > stop.time
-    network.settle()
-    network.check()
-
-
-def test_a_trade_between_other_nodes_triggers_a_stop() -> None:
-    network = CoinNetwork(3)
-    stop = network.ask(0, 95, 3, stop=96)
-    network.exchange()
-    network.bid(1, 90, 1)
-    network.exchange()
-    network.ask(2, 90, 1)
-    network.exchange()
-    assert (stop.untriggered, stop.shown) == (False, 3)
-
-
 def test_a_late_trade_triggers_nothing() -> None:
     network = CoinNetwork(2)
     stop = network.ask(0, 95, 3, stop=96)
@@ -448,43 +296,7 @@ def test_a_stop_of_a_client_holds_and_may_find_too_little() -> None:
     network.check_money()
 
 
-def test_a_stop_survives_a_restart() -> None:
-    network = CoinNetwork()
-    network.trade(0, 100)
-    stop = network.bid(0, 110, 3, stop=105)
-    network.same_after_restart(0)
-    network.trade(0, 105)
-    assert network.order(0, stop.number).shown == 3
-    network.same_after_restart(0)
-
-
-def test_a_cancelled_stop_is_not_triggered() -> None:
-    network = CoinNetwork()
-    stop = network.bid(0, 110, 3, stop=105)
-    network[0].orders.cancel(network.now, stop.number)
-    assert (stop.done, stop.reason) == (True, "cancelled")
-    network.trade(0, 105)
-    assert stop.filled == 0
-
-
 # Trailing stops
-
-
-def test_a_trailing_stop_follows_the_market_and_never_goes_back() -> None:
-    network = CoinNetwork()
-    network.trade(0, 100)
-    stop = network.ask(0, None, 2, trailing_offset=10)
-    assert (stop.kind, stop.stop) == ("trailing_stop", 90)
-    network.trade(0, 120)
-    network.run(0.1)
-    assert stop.stop == 110
-    network.trade(0, 111)
-    assert stop.untriggered
-    network.bid(0, 109, 5)
-    network.same_after_restart(0)
-    stop = network.order(0, stop.number)
-    network.trade(0, 110)
-    assert (stop.untriggered, stop.reason, stop.value) == (False, "filled", 218)
 
 
 def test_a_trailing_stop_is_above_zero() -> None:
@@ -497,25 +309,6 @@ def test_a_trailing_stop_is_above_zero() -> None:
     with pytest.raises(CommandRejected, match="must be less than the price"):
         network.amend(0, stop, trailing_offset=100)
     assert (stop.stop, stop.trailing_offset) == (1, 99)
-
-
-def test_trailing_stops_are_written_down_after_trades_and_not_at_every_tick() -> None:
-    network = CoinNetwork()
-    network.trade(0, 100)
-    stop = network.ask(0, None, 2, trailing_offset=10)
-    network.trade(0, 101)
-    network.run(0.1)
-    assert stop.stop == 91
-    network.trade(0, 102)
-    network.run(STORE_INTERVAL / 2)
-    assert stop.stop == 91
-    network.run(STORE_INTERVAL)
-    assert stop.stop == 92
-    before = stop.updated
-    network.run(2 * STORE_INTERVAL)
-    assert stop.updated == before
-    network.restart(0)  # what was written down is durable
-    assert network.order(0, stop.number).stop == 92
 
 
 def test_a_trailing_stop_begins_with_the_first_trade() -> None:
@@ -545,31 +338,6 @@ def test_a_trailing_buy_of_a_client_needs_a_first_stop_before_the_first_trade() 
 
 
 # Pairs
-
-
-def pair(network: CoinNetwork, account: int, **more: object) -> tuple[object, object]:
-    limit, stop = network.place_all(0, SELL, 120, 5, account=account, oco_stop=90, **more)
-    return limit, stop
-
-
-def test_a_pair_shares_one_hold_and_ends_with_a_fill_of_one() -> None:
-    network = CoinNetwork()
-    alice = network.account(0, coin=5)
-    limit, stop = network.place_all(0, SELL, 120, 5, account=alice, oco_stop=90, client_id="c")
-    assert (limit.linked_order, stop.linked_order) == (stop.number, limit.number)
-    assert (limit.kind, stop.kind, stop.untriggered) == ("limit", "stop", True)
-    assert network.money(0, alice)["COIN"] == (5, 5)
-    again = network.place_all(0, SELL, 120, 5, account=alice, oco_stop=90, client_id="c")
-    assert again == [limit, stop]
-    network.same_after_restart(0)
-    limit, stop = network.order(0, limit.number), network.order(0, stop.number)
-    network.bid(0, 120, 2)
-    assert (stop.done, stop.reason) == (True, "oco")
-    assert (limit.done, limit.filled) == (False, 2)
-    assert network.money(0, alice)["COIN"] == (3, 3)
-    network.trade(0, 80)
-    assert stop.filled == 0
-    network.check_money()
 
 
 @pytest.mark.parametrize(
@@ -608,23 +376,6 @@ def test_the_stop_of_a_pair_cancels_the_other_order() -> None:
     network.check_money()
 
 
-def test_the_hold_of_a_pair_is_the_greater_of_both() -> None:
-    network = CoinNetwork()
-    alice = network.account(0, usd=1000)
-    limit, stop = network.place_all(0, BUY, 100, 5, account=alice, oco_stop=120)
-    assert network.money(0, alice)["USD"] == (1000, 5 * 126)
-    network[0].orders.cancel(network.now, stop.number)
-    assert network.money(0, alice)["USD"] == (1000, 500)
-    network[0].orders.cancel(network.now, limit.number)
-    assert network.money(0, alice)["USD"] == (1000, 0)
-    limit, stop = network.place_all(0, BUY, 100, 5, account=alice, oco_stop=120)
-    network[0].orders.cancel(network.now, limit.number)
-    assert network.money(0, alice)["USD"] == (1000, 5 * 126)
-    network.same_after_restart(0)
-    network[0].orders.cancel(network.now, stop.number)
-    assert network.money(0, alice)["USD"] == (1000, 0)
-
-
 @pytest.mark.parametrize("filled", [True, False])
 @pytest.mark.parametrize("restart", [True, False])
 def test_a_stop_of_a_pair_waits_while_the_other_order_may_still_be_filled(
@@ -655,27 +406,6 @@ def test_a_stop_of_a_pair_waits_while_the_other_order_may_still_be_filled(
     assert (limit.done, limit.reason, limit.filled) == (True, "oco", 0)
     assert (stop.filled, stop.reason) == (5, "filled")
     assert network.money(0, alice)["COIN"] == (0, 0)
-    network.check_money()
-
-
-def test_a_stop_of_a_pair_is_cancelled_by_a_late_fill_of_the_limit_order() -> None:
-    network = CoinNetwork(2)
-    alice = network.account(0, coin=5)
-    network.bid(1, 120, 5)
-    network.exchange()
-    limit, stop = network.place_all(0, SELL, 120, 5, account=alice, oco_stop=90)
-    for mail in network.drain(0):
-        network.deliver(mail)
-    answers = network.drain(1)  # filled, and not known here
-    network.bid(0, 89, 5)
-    network.trade(0, 90)
-    assert (limit.cancelled, stop.untriggered) == (True, True)
-    for mail in answers:
-        network.deliver(mail)
-    assert (limit.reason, limit.filled) == ("filled", 5)
-    assert (stop.reason, stop.filled) == ("oco", 0)
-    network.settle()
-    network.check()
     network.check_money()
 
 

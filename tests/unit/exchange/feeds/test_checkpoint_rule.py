@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from exchange_kit import EPOCH_US, NETWORK, M, Network, Owner
 
 from exchange.feeds import checkpoint_rule as rule_module
 from exchange.feeds import feed as feed_module
-from exchange.feeds.checkpoint_rule import MIN_WAIT, Earliness, earliness, wait_of
+from exchange.feeds.checkpoint_rule import MIN_WAIT, Earliness, earliness
 from exchange.feeds.feed import Feed, FeedFault, state_hash
 from exchange.feeds.feed_replica import Replica
 from exchange.model.events import BUY, Batch, Checkpoint, Closed, Event, Opened, sign_batch
@@ -56,30 +54,9 @@ def first_checkpoint(events: int, time: int) -> tuple[Careless, Batch]:
 # What is too early
 
 
-@pytest.mark.parametrize(
-    ("events", "found"),
-    [(3, Earliness.FAULT), (4, Earliness.EARLY), (7, Earliness.EARLY), (8, Earliness.DUE)],
-)
-def test_half_of_the_interval_divides_faults_from_delays(events: int, found: Earliness) -> None:
-    orders = [opened(1), *(Closed(1, "x") if n % 2 else opened(1) for n in range(1, events))]
-    batch = Careless(1).batch(*orders, checkpoint=True)
-    assert earliness(Feed("o", M), batch)[0] is found
-
-
 def test_the_interval_grows_with_the_open_orders() -> None:
     _, batch = first_checkpoint(20, NEW)
     assert earliness(Feed("o", M), batch) == (Earliness.EARLY, 20)  # 40 are due, 20 are half
-
-
-@pytest.mark.parametrize("last", [NEW - 1, NEW])
-def test_nothing_from_before_the_rule_is_a_fault(last: int) -> None:
-    owner, replica = Careless(1), Owner(1).replica()
-    batch = owner.batch(opened(1, OLD), opened(2, last), checkpoint=True)
-    if last < NEW:
-        assert replica.offer(batch) == [batch]
-    else:
-        with pytest.raises(FeedFault, match="too early for 2 open orders"):
-            replica.offer(batch)
 
 
 def test_an_order_that_was_open_at_the_last_checkpoint_dates_the_feed() -> None:
@@ -109,28 +86,6 @@ def test_a_fault_is_found_before_the_state_is_computed(monkeypatch: pytest.Monke
     assert replica.feed.fault is not None
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_writer_keeps_the_rule_over_restarts(seed: int) -> None:
-    rng = random.Random(seed)
-    owner, replica = Owner(1), Owner(1).replica()
-    opens: list[int] = []
-    for number in range(1, 400):
-        events: list[Event] = [opened(number)]
-        opens.append(number)
-        while opens and rng.random() < 0.45:
-            events.append(Closed(opens.pop(rng.randrange(len(opens))), "cancelled"))
-        batch = owner.batch(*events)
-        if isinstance(batch.events[-1], Checkpoint):
-            assert earliness(replica.feed, batch)[0] is Earliness.DUE
-        assert replica.offer(batch) == [batch]
-        if rng.random() < 0.1:  # the journal holds the same
-            feed = Feed(owner.id, M)
-            held = owner.writer.feed
-            feed.reload(held.snapshot, [b.batch for b in held.batches.values()], NETWORK)
-            owner.writer = feed_module.Writer(feed, owner.keys, NETWORK)
-    assert replica.feed.checkpointed > 100
-
-
 # Delays
 
 
@@ -154,47 +109,6 @@ def test_an_early_checkpoint_waits_and_is_never_dropped() -> None:
     assert replica.resume(101.0) == [early, following]
     assert replica.waits_until is None
     assert replica.feed.number == following.last
-
-
-def test_the_wait_is_as_long_as_the_work_may_take() -> None:
-    assert wait_of(0) == MIN_WAIT
-    assert wait_of(300_000) == 30.0
-
-
-def test_two_batches_under_the_number_that_waits_are_a_fault() -> None:
-    owner, replica, early = delayed()
-    replica.offer(early, 100.1)
-    other = owner.lie(early.first, early.previous, opened(555, OLD))
-    with pytest.raises(FeedFault, match="two different events"):
-        replica.offer(other, 100.2)
-
-
-def test_a_snapshot_ends_the_wait() -> None:
-    owner, replica, early = delayed()
-    replica.offer(early, 100.1)
-    owner.batch(*(opened(200 + n, OLD) for n in range(60)), checkpoint=True)
-    snapshot = owner.writer.feed._next_snapshot
-    assert snapshot is not None
-    assert replica.offer_snapshot(snapshot.batch, snapshot.pages, 100.2) == []
-    assert replica.waits_until is None
-    assert replica.feed.number == snapshot.batch.last
-
-
-def test_a_node_applies_a_delayed_checkpoint_at_its_time_without_requests() -> None:
-    net = Network(1, linked=False)
-    owner = Careless(50)
-    net[0].neighbour_up(net.now, owner.id)
-    batch = owner.batch(*(opened(n, OLD) for n in range(1, 17)), checkpoint=True)
-    early = owner.batch(opened(100, OLD), checkpoint=True)
-    feed = net.give(0, batch, origin=owner.id) and net[0].feeds[owner.id, M]
-    net.give(0, early, origin=owner.id)
-    assert feed.number == batch.last
-    net.run(0.8)
-    assert feed.number == batch.last
-    net.run(0.4)
-    assert feed.number == early.last
-    assert net[0].feeds_behind == 0
-    assert not any(mail.type == "feed_request" for mail in net.sent)
 
 
 def test_early_checkpoints_cost_a_node_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,37 +52,3 @@ def test_heads_and_summary_are_those_of_version_0_1_0_after_any_changes() -> Non
             assert index.heads_of(owner.id) == [
                 h for h in plain_heads(index) if h.owner == owner.id
             ]
-
-
-def test_nothing_is_computed_where_nothing_changed() -> None:
-    index = FeedIndex()
-    owners = [Owner(seed) for seed in range(1, 20)]
-    for owner in owners:
-        owner.batch(opened(1))
-        index[owner.id, M] = owner.writer.feed
-    before, version = list(index.heads()), index.version
-    assert index.summary() is index.summary()
-    assert index.version == version
-    owners[3].batch(opened(2))
-    after = index.heads()
-    assert [a is b for a, b in zip(after, before, strict=True)].count(False) == 1
-
-
-def test_events_that_are_not_signed_yet_are_in_no_head() -> None:
-    index, owner = FeedIndex(), Owner(1)
-    owner.batch(opened(1))
-    index[owner.id, M] = owner.writer.feed
-    owner.writer.append(opened(2))
-    assert [head.number for head in index.heads()] == [1]
-    owner.writer.flush()
-    assert [head.number for head in index.heads()] == [2]
-
-
-def test_a_removed_feed_changes_the_index_no_more() -> None:
-    index, owner = FeedIndex(), Owner(1)
-    owner.batch(opened(1))
-    index[owner.id, M] = owner.writer.feed
-    del index[owner.id, M]
-    owner.batch(opened(2))
-    assert index.heads() == []
-    assert index.summary() == FeedIndex().summary()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import random
-import tracemalloc
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -26,11 +24,10 @@ from exchange.feeds.exchange_messages import (
     FeedRequest,
     unpack,
 )
-from exchange.feeds.feed_limits import ABSENT, EventRates, FeedBounds, FeedLimits, GivenUpFeed
+from exchange.feeds.feed_limits import ABSENT, EventRates, FeedLimits
 from exchange.feeds.presence import PresenceLeases
-from exchange.model.events import BUY, SELL, Amended, Batch, Closed, Event, Filled, Opened
+from exchange.model.events import BUY, Batch, Closed, Event, Filled, Opened
 from exchange.model.ports import Send
-from exchange.model.records import GiveUpFeed, Recovered
 from exchange.orders.engine_context import CommandRejected
 
 FAST = FeedLimits(absent_after=30.0, absent_orders=5, retry_after=20.0)
@@ -165,15 +162,6 @@ def test_own_orders_stay_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> Non
 # Rates
 
 
-def test_a_busy_honest_owner_is_never_delayed() -> None:
-    rates = EventRates(FeedLimits())
-    rates.spend(0.0, "busy", 12_500)  # 100,000 orders of a snapshot
-    for second in range(600):
-        for _ in range(10):
-            assert rates.wait(second, "busy") == 0.0
-            rates.spend(second, "busy", 200)
-
-
 def test_an_owner_beyond_its_rate_waits_and_loses_nothing() -> None:
     net = Harness(FeedLimits(owner_rate=100, owner_burst=500))
     owner = Owner(50)
@@ -225,34 +213,6 @@ def test_the_heaviest_owner_loses_when_there_are_too_many_orders() -> None:
     assert net.shown(heavy) == 0
     assert net[0].feed_figures.orders == 401
     assert [(f.owner, f.market) for f in net[0].given_up] == [(heavy.id, M)]
-
-
-def test_one_owner_with_too_many_orders_takes_nothing_from_the_others() -> None:
-    """Two million orders of one owner, scaled down to 20,000."""
-    net = Harness(FeedLimits(max_orders=5000))
-    honest, flood = Owner(50), Owner(51)
-    net.presence(honest)
-    net.publish(honest, orders(100))
-    gc.collect()
-    tracemalloc.start()
-    before, _ = tracemalloc.get_traced_memory()
-    net.presence(flood)
-    for start in range(1, 20_001, 250):
-        net.publish(flood, orders(250, first=start))
-        net.drain(0)
-        net.sent.clear()
-        net.nodes[0].store = type(net.nodes[0].store)()  # what is on disk is not looked at
-    _, peak = tracemalloc.get_traced_memory()
-    assert not net.holds(flood)
-    for _ in range(10):
-        net[0].tick(net.now)
-    assert (net.shown(honest), net.shown(flood)) == (100, 0)
-    flood = Owner(52)  # of the flood the test itself keeps nothing
-    gc.collect()
-    after, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert after - before < 0.3 * (peak - before)
-    assert net.buy(0, 100, 1).shown == 1
 
 
 def test_a_feed_that_was_given_up_is_not_requested_nor_served_before_its_time() -> None:
@@ -499,41 +459,3 @@ def test_a_feed_that_was_given_up_stays_so_over_a_restart(tmp_path: Path) -> Non
         (given_up,) = net[0].given_up
         assert (given_up.owner, given_up.batch) == (owner.id, batches[-1])
         assert net[0].feed_figures.orders == 0
-
-
-def test_a_feed_that_is_taken_again_is_in_the_journal_again(tmp_path: Path) -> None:
-    net = Harness(FAST, tmp_path)
-    with closing(net):
-        owner = Owner(50)
-        net.presence(owner)
-        net.publish(owner, orders(6))
-        net.presence(owner, leaving=True)
-        net.step(31.0)
-        net.presence(owner)
-        for held in list(owner.writer.feed.batches.values()):
-            net.give(0, held.batch)
-        net.drain(0)
-        net.restart(0)
-        assert net.holds(owner)
-        assert net[0].given_up == []
-        assert net[0].feed_figures.orders == 6
-
-
-def test_feeds_given_up_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits_module, "MAX_GIVEN_UP", 3)
-    bounds = FeedBounds(FeedLimits())
-    for n in range(10):
-        bounds.give_up(GivenUpFeed(f"node{n}", M, "why", 0.0, None))
-    assert [name for name, _ in bounds.given_up] == ["node7", "node8", "node9"]
-
-
-def test_open_orders_are_counted_as_they_come_and_go() -> None:
-    net = Harness(FeedLimits())
-    owner = Owner(50)
-    net.presence(owner)
-    net.publish(owner, orders(10))
-    net.publish(owner, [Closed(1, "cancelled"), Amended(2, 0), *orders(3, first=20)])
-    assert net[0].feed_figures.orders == 12
-    assert net.sell(0, 90, 1).side == SELL
-    assert GiveUpFeed not in {type(record) for record in net[0].drain(net.now).records}
-    assert isinstance(net.nodes[0].store.recover(), Recovered)

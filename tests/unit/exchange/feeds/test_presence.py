@@ -22,26 +22,6 @@ def leases(
     return PresenceLeases(Keys(seed), network, incarnation=incarnation, lease_ms=lease_ms)
 
 
-def test_a_presence_makes_its_owner_present_for_its_lease_from_arrival() -> None:
-    alice, bob = leases(1), leases(2)
-    made = alice.make(0.0, [(M, 3)])
-    assert bob.accept(500.0, made) == (True, ALICE.node_id, True)
-    assert bob.present(ALICE.node_id)
-    assert bob.owners == [ALICE.node_id]
-    assert bob.expire(508.9) == []
-    assert bob.expire(509.0) == [ALICE.node_id]
-    assert not bob.present(ALICE.node_id)
-    assert bob.expire(509.0) == []
-
-
-def test_each_presence_prolongs_the_lease() -> None:
-    alice, bob = leases(1), leases(2)
-    for t in (0.0, 5.0, 10.0):
-        bob.accept(t, alice.make(t, []))
-    assert bob.expire(18.9) == []
-    assert bob.expire(19.0) == [ALICE.node_id]
-
-
 def test_a_late_copy_does_not_prolong_a_lease_nor_revive_it() -> None:
     alice, bob = leases(1), leases(2)
     one, two = alice.make(0.0, []), alice.make(3.0, [])
@@ -52,37 +32,6 @@ def test_a_late_copy_does_not_prolong_a_lease_nor_revive_it() -> None:
     for late in (one, two):
         assert bob.accept(13.0, late) == (True, ALICE.node_id, False)
     assert not bob.present(ALICE.node_id)
-
-
-def test_only_a_newcomer_is_one() -> None:
-    alice, bob = leases(1), leases(2)
-    assert bob.accept(0.0, alice.make(0.0, []))[2]
-    assert not bob.accept(1.0, alice.make(1.0, []))[2]
-    bob.expire(100.0)
-    assert bob.accept(101.0, alice.make(101.0, []))[2]  # it was away
-    assert bob.accept(102.0, leases(1, incarnation=2).make(102.0, []))[2]  # it restarted
-
-
-def test_the_later_incarnation_wins_whatever_its_counter() -> None:
-    before, after, bob = leases(1), leases(1, incarnation=2), leases(2)
-    for _ in range(5):
-        bob.accept(0.0, before.make(0.0, []))
-    last_words = before.make(0.0, [], leaving=True)
-    assert bob.accept(1.0, after.make(1.0, []))[2]
-    assert bob.accept(2.0, last_words) == (True, ALICE.node_id, False)
-    assert bob.present(ALICE.node_id)
-
-
-def test_a_goodbye_ends_the_lease_at_once_and_a_late_presence_does_not_undo_it() -> None:
-    alice, bob = leases(1), leases(2)
-    bob.accept(0.0, alice.make(0.0, []))
-    late, goodbye = alice.make(1.0, []), alice.make(1.0, [], leaving=True)
-    assert goodbye.lease == 0
-    assert bob.accept(1.0, goodbye) == (True, ALICE.node_id, False)
-    assert not bob.present(ALICE.node_id)
-    bob.accept(1.1, late)
-    assert not bob.present(ALICE.node_id)
-    assert bob.accept(2.0, alice.make(2.0, []))[2]
 
 
 def test_a_goodbye_of_an_unknown_owner_is_valid() -> None:
@@ -127,10 +76,6 @@ def test_a_presence_altered_in_one_field_is_refused(altered: dict[str, Any], kno
     assert bob.expire(9.0) == ([ALICE.node_id] if known else [])
 
 
-def test_a_presence_of_another_network_is_refused() -> None:
-    assert leases(2, network="another").accept(0.0, leases(1).make(0.0, []))[0] is False
-
-
 def signed(presence: Presence, seed: int = 1) -> Presence:
     digest = presence_module._signed(NETWORK, presence)
     return replace(presence, signature=Keys(seed).sign(digest))
@@ -168,55 +113,7 @@ def test_owners_beyond_the_bound_are_not_remembered(monkeypatch: pytest.MonkeyPa
     assert bob.accept(1.0, leases(1, incarnation=2).make(0.0, []))[2]
 
 
-def test_heads_beyond_the_limit_are_left_out_of_ones_own() -> None:
-    made = leases(1).make(0.0, [(f"m{i}", i) for i in range(MAX_HEADS + 5)])
-    assert len(made.heads) == MAX_HEADS
-    assert leases(2).accept(0.0, made)[0]
-
-
-def test_renewal_is_due_three_times_a_lease_and_at_once_at_the_start() -> None:
-    alice = leases(1, lease_ms=9000)
-    assert alice.renewal_due(0.0)
-    alice.make(10.0, [])
-    assert not alice.renewal_due(12.9)
-    assert alice.renewal_due(13.0)
-
-
-def test_a_hurried_renewal_is_at_most_one_a_second() -> None:
-    alice = leases(1)
-    alice.make(10.0, [])
-    alice.hurry(10.2, 0.0)
-    assert not alice.renewal_due(10.9)
-    assert alice.renewal_due(11.0)
-    alice.make(11.0, [])
-    alice.hurry(12.5, 0.25)
-    assert not alice.renewal_due(12.7)
-    assert alice.renewal_due(12.75)
-
-
-def test_hurry_never_delays_a_renewal() -> None:
-    alice = leases(1)
-    alice.make(10.0, [])
-    alice.hurry(12.0, 30.0)
-    assert alice.renewal_due(13.0)
-
-
 # On a whole node
-
-
-def test_leases_grow_with_the_owners_of_a_large_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence_module, "STRETCH_FROM", 4)
-    alice = leases(1)
-    for seed in range(2, 6):
-        alice.accept(0.0, leases(seed).make(0.0, []))
-    assert alice.make(0.0, []).lease == 9000
-    for seed in range(6, 10):
-        alice.accept(0.0, leases(seed).make(0.0, []))
-    assert alice.make(1.0, []).lease == 18_000
-    assert alice.next_renewal == 7.0
-    assert alice.make(1.0, [], leaving=True).lease == 0
-    alice.expire(100.0)
-    assert alice.make(100.0, []).lease == 9000
 
 
 def test_a_newcomer_is_answered_in_a_network_of_few_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,47 +137,9 @@ def two_with_an_ask() -> Network:
     return net
 
 
-def test_an_owner_out_of_reach_is_hidden_after_its_lease_and_shown_when_it_returns() -> None:
-    net = two_with_an_ask()
-    net.on_mail = lambda mail: []
-    net.run(8.0)
-    shown_for = 0.0
-    while net.book(1):
-        net.run(0.1)
-        shown_for += 0.1
-        assert shown_for < 9.1
-    assert net[1].present == []
-    net.on_mail = lambda mail: [mail]
-    net.run(4.0)
-    assert net.book(1) == [(-1, 100, 0, 1, 5)]
-
-
-def test_a_hidden_order_is_not_matched_and_crosses_on_its_owners_return() -> None:
-    net = two_with_an_ask()
-    net.on_mail = lambda mail: []
-    net.run(10.0)
-    order = net.buy(1, 100, 5)
-    assert (order.shown, order.pending) == (5, 0)
-    net.on_mail = lambda mail: [mail]
-    net.settle()
-    assert net.order(1, order.number).filled == 5
-    net.check()
-
-
 def test_a_goodbye_hides_at_once() -> None:
     net = two_with_an_ask()
     net[0].leave(net.now)
     net.round()
     assert net.book(1) == []
     assert net.book(0) == [(-1, 100, 0, 1, 5)]
-
-
-def test_a_restarted_owner_is_shown_though_its_counter_begins_anew() -> None:
-    net = two_with_an_ask()
-    for _ in range(5):
-        net[0]._leases.make(net.now, [])
-    net.restart(0)
-    net.run(1.5)
-    assert net.book(1) == [(-1, 100, 0, 1, 5)]
-    net.run(20.0)
-    assert net.book(1) == [(-1, 100, 0, 1, 5)]

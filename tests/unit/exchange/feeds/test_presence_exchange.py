@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from typing import Any
 
 import msgspec
 import pytest
 from exchange_kit import NETWORK, Keys, M, Network
 
-from exchange.feeds import presence as presence_module
 from exchange.feeds import presence_exchange
 from exchange.feeds.exchange_messages import (
     FeedDigest,
@@ -22,8 +20,6 @@ from exchange.feeds.exchange_messages import (
 )
 from exchange.feeds.presence import MAX_KNOWN, PresenceLeases
 from exchange.feeds.presence_exchange import (
-    ANSWER_TIMEOUT,
-    MAX_IN_PART,
     MAX_PRESENCE_BYTES,
     MAX_TRIES,
     MAX_UNDER_WAY,
@@ -126,41 +122,6 @@ def test_nothing_is_requested_in_a_small_network_or_with_nearly_as_many() -> Non
     assert not enough.it.busy
 
 
-def test_a_stranger_is_neither_asked_nor_answered() -> None:
-    local = Local(A)
-    local.it.stated(0.0, B, MANY)
-    local.it.on_request(0.0, B, PresenceRequest(0, 1))
-    assert local.ticked(0.0) == []
-
-
-def test_parts_are_requested_of_all_that_have_more_in_turn() -> None:
-    local = Local(A, B)
-    local.it.stated(0.0, A, MANY)
-    local.it.stated(0.0, B, MANY)
-    sent = local.ticked(0.0)
-    assert Counter(to for to, _ in sent) == {A: MAX_UNDER_WAY // 2, B: MAX_UNDER_WAY // 2}
-    parts = {request.parts for _, request in sent}
-    assert parts == {32}  # 64 owners each
-    seen = set()
-    while sent:
-        to, request = sent.pop(0)
-        assert request.part not in seen
-        seen.add(request.part)
-        local.it.on_part(0.1, to, PresencePart(request.part, request.parts, []))
-        sent += local.sent()
-    assert seen == set(range(32))
-    assert not local.it.busy
-
-
-def test_a_lease_that_was_handed_on_is_shorter_by_the_round_trip() -> None:
-    local = Local(A)
-    local.it.stated(0.0, A, MANY)
-    ((to, request), *_) = local.ticked(0.0)
-    kept = [KeptPresence(5000, unsigned(1)), KeptPresence(400, unsigned(2))]
-    answer = PresencePart(request.part, request.parts, kept)
-    assert local.it.on_part(0.5, to, answer) == [(unsigned(1), 4.5)]
-
-
 def test_an_answer_counts_once_and_only_from_where_it_was_requested() -> None:
     local = Local(A, B)
     local.it.stated(0.0, A, MANY)
@@ -170,50 +131,6 @@ def test_an_answer_counts_once_and_only_from_where_it_was_requested() -> None:
     assert local.it.on_part(0.1, A, msgspec.structs.replace(answer, parts=1)) == []
     assert len(local.it.on_part(0.1, A, answer)) == 1
     assert local.it.on_part(0.1, A, answer) == []
-
-
-def test_no_more_of_an_answer_is_read_than_its_sender_may_send() -> None:
-    local = Local(A)
-    local.it.stated(0.0, A, MANY)
-    ((_, request), *_) = local.ticked(0.0)
-    kept = [KeptPresence(5000, unsigned(number)) for number in range(MAX_IN_PART + 9)]
-    answer = PresencePart(request.part, request.parts, kept)
-    assert len(local.it.on_part(0.1, A, answer)) == MAX_IN_PART
-
-
-def test_what_a_silent_neighbour_was_asked_for_is_requested_of_another() -> None:
-    local = Local(A, B)
-    local.it.stated(0.0, A, MANY)
-    first = {request.part for to, request in local.ticked(0.0) if to == A}
-    local.it.stated(0.0, B, MANY)
-    assert local.ticked(ANSWER_TIMEOUT - 0.1) == []
-    again = local.ticked(ANSWER_TIMEOUT)
-    assert {to for to, _ in again} == {B}
-    for _, request in again:
-        local.it.on_part(ANSWER_TIMEOUT, B, PresencePart(request.part, request.parts, []))
-    asked = again
-    while more := local.sent():
-        asked += more
-        for _, request in more:
-            local.it.on_part(ANSWER_TIMEOUT, B, PresencePart(request.part, request.parts, []))
-    assert first <= {request.part for _, request in asked}
-
-
-def test_a_round_is_brought_to_its_end_when_most_are_here() -> None:
-    local = Local(A)
-    local.it.stated(0.0, A, MANY)
-    sent = local.ticked(0.0)
-    local.present = MANY - 1
-    local.it.stated(0.1, A, MANY)
-    asked = 0
-    while sent:
-        to, request = sent.pop(0)
-        asked += 1
-        local.it.on_part(0.2, to, PresencePart(request.part, request.parts, []))
-        sent += local.sent()
-    assert asked == 32
-    local.it.stated(ROUND_INTERVAL, A, MANY)
-    assert local.ticked(ROUND_INTERVAL) == []
 
 
 def test_what_a_lost_neighbour_was_asked_for_is_requested_of_another() -> None:
@@ -296,30 +213,10 @@ def test_a_newcomer_shows_an_order_before_its_owner_renews_its_presence(small: N
     assert [level[:2] for level in net.book(2)] == [(-1, 100)]
 
 
-def test_a_handed_on_lease_ends_with_that_of_the_neighbour(small: None) -> None:
-    net = Network(1)
-    assert hand_on(net, KeptPresence(4000, signed(50, lease_ms=60_000)))
-    assert net[0].present == [Keys(50).node_id]
-    net.run(3.8)
-    assert net[0].present == [Keys(50).node_id]
-    net.run(0.4)
-    assert net[0].present == []
-
-
 def test_a_claim_of_more_time_does_not_prolong_the_signed_lease(small: None) -> None:
     net = Network(1)
     assert hand_on(net, KeptPresence(10**9, signed(50, lease_ms=4000)))
     net.run(4.1)
-    assert net[0].present == []
-
-
-def test_a_handed_on_presence_does_not_undo_a_goodbye(small: None) -> None:
-    net = Network(1)
-    owner = PresenceLeases(Keys(50), NETWORK, incarnation=1, lease_ms=60_000)
-    old = owner.make(0.0, [])
-    net.give(0, old)
-    net.give(0, owner.make(0.0, [], leaving=True))
-    assert hand_on(net, KeptPresence(60_000, old))
     assert net[0].present == []
 
 
@@ -328,21 +225,3 @@ def test_a_forged_presence_is_invalid(small: None) -> None:
     forged = msgspec.structs.replace(signed(50), lease=60_000)
     assert not hand_on(net, KeptPresence(60_000, forged))
     assert net[0].present == []
-
-
-def test_what_was_handed_on_is_handed_on_with_what_is_left_then(
-    small: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(presence_module, "RENEWALS_PER_LEASE", 1)
-    net = Network(1)
-    hand_on(net, KeptPresence(5000, signed(50, lease_ms=60_000)))
-    net.run(2.0)
-    net[0].drain(net.now)
-    net.give(0, PresenceRequest(0, 1), origin=A)
-    (answer,) = [
-        unpack(each.type, each.payload)
-        for each in net[0].drain(net.now).messages
-        if each.type == "presences"
-    ]
-    assert isinstance(answer, PresencePart)
-    assert [kept.left for kept in answer.kept] == [pytest.approx(3000, abs=2)]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from exchange_kit import Keys, M, Owner
-from replication_kit import ME, OWNER, A, B, LoneReplicator, opened, request
+from exchange_kit import Keys, M
+from replication_kit import ME, OWNER, A, B, LoneReplicator, request
 
 from exchange.feeds import missing_feeds as missing_module
-from exchange.feeds import request_budget as budget_module
 from exchange.feeds.exchange_messages import FeedPart
 from exchange.feeds.missing_feeds import OWNERS_SHARE
 from exchange.feeds.replication import GRACE
@@ -42,58 +41,12 @@ def test_a_replicator_shows_what_is_missing_and_is_busy_until_it_arrives() -> No
     assert (local.it.newest_announced(), local.it.busy) == ({}, False)
 
 
-@pytest.mark.parametrize("number", [-5, 0, 3])
-def test_a_claim_of_no_more_than_is_held_is_nothing(number: int) -> None:
-    local, owner = LoneReplicator(A), Owner(1)
-    local.hold(owner, [owner.batch(opened(i)) for i in (1, 2, 3)])
-    local.it.announced(0.0, A, OWNER, M, number)
-    assert local.it.behind == 0
-
-
-def test_a_claim_about_another_market_or_a_feed_at_fault_is_nothing() -> None:
-    local, owner = LoneReplicator(A), Owner(1)
-    local.hold(owner, [owner.batch(opened(1))])
-    local.feeds[owner.id, M].fault = "caught"
-    local.it.announced(0.0, A, OWNER, M, 9)
-    local.it.announced(0.0, A, B, "ETH-USD", 9)
-    assert local.it.behind == 0
-
-
 def test_batches_that_arrive_within_the_grace_are_not_requested() -> None:
     local = LoneReplicator(A)
     local.it.announced(0.0, A, OWNER, M, 5)
     local.it.advanced(0.1, OWNER, M, 5)
     assert local.it.behind == 0
     assert local.ticked(9.0) == []
-
-
-def test_a_claim_above_the_received_number_stays() -> None:
-    local = LoneReplicator(A, B)
-    local.it.announced(0.0, A, OWNER, M, 5)
-    local.it.announced(0.0, B, OWNER, M, 6)
-    local.it.advanced(0.1, OWNER, M, 5)
-    assert local.ticked(9.0) == [(B, request())]
-
-
-def test_an_advance_of_an_unclaimed_feed_changes_nothing() -> None:
-    local = LoneReplicator()
-    local.it.advanced(0.0, OWNER, M, 5)
-    assert local.it.behind == 0
-
-
-def test_after_timeouts_the_next_claimant_is_used_then_the_owner_then_none() -> None:
-    local = LoneReplicator(A, B)
-    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
-    asked = [(t / 10, *sent) for t in range(100) for sent in local.ticked(t / 10)]
-    assert [(t, to) for t, to, _ in asked] == [
-        (0.0, A),
-        (REQUEST_TIMEOUT, B),
-        (2 * REQUEST_TIMEOUT, OWNER),
-    ]
-    assert local.it.behind == 0
-    local.it.announced(10.0, B, OWNER, M, 5, grace=0.0)
-    assert local.ticked(10.0) == [(B, request())]
 
 
 def test_neighbours_are_requested_before_distant_nodes() -> None:
@@ -103,22 +56,6 @@ def test_neighbours_are_requested_before_distant_nodes() -> None:
     assert local.ticked(0.0) == [(B, request())]
 
 
-def test_no_request_goes_to_a_neighbour_that_is_gone() -> None:
-    local = LoneReplicator(A, B)
-    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
-    local.it.neighbour_down(A)
-    local.it.neighbour_down("unknown")
-    assert local.ticked(0.0) == [(B, request())]
-
-
-def test_a_caller_never_calls_its_own_worker() -> None:
-    local = LoneReplicator()
-    local.it.announced(0.0, A, ME, M, 5, grace=0.0)
-    asked = [to for t in range(100) for to, _ in local.ticked(t / 10)]
-    assert asked == [A]
-
-
 def test_a_sooner_claim_shortens_the_grace_but_does_not_repeat_a_request() -> None:
     local = LoneReplicator(A, B)
     local.it.announced(0.0, A, OWNER, M, 5, grace=1.0)
@@ -126,14 +63,6 @@ def test_a_sooner_claim_shortens_the_grace_but_does_not_repeat_a_request() -> No
     assert len(local.ticked(0.1)) == 1
     local.it.announced(0.2, B, OWNER, M, 6, grace=0.0)
     assert local.ticked(0.2) == []
-
-
-def test_a_feed_that_was_given_up_is_not_requested() -> None:
-    local = LoneReplicator(A)
-    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    local.it.forget(OWNER, M)
-    local.it.forget(OWNER, M)
-    assert local.ticked(0.0) == []
 
 
 def test_requests_under_way_are_bounded_and_a_timeout_frees_a_place(
@@ -166,34 +95,6 @@ def announce_all(local: LoneReplicator, now: float, node: str, owners: list[str]
         local.it.announced(now, node, owner, M, 1, grace=0.0)
 
 
-def test_who_claims_feeds_that_do_not_exist_leaves_the_requests_of_others_alone() -> None:
-    local = LoneReplicator(A, B)
-    real, late = fakes(20, first=5000), 0
-    announce_all(local, 0.0, A, fakes(4000))
-    assert [to for to, _ in local.ticked(0.0)] == [A] * FIRST_SHARE
-    announce_all(local, 0.0, B, real)
-    held = 0
-    for step in range(1, 30):
-        now = step / 10
-        asked = [r.owner for to, r in local.ticked(now) if to == B]
-        for owner in asked:
-            local.it.advanced(now, owner, M, 1)
-        held += len(asked)
-        late = late or (step if held == len(real) else 0)
-    assert 0 < late <= 5
-
-
-def test_a_silent_claimant_gets_ever_fewer_requests_at_once() -> None:
-    local = LoneReplicator(A)
-    local.absent |= {*fakes(200)}
-    announce_all(local, 0.0, A, fakes(200))
-    sent = [len(local.ticked(step / 10)) for step in range(1000)]
-    rounds = [count for count in sent if count]
-    assert rounds[:4] == [8, 4, 2, 1]
-    assert set(rounds[4:]) == {1}
-    assert sum(rounds) < 40
-
-
 def test_a_node_without_the_feed_declines_and_the_owner_is_requested_at_once() -> None:
     """Presence comes through nodes that do not trade the market: they are thought to hold the feed."""
     local, other = LoneReplicator(A), LoneReplicator(A)
@@ -209,19 +110,6 @@ def test_a_node_without_the_feed_declines_and_the_owner_is_requested_at_once() -
     assert local.it.behind == 0
 
 
-def test_the_owner_is_requested_at_last_when_its_claimant_never_answers() -> None:
-    """Found by the simulation: with the claimant's last place its claims went too, again and again."""
-    local = LoneReplicator(A)
-    announce_all(local, 0.0, A, fakes(50))
-    for step in range(1000):  # down to one request at a time, and half a minute for each
-        local.ticked(step / 10)
-    for owner in fakes(50):
-        local.it.forget(owner, M)
-    local.it.announced(100.0, A, OWNER, M, 5, grace=0.0)
-    asked = [to for step in range(400) for to, _ in local.ticked(100.0 + step / 10)]
-    assert asked == [A, OWNER]
-
-
 def decline(local: LoneReplicator, now: float) -> list[str]:
     """Have neighbour A, which holds none of them, answer its requests. Returns the nodes requested."""
     asked = []
@@ -231,15 +119,6 @@ def decline(local: LoneReplicator, now: float) -> list[str]:
             if to == A:
                 local.it.on_part(now, A, FeedPart(wanted.owner, M, 0))
     return asked
-
-
-def test_feeds_of_an_owner_that_left_are_not_requested_from_it() -> None:
-    """Found by the simulation: an owner published what never connects, and left."""
-    local = LoneReplicator(A)
-    local.absent.add(OWNER)
-    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    assert decline(local, 0.0) == [A]
-    assert local.it.behind == 0
 
 
 def test_an_owner_that_leaves_while_it_is_requested_is_not_waited_for() -> None:
@@ -291,13 +170,6 @@ def test_a_claimant_that_delivers_gets_more_requests_at_once() -> None:
     assert rounds[:4] == [8, 16, 32, 32]
 
 
-def test_nodes_that_are_no_neighbours_share_one_share() -> None:
-    local = LoneReplicator(A)
-    for stranger, owner in zip(fakes(50), fakes(50, first=100), strict=True):
-        local.it.announced(0.0, stranger, owner, M, 1, grace=0.0)
-    assert len(local.ticked(0.0)) == FIRST_SHARE
-
-
 def test_when_claims_are_full_the_greatest_claimant_loses_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -327,14 +199,6 @@ def test_a_long_way_is_waited_for_and_a_short_one_again_when_it_is_back() -> Non
     assert budgets.timeout(A) == REQUEST_TIMEOUT
     budgets.answered(B, 0.1)
     assert budgets.timeout(B) == REQUEST_TIMEOUT
-
-
-def test_standings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget_module, "MAX_RECORDS", 3)
-    budgets = RequestBudgets(most=32)
-    for name in "abcd":
-        budgets.request_lost(name, 0.0, 1.0)
-    assert [budgets.share(name) for name in "abcd"] == [8, 4, 4, 4]
 
 
 def test_feeds_that_others_make_us_think_of_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

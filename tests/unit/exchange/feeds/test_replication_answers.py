@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import msgspec
 import pytest
-from exchange_kit import NETWORK, Keys, M, Owner
+from exchange_kit import Keys, M, Owner
 from replication_kit import OWNER, A, B, LoneReplicator, answer, opened, replace, request
 
 from exchange.feeds import feed as feed_module
 from exchange.feeds import missing_feeds
 from exchange.feeds import replication as replication_module
 from exchange.feeds.exchange_messages import FeedDigest, FeedHead, FeedPart, FeedRequest
-from exchange.feeds.feed import Feed, state_hash
+from exchange.feeds.feed import Feed
 from exchange.feeds.request_budget import REQUEST_TIMEOUT
-from exchange.model.events import BUY, GENESIS, Batch, Checkpoint
+from exchange.model.events import Batch
 
 
 @pytest.fixture
@@ -54,17 +51,6 @@ def test_an_empty_answer_is_not_requested_again() -> None:
     local.it.on_part(0.2, B, part(owner, 5, []))
     assert local.ticked(0.2) == []
     assert local.it.behind == 0
-
-
-def test_an_unsolicited_answer_is_not_counted() -> None:
-    local, owner = LoneReplicator(A, B), Owner(1)
-    local.it.on_part(0.0, A, part(owner, 5, []))
-    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
-    local.ticked(0.0)
-    local.it.on_part(0.1, B, part(owner, 5, []))
-    assert local.ticked(0.2) == []
-    assert local.it.behind == 1
 
 
 # Snapshots, page by page
@@ -130,41 +116,6 @@ def test_a_false_page_is_refused_and_requested_from_another_node(
     assert local.it.on_part(2.2, B, answer(owner, request(0, 1))) is not None
 
 
-def test_too_many_pages_are_refused(checkpoints: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replication_module, "MAX_PAGES", 1)
-    owner = owner_with_snapshot()
-    local = asking(owner)
-    assert local.it.on_part(0.1, A, answer(owner, request())) is None
-    assert local.sent() == []
-
-
-def test_an_only_page_completes_a_snapshot(checkpoints: None) -> None:
-    pages = [msgspec.msgpack.encode([(1, BUY, 100, 5, 1000)])]
-    owner = Owner(1)
-    batch = owner.lie(5, GENESIS, Checkpoint(state_hash(pages)))
-    local = asking(owner)
-    hashes = [hashlib.sha256(page).digest() for page in pages]
-    whole = FeedPart(OWNER, M, 5, checkpoint=batch, pages=hashes, orders=pages[0])
-    assert local.it.on_part(0.1, A, whole) == (batch, pages)
-
-
-def test_a_snapshot_that_moves_in_the_middle_is_begun_anew(checkpoints: None) -> None:
-    owner = owner_with_snapshot()
-    local = asking(owner)
-    local.it.on_part(0.1, A, answer(owner, request()))
-    for i in range(10, 14):
-        owner.batch(opened(i))
-    assert owner.writer.feed.base == 10
-    assert local.it.on_part(0.2, A, answer(owner, request(0, 1))) is None
-    local.sent()
-    assert local.ticked(0.2 + REQUEST_TIMEOUT) == [(B, request())]
-    now, number = 3.0, 0
-    while (complete := local.it.on_part(now, B, answer(owner, request(0, number)))) is None:
-        number += 1
-        assert local.sent() == [(B, request(0, number))]
-    assert complete[0].last == 10
-
-
 def test_pages_of_two_nodes_are_not_mixed(checkpoints: None) -> None:
     owner = owner_with_snapshot()
     local = asking(owner)
@@ -173,31 +124,7 @@ def test_pages_of_two_nodes_are_not_mixed(checkpoints: None) -> None:
     assert local.ticked(0.1 + REQUEST_TIMEOUT) == [(B, request(0, 0))]
 
 
-def test_a_snapshot_that_is_not_later_is_no_progress(checkpoints: None) -> None:
-    owner = owner_with_snapshot()
-    local = LoneReplicator(A)
-    local.hold(owner, [])
-    snapshot = owner.writer.feed.snapshot
-    assert snapshot is not None
-    local.feeds[owner.id, M].adopt(snapshot)
-    local.it.announced(0.0, A, OWNER, M, 11, grace=0.0)
-    assert local.ticked(0.0) == [(A, request(5))]
-    for _ in range(3):
-        assert local.it.on_part(0.1, A, answer(owner, request(0))) is None
-    assert [sent for t in range(1, 50) for sent in local.ticked(t / 10)] == []
-    assert local.it.behind == 0
-
-
 # Answering
-
-
-def test_batches_are_served_from_a_border_as_far_as_they_are_held() -> None:
-    local, owner = LoneReplicator(A), Owner(1)
-    batches = [owner.batch(opened(i)) for i in (1, 2, 3)]
-    local.feeds[owner.id, M] = owner.writer.feed
-    local.it.on_request(0.0, A, request(1))
-    local.it.on_request(0.0, B, request(3))
-    assert local.sent() == [(A, part(owner, 3, batches[1:])), (B, part(owner, 3, []))]
 
 
 def test_one_answer_is_bounded_and_the_rest_is_requested(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,13 +134,6 @@ def test_one_answer_is_bounded_and_the_rest_is_requested(monkeypatch: pytest.Mon
     local.feeds[owner.id, M] = owner.writer.feed
     local.it.on_request(0.0, A, request(0))
     assert local.sent() == [(A, part(owner, 5, batches[:2]))]
-
-
-@pytest.mark.parametrize("asked", [FeedRequest(A, M, 0), FeedRequest(OWNER, "ETH-USD", 0)])
-def test_a_request_for_a_feed_that_is_not_held_is_answered_so(asked: FeedRequest) -> None:
-    local = LoneReplicator(A)
-    local.it.on_request(0.0, A, asked)
-    assert local.sent() == [(A, FeedPart(asked.owner, asked.market, 0))]
 
 
 @pytest.mark.parametrize(
@@ -236,23 +156,6 @@ def test_a_request_that_makes_no_sense_is_not_answered(
 
 
 # Digests
-
-
-def test_equal_digests_are_silence() -> None:
-    local, owner = LoneReplicator(A), Owner(1)
-    local.hold(owner, [owner.batch(opened(1))])
-    local.it.on_digest(0.0, A, FeedDigest(local.it.summary()))
-    local.it.on_digest(0.0, A, FeedDigest(local.it.summary(), []))
-    assert local.sent() == []
-
-
-def test_a_summary_that_differs_is_answered_with_heads() -> None:
-    local, owner = LoneReplicator(A), Owner(1)
-    batch = owner.batch(opened(1))
-    local.hold(owner, [batch])
-    local.it.on_digest(0.0, A, FeedDigest(b"other"))
-    head = FeedHead(OWNER, M, 1, batch.digest(NETWORK)[:8])
-    assert local.sent() == [(A, FeedDigest(local.it.summary(), [head], False))]
 
 
 @pytest.mark.parametrize(
@@ -317,31 +220,6 @@ def test_heads_beyond_the_limit_are_left_out_of_a_digest_by_chance_and_not_read(
     many = [FeedHead(Keys(seed).node_id, M, 9, b"") for seed in range(30, 40)]
     local.it.on_digest(30.0, A, FeedDigest(b"other", many))
     assert local.it.behind == 2
-
-
-def test_a_summary_differs_by_feeds_and_not_by_the_order_of_arrival() -> None:
-    one, two = Owner(1), Owner(2)
-    batches = one.batch(opened(1)), two.batch(opened(1))
-    ab, ba, a = LoneReplicator(), LoneReplicator(), LoneReplicator()
-    ab.hold(one, [batches[0]])
-    ab.hold(two, [batches[1]])
-    ba.hold(two, [batches[1]])
-    ba.hold(one, [batches[0]])
-    a.hold(one, [batches[0]])
-    a.feeds["nobody", M] = Feed("nobody", M)  # an empty feed is as none
-    assert ab.it.summary() == ba.it.summary() != a.it.summary()
-    assert len(a.feeds.heads()) == 1
-
-
-def test_a_new_neighbour_gets_the_heads_and_some_neighbour_the_summary_periodically() -> None:
-    local = LoneReplicator()
-    local.it.neighbour_up(0.0, A)
-    assert local.sent() == [(A, FeedDigest(local.it.summary(), [], False))]
-    local.it._next_digest = 0.0
-    times = [t / 10 for t in range(600) for _ in local.ticked(t / 10)]
-    assert 9 <= len(times) <= 16
-    local.it.neighbour_down(A)
-    assert [sent for t in range(600, 700) for sent in local.ticked(t / 10)] == []
 
 
 # Bounds
@@ -413,12 +291,3 @@ def test_a_false_second_page_drops_what_came_before(checkpoints: None) -> None:
     assert local.it._missing.assembled_bytes == 0
     assert local.it.on_part(0.3, A, answer(owner, request(0, 1))) is None  # out of turn now
     assert [asked for _, asked in local.ticked(0.3 + REQUEST_TIMEOUT)] == [request(0, 0)]
-
-
-def test_a_missing_feed_that_no_one_holds_is_announced_with_number_0() -> None:
-    local, owner = LoneReplicator(A), Owner(1)
-    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
-    assert local.it.newest_announced() == {(OWNER, M): 5}
-    local.ticked(0.0)
-    local.it.on_part(0.1, A, part(owner, 0, []))
-    assert local.it.newest_announced() == {(OWNER, M): 0}

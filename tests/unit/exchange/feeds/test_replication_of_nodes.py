@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from exchange_kit import NETWORK, Keys, M, Mail, Network, Owner
+from exchange_kit import NETWORK, Keys, M, Network, Owner
 from replication_kit import answer, opened, replace
 
 from exchange.feeds import feed as feed_module
@@ -15,9 +15,7 @@ from exchange.feeds.exchange_messages import FeedDigest, FeedHead, FeedPart, Fee
 from exchange.feeds.feed import state_hash
 from exchange.feeds.feed_limits import FeedLimits
 from exchange.feeds.presence import PresenceLeases
-from exchange.feeds.replication import GRACE
 from exchange.model.events import BUY, GENESIS, Amended, Batch, Checkpoint, Closed
-from exchange.model.records import PutSnapshot
 
 
 @pytest.fixture
@@ -30,48 +28,6 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def count(net: Network, kind: str) -> int:
     return sum(mail.type == kind for mail in net.sent)
-
-
-def test_a_gap_is_requested_until_it_is_closed() -> None:
-    net = Network(1)
-    owner = Owner(50)
-    one, two = owner.batch(opened(1)), owner.batch(opened(2))
-    assert net.give(0, two)
-    assert net[0].feeds_behind == 1
-    net[0].tick(net.now + GRACE)
-    sent = [m for m in net[0].drain(net.now).messages if m.type == "feed_request"]
-    assert [unpack(m.type, m.payload) for m in sent] == [FeedRequest(owner.id, M, 0)]
-    assert net.give(0, one)
-    assert net[0].feeds_behind == 0
-    assert net[0].feeds[owner.id, M].number == 2
-
-
-def test_nodes_in_agreement_send_presence_and_summaries_alone() -> None:
-    net = Network(3)
-    net.sell(0, 100, 5)
-    net.settle()
-    net.sent.clear()
-    net.run(30.0)
-    assert {mail.type for mail in net.sent} == {"presence", "digest"}
-    digests = [mail.message for mail in net.sent if mail.type == "digest"]
-    assert all(digest.heads is None for digest in digests)
-    assert len(digests) <= 3 * 8
-
-
-@pytest.mark.parametrize("orders", [1, 3, 4, 5, 7, 8, 9, 30])
-def test_a_late_joiner_has_the_book_whatever_the_owner_still_holds(
-    orders: int, checkpoints: None
-) -> None:
-    net = Network(3)
-    net.kill(2)
-    for i in range(orders):
-        net.sell(0, 100 + i, 5)
-        net.exchange()
-    net.restart(2)
-    net.settle()
-    assert len(net.book(2)) == orders
-    net.check()
-    assert net[2].feeds[net.id(0), M].base == net[0].feeds[net.id(0), M].base
 
 
 def test_a_late_joiner_learns_of_an_owner_that_is_down_from_others(checkpoints: None) -> None:
@@ -100,52 +56,6 @@ def test_a_node_that_missed_broadcasts_catches_up_after_the_grace() -> None:
     net.run(4.0)
     assert net.book(1) == [(-1, 100, 0, 1, 5)]
     assert count(net, "feed_request") == 1
-
-
-def test_a_snapshot_joins_broadcasts_that_overtook_it(checkpoints: None) -> None:
-    """Found by these tests: what was held back when the snapshot came was never applied."""
-    net = Network(2)
-    net.on_mail = lambda mail: []
-    for i in range(9):
-        net.sell(0, 100 + i, 5)
-        net.exchange()
-    held: list[Mail] = []
-
-    def hold_parts(mail: Mail) -> list[Mail]:
-        if mail.type == "feed":
-            held.append(mail)
-            return []
-        return [mail]
-
-    net.on_mail = hold_parts
-    net.sell(0, 200, 5)
-    net.exchange()
-    net[1].tick(net.now)
-    while not held:
-        net.run(0.1)
-    net.on_mail = lambda mail: [mail]
-    for mail in held:
-        net.deliver(mail)
-    net.settle()
-    assert len(net.book(1)) == 10
-    net.check()
-
-
-def test_a_fork_hides_its_owner_everywhere_though_each_node_saw_another_side_first() -> None:
-    net = Network(2)
-    owner = Owner(50)
-    one, two = owner.lie(1, GENESIS, opened(1)), owner.lie(1, GENESIS, opened(1, price=90))
-    leases = _present(net, 50)
-    assert net.give(0, one)
-    assert net.give(1, two)
-    assert [len(net.book(i)) for i in (0, 1)] == [1, 1]
-    for _ in range(3):
-        net.run(8.0)
-        leases()
-    assert [net[i].feeds[owner.id, M].fault is not None for i in (0, 1)] == [True, True]
-    assert [net.book(i) for i in (0, 1)] == [[], []]
-    assert [len(net.nodes[i].warnings) for i in (0, 1)] == [1, 1]
-    assert "contradicts its own feed" in net.nodes[0].warnings[0]
 
 
 def _present(net: Network, seed: int) -> Callable[[], None]:
@@ -177,19 +87,6 @@ def test_a_fault_in_the_middle_of_a_batch_leaves_nothing_of_its_owner_on_the_boo
     net.run(3.0)
 
 
-def test_a_number_that_is_used_again_is_the_new_order_on_every_node(checkpoints: None) -> None:
-    net = Network(2)
-    owner = Owner(50)
-    _present(net, 50)
-    batches = [owner.batch(opened(1)), owner.batch(Closed(1, "cancelled"), opened(1, price=90))]
-    for batch in batches:
-        net.give(0, batch)
-    for batch in reversed(batches):  # both applied at once
-        net.give(1, batch)
-    assert [row[1] for row in net.book(0)] == [90]
-    assert net[0].markets[M].digest() == net[1].markets[M].digest()
-
-
 def claim(net: Network, node: int, number: int) -> FeedRequest:
     """A stranger claims more of the owner's feed; the request that follows."""
     stranger = Keys(99).node_id
@@ -214,17 +111,6 @@ def page_part(batch: Batch, pages: list[bytes], page: int = 0) -> FeedPart:
     hashes = [hashlib.sha256(p).digest() for p in pages]
     owner = Keys(50).node_id
     return FeedPart(owner, M, 99, checkpoint=batch, page=page, pages=hashes, orders=pages[page])
-
-
-def test_a_snapshot_is_adopted_and_written_to_the_journal() -> None:
-    net = Network(1)
-    _present(net, 50)
-    claim(net, 0, 99)
-    batch = Owner(50).lie(7, GENESIS, Checkpoint(state_hash([PAGE])))
-    assert net.give(0, page_part(batch, [PAGE]))
-    assert len(net.book(0)) == 1
-    records = net[0].drain(net.now).records
-    assert [type(r) for r in records if isinstance(r, PutSnapshot)] == [PutSnapshot]
 
 
 def test_an_unsigned_snapshot_is_refused_at_its_first_page() -> None:

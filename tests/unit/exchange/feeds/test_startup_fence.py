@@ -13,7 +13,7 @@ from instruments_kit import COARSE
 from market_kit import FakeMarkets
 
 from exchange.engine.engine import Engine
-from exchange.feeds.exchange_messages import FeedDigest, FeedHead, Take
+from exchange.feeds.exchange_messages import FeedDigest, FeedHead
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
 from exchange.journal.journal import Journal
 from exchange.model.events import SELL, Filled, Opened
@@ -42,28 +42,6 @@ def test_without_a_neighbour_it_is_over_after_the_grace() -> None:
     assert fence.is_down(102.0, doubt=False)
 
 
-def test_a_neighbour_that_holds_the_same_ends_it_at_once() -> None:
-    fence = StartupFence()
-    fence.begin(100.0)
-    fence.neighbour_up("a")
-    fence.on_digest("a", digest(HEAD, FeedHead("other", M, 3, b"")), [HEAD], same=False)
-    assert fence.is_down(100.0, doubt=False)
-
-
-@pytest.mark.parametrize(
-    "held",
-    [(), (FeedHead("me", M, 6, b"12345678"),), (FeedHead("me", M, 7, b"otherone"),)],
-    ids=str,
-)
-def test_a_neighbour_that_holds_less_or_another_does_not_end_it(held: tuple[FeedHead, ...]) -> None:
-    fence = StartupFence(grace=2.0)
-    fence.begin(100.0)
-    fence.neighbour_up("a")
-    fence.on_digest("a", digest(*held), [HEAD], same=False)
-    assert not fence.is_down(101.9, doubt=False)
-    assert fence.is_down(102.0, doubt=False)
-
-
 def test_a_neighbour_that_has_not_spoken_is_waited_for() -> None:
     fence = StartupFence(grace=2.0, longest=10.0)
     fence.begin(100.0)
@@ -75,15 +53,6 @@ def test_a_neighbour_that_has_not_spoken_is_waited_for() -> None:
     fence.neighbour_down("b")
     assert not fence.is_down(105.0, doubt=False)
     assert fence.is_down(110.0, doubt=False)  # but not for ever
-
-
-def test_while_more_is_claimed_to_exist_it_goes_on_but_not_for_ever() -> None:
-    fence = StartupFence(longest=10.0)
-    fence.begin(100.0)
-    fence.on_digest("a", FeedDigest(b"ours"), [HEAD], same=True)
-    assert not fence.is_down(101.0, doubt=True)
-    assert not fence.is_down(109.9, doubt=False)  # who claims it was asked, and is slow to answer
-    assert fence.is_down(110.0, doubt=False)
 
 
 # The engine
@@ -100,12 +69,6 @@ def restarted(*, orders: int = 1) -> Network:
     net[1].neighbour_down(net.now, net.id(0))
     net._start(0)
     return net
-
-
-def test_a_new_node_takes_orders_at_once() -> None:
-    net = Network(1, fence_max=FENCE_MAX)
-    assert not net[0].fenced
-    assert net.sell(0, 100, 5).shown == 5
 
 
 def test_a_restarted_node_refuses_until_the_grace_is_over_and_then_goes_on() -> None:
@@ -126,26 +89,6 @@ def test_a_restarted_node_refuses_until_the_grace_is_over_and_then_goes_on() -> 
     assert told == [False, True]
 
 
-def test_an_order_that_was_accepted_before_is_found_while_listening() -> None:
-    net = Network(1, fence_max=FENCE_MAX)
-    first = net.sell(0, 100, 5, client_id="mine")
-    net.exchange()
-    net.restart(0)
-    assert net[0].fenced
-    assert net.sell(0, 100, 5, client_id="mine").number == first.number
-
-
-def test_a_node_that_knows_no_others_waits_for_a_moment_only() -> None:
-    net = Network(1, fence_max=FENCE_MAX)
-    net.sell(0, 100, 5)
-    net.exchange()
-    net.restart(0)
-    net.run(FENCE_GRACE_ALONE - 0.2)
-    assert net[0].fenced
-    net.run(0.3)
-    assert not net[0].fenced
-
-
 def test_the_neighbours_digest_ends_it_without_time_passing() -> None:
     net = restarted()
     net.link(0)
@@ -154,62 +97,6 @@ def test_the_neighbours_digest_ends_it_without_time_passing() -> None:
     net.sell(0, 101, 1)
     net.settle()
     net.check()
-
-
-def test_takes_wait_until_the_maker_writes_again_and_are_then_decided() -> None:
-    net = restarted()
-    start = net.now
-    order = net.buy(1, 100, 2)
-    taker = net.id(1)
-    assert net.give(0, Take(9, M, 1, 1, 100, 2, 9), origin=taker)
-    net.exchange()
-    assert net.fills(0) == []
-    assert net[0].fenced
-    net.link(0)
-    net.exchange()  # the digest comes before the take: no time is lost
-    assert net.now == start
-    assert order.filled == 2
-    net.settle()
-    net.check()
-
-
-def test_unresolved_takes_and_crossing_orders_wait_too() -> None:
-    net = Network(2, fence_max=FENCE_MAX)
-    net.sell(1, 200, 5)
-    net.buy(0, 150, 2)
-    net.exchange()
-    net.on_mail = lambda mail: [] if mail.type == "take" else [mail]
-    net.buy(0, 200, 1)
-    net.exchange()
-    net.on_mail = lambda mail: [mail]
-    net.kill(0)
-    net._start(0)
-    net.sell(1, 140, 2)  # crosses what node 0 has on show, and is the later one
-    net.sent.clear()
-    for _ in range(5):
-        net.run(0.1)
-        assert not [mail for mail in net.sent if mail.sender == 0 and mail.type == "take"]
-    net.link(0)
-    net.settle()
-    assert net.order(0, 1).filled == 2
-    assert net.order(0, 2).filled == 1
-    net.check()
-
-
-def test_a_liar_that_claims_more_of_the_own_feed_delays_it_for_so_long_only() -> None:
-    net = Network(1, fence_max=FENCE_MAX)
-    net.sell(0, 100, 5)
-    net.exchange()
-    net.restart(0)
-    liar = Keys(50).node_id
-    net[0].neighbour_up(net.now, liar)
-    start = net.now
-    while net[0].fenced:
-        net.give(0, digest(FeedHead(net.id(0), M, 999, b"")), origin=liar)
-        net.run(0.1)
-    assert net[0].stale is None
-    assert FENCE_GRACE < net.now - start <= FENCE_MAX + 0.2
-    net.sell(0, 101, 1)
 
 
 def test_an_old_copy_is_noticed_while_it_listens_and_writes_nothing() -> None:
@@ -246,29 +133,6 @@ def filled(take: int, taker: str) -> Filled:
     return Filled(1, SELL, 2, 100, 3, 3, taker, take, EPOCH_US)
 
 
-def test_take_numbers_of_an_old_copy_are_not_used_a_second_time() -> None:
-    net = Network(2, fence_max=FENCE_MAX)
-    net.sell(1, 100, 50)
-    net.exchange()
-    past = net.nodes[0].store.recover()
-    for _ in range(3):
-        net.buy(0, None, 1)
-        net.exchange()
-    before = {fill.take for fill in net.fills(1)}
-    net.kill(0)
-    net.nodes[0].store = type(net.nodes[0].store)()
-    net.nodes[0].store.commit([PutMeta(name, value) for name, value in past.meta.items()])
-    net.now += 1.0
-    net.restart(0)
-    net.settle()
-    net.buy(0, None, 4)
-    net.settle()
-    (fill,) = net.fills(0)
-    assert fill.quantity == 4
-    assert fill.take not in before
-    assert len(net.fills(1)) == 4
-
-
 def test_a_trade_missing_in_the_journal_is_warned_of_once() -> None:
     """A node restored from an old copy gets the makers' feeds, which tell of its lost fills."""
     net = Network(1)
@@ -285,21 +149,6 @@ def test_a_trade_missing_in_the_journal_is_warned_of_once() -> None:
     (warning,) = net.nodes[0].warnings
     assert "not in this data directory" in warning
     assert net[0].stale is None  # anybody can write such an event
-
-
-def test_own_trades_and_those_of_others_are_no_sign_of_lost_ones() -> None:
-    net = Network(2)
-    net.sell(1, 100, 5)
-    net.exchange()
-    net.buy(0, 100, 1)
-    net.settle()
-    net.now += 1.0
-    net.restart(0)
-    net.buy(0, 100, 1)
-    net.settle()
-    maker = Owner(50)
-    net.give(0, maker.batch(Opened(1, SELL, 100, 5, 1), filled(FIRST_TAKE, net.id(1))))
-    assert net.nodes[0].warnings == []
 
 
 # The service

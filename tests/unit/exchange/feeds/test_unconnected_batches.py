@@ -11,7 +11,6 @@ from replication_kit import opened
 
 from exchange.feeds import unconnected_batches as unconnected_module
 from exchange.feeds.feed import StoredBatch
-from exchange.feeds.owner_weights import OwnerWeights
 from exchange.feeds.unconnected_batches import MAX_BATCHES, OVERHEAD, UnconnectedBatches
 
 
@@ -57,14 +56,6 @@ def test_the_heaviest_owner_loses_not_the_newest() -> None:
     assert waiting.bytes == 10_000
 
 
-def test_feeds_of_one_owner_share_its_bound() -> None:
-    waiting = UnconnectedBatches(most_each=4000)
-    for market in ("A", "B", "C"):
-        for first in (2, 3):
-            waiting.add(("a", market), first, stored(1000))
-    assert waiting.bytes == 4000
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_bounds_hold_in_any_order_of_changes(seed: int) -> None:
     rng = random.Random(seed)
@@ -94,21 +85,6 @@ def test_bounds_hold_in_any_order_of_changes(seed: int) -> None:
         for owner in "abcdefgh":
             of_owner = [b for (name, _), b in found.items() if name[0] == owner]
             assert sum(len(b.data) + OVERHEAD for b in of_owner) <= 5_000
-
-
-def test_the_heaviest_of_many_owners_is_found() -> None:
-    rng = random.Random(3)
-    weights, plain = OwnerWeights(), dict.fromkeys("abcdefghij", 0)
-    for _ in range(2000):
-        owner = rng.choice("abcdefghij")
-        change = rng.randrange(-plain[owner], 100)
-        weights.add(owner, change)
-        plain[owner] += change
-        assert weights.total == sum(plain.values())
-        assert weights[owner] == plain[owner]
-        heaviest = weights.heaviest()
-        assert (plain[heaviest] if heaviest else 0) == max(plain.values())
-    assert len(weights._heap._heap) <= 2 * len(plain) + 64
 
 
 def test_batches_that_never_connect_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from operator import attrgetter
@@ -109,32 +108,6 @@ def test_an_order_is_found_by_number_and_by_the_latest_use_of_its_client_id(
     assert archive.by_client_id("mine", 3) is archive.by_client_id("other", 1) is None
 
 
-def test_an_order_is_there_once_as_it_was_last(archive: Archive) -> None:
-    archive.add([(1, ORDER), (2, replace(ORDER, filled=4))], [], [], 2)
-    archive.add([(3, replace(ORDER, filled=5))], [], [], 3)
-    assert archive.orders(limit=-1) == [replace(ORDER, filled=5)]
-
-
-@pytest.mark.parametrize("count", [0, 1, 4, 49, 50, 556, 1500])
-def test_any_number_of_rows_is_written(count: int, archive: Archive) -> None:
-    fills = [replace(FILL, take=take) for take in range(count)]
-    archive.add([], [(1, fill) for fill in fills], [], 1)
-    assert archive.fills(limit=-1) == fills[::-1]
-
-
-def test_it_knows_how_far_it_got_and_goes_on_there(tmp_path: Path) -> None:
-    path = tmp_path / "archive.sqlite3"
-    for at in (5, 9):
-        with closing(Archive(path)) as archive:
-            archive.add([(at, replace(ORDER, number=at))], [(at, FILL)], [(at, POSTING)], at)
-    with closing(Archive(path)) as archive:
-        assert archive.at == 9
-        assert [order.number for order in archive.orders(limit=9)] == [9, 5]
-        assert len(archive.fills_of(2, market=M)) == len(archive.postings("account:2")) == 2
-        assert archive.put_aside is None
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
 def test_a_write_that_fails_leaves_nothing(archive: Archive) -> None:
     archive.add([], [(1, FILL)], [], 1)
     bad = replace(POSTING, time=2**70, asset="NEW")
@@ -162,56 +135,6 @@ def test_what_came_of_later_frames_is_set_aside_and_kept(archive: Archive) -> No
     assert lost[0][2] == pack(FILL)
 
 
-def test_what_was_flushed_is_in_the_file_itself(tmp_path: Path) -> None:
-    path = tmp_path / "archive.sqlite3"
-    with closing(Archive(path)) as archive:
-        archive.add([], [(7, FILL)], [], 7)
-        assert archive.flush() == 7
-        copy = tmp_path / "copy"
-        copy.write_bytes(path.read_bytes())  # without the write-ahead log
-    with closing(sqlite3.connect(copy)) as db:
-        assert db.execute("SELECT frame FROM place").fetchone() == (7,)
-
-
-@pytest.mark.parametrize("content", [b"no database at all" * 500, b"version"])
-def test_a_file_that_cannot_be_used_is_put_aside(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "archive.sqlite3"
-    if content == b"version":
-        Archive(path).close()
-        with closing(sqlite3.connect(path)) as db:
-            db.execute("PRAGMA user_version = 99")
-        content = path.read_bytes()
-    else:
-        path.write_bytes(content)
-    with closing(Archive(path)) as archive:
-        assert archive.put_aside is not None
-        archive.add([], [(1, FILL)], [], 1)
-        assert archive.fills(limit=1) == [FILL]
-    assert path.with_name("archive.sqlite3.damaged").read_bytes() == content
-
-
 def test_a_directory_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="nowhere"):
         Archive(tmp_path / "nowhere" / "archive.sqlite3")
-
-
-def test_readers_see_whole_additions(archive: Archive) -> None:
-    """Each addition has two fills of the same time."""
-    uneven: list[int] = []
-    stop = threading.Event()
-
-    def read() -> None:
-        while not stop.is_set():
-            count = len(archive.fills_of(2, limit=1000))
-            if count % 2:
-                uneven.append(count)
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for at in range(1, 100):
-        archive.add([], [(at, replace(FILL, time=at)), (at, replace(FILL, time=at))], [], at)
-    stop.set()
-    for reader in readers:
-        reader.join()
-    assert uneven == []

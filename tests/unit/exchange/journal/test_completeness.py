@@ -185,32 +185,6 @@ def test_an_unfinished_last_frame_is_cut_off_without_a_word(path: Path) -> None:
 # What is known of a log that is too short
 
 
-@pytest.mark.parametrize("sync", ["normal", "full"])
-def test_a_log_that_ends_before_its_flushed_frame_is_refused(sync: Sync, path: Path) -> None:
-    written(path, 9)
-    for file in path.glob("archive*"):
-        file.unlink()
-    lost_end(path, 3)
-    with pytest.raises(JournalError) as refused:
-        opened(path, sync=sync)
-    text = str(refused.value)
-    assert "ends at commit 6" in text
-    assert "anchor has commits up to 9: 3 commits" in text
-    assert "from a backup" in text
-    # As the text says: without what knows of more.
-    (path / "anchor").unlink()
-    assert opened(path, sync=sync) == (6, [])
-
-
-def test_commits_that_were_not_flushed_are_missed_aloud(path: Path) -> None:
-    left = written(path, 9, killed=True)
-    lost_end(left, 3)
-    last, (note,) = opened(left)
-    assert last == 6
-    assert "last commits, 7 to 9" in note
-    assert opened(left) == (6, [])  # said once
-
-
 def test_with_full_sync_commits_that_were_not_flushed_are_not_given_up(path: Path) -> None:
     left = written(path, 9, killed=True)
     lost_end(left, 3)
@@ -229,17 +203,6 @@ def test_others_feeds_that_were_not_flushed_are_nobodys_loss(path: Path) -> None
         shutil.copytree(path, killed)
     lost_end(killed, 1)
     assert opened(killed, sync="full") == (1, [])
-
-
-def test_an_archive_alone_knows_that_the_log_is_too_short(path: Path) -> None:
-    written(path, 9)
-    (path / "anchor").unlink()
-    lost_end(path, 3)
-    for _ in range(2):  # it is not made to forget
-        with pytest.raises(JournalError, match=r"archive\.sqlite3 has commits up to 9"):
-            opened(path)
-    (path / "archive.sqlite3").rename(path / "elsewhere")
-    assert opened(path) == (6, [])
 
 
 def test_with_full_sync_an_archive_of_lost_commits_is_refused_though_the_anchor_is_late(
@@ -287,18 +250,6 @@ def test_a_journal_without_a_log_is_refused(path: Path) -> None:
         opened(path)
 
 
-def test_an_anchor_goes_with_the_log_through_segments_and_restarts(path: Path) -> None:
-    for count in (30, 60):
-        with closing(open_journal(path)) as journal:
-            while journal._committed < count:
-                journal.commit([PutMeta("last", journal._committed + 1)])
-                assert journal._anchor is not None
-        held = anchor.Anchor(path / "anchor")
-        assert (held.written, held.flushed) == (count, count)
-        held.close()
-    assert opened(path) == (60, [])
-
-
 def test_a_journal_may_be_closed_twice(path: Path) -> None:
     journal = open_journal(path)
     journal.commit([PutMeta("last", 1)])
@@ -308,39 +259,6 @@ def test_a_journal_may_be_closed_twice(path: Path) -> None:
 
 
 # The anchor's file
-
-
-def test_a_position_that_was_half_written_leaves_the_one_before(tmp_path: Path) -> None:
-    path = tmp_path / "anchor"
-    held = anchor.write(path, owner="me", position=5)
-    held.note(6, 5)
-    held.note(7, 6)
-    held.close()
-    data = bytearray(path.read_bytes())
-    data[1024:1028] = struct.pack("<I", 99)  # of the last position
-    path.write_bytes(data)
-    held = anchor.Anchor(path)
-    assert (held.owner, held.written, held.flushed) == ("me", 6, 5)
-    held.note(8, 8)
-    held.close()
-    held = anchor.Anchor(path)
-    assert (held.written, held.flushed) == (8, 8)
-    held.close()
-
-
-@pytest.mark.parametrize("where", [0, 20, 76])
-def test_a_damaged_anchor_is_refused(where: int, path: Path) -> None:
-    written(path, 3)
-    data = bytearray((path / "anchor").read_bytes())
-    data[where] ^= 1
-    (path / "anchor").write_bytes(data)
-    with pytest.raises(
-        JournalError,
-        match=r"anchor, the record of the log's last position, is damaged.*journal repair",
-    ):
-        opened(path)
-    (path / "anchor").unlink()
-    assert opened(path) == (3, [])
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 1536, bytes(1536)])
@@ -364,16 +282,6 @@ def test_an_anchor_of_a_later_version_is_refused(path: Path) -> None:
 
 
 # Whose it is
-
-
-def test_another_nodes_journal_is_refused(path: Path) -> None:
-    written(path, 3, owner="node-a")
-    assert owner_of(path) == "node-a"
-    with pytest.raises(
-        JournalError, match=r"journal of node node-a.* key of node node-b\. Restore the"
-    ):
-        opened(path, owner="node-b")
-    assert opened(path, owner="node-a") == (3, [])
 
 
 def test_an_empty_journal_belongs_to_the_node_that_opens_it(path: Path) -> None:

@@ -8,32 +8,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from exchange_kit import M, Owner
-from journal_kit import BATCHES, OWNER, RECORDS, SNAPSHOT, random_records
+from exchange_kit import M
+from journal_kit import RECORDS, random_records
 
 from exchange.journal import snapshots, state
 from exchange.journal.frames import JournalError
 from exchange.journal.state import JournalState
-from exchange.model.codec import pack, unpacker
-from exchange.model.events import Opened
 from exchange.model.records import (
-    Decision,
-    DropDecisions,
-    Fill,
     Order,
-    PutBatch,
-    PutCredit,
-    PutSnapshot,
     Record,
     Recovered,
-    StoredFeed,
-    Transaction,
-    TransactionLine,
 )
 from tests.simulation.disk import MemoryDisk
 
 VERSION = 3
-unpack = unpacker(list[Record]).decode
 
 
 def folded(records: list[Any]) -> Recovered:
@@ -47,35 +35,6 @@ def folded(records: list[Any]) -> Recovered:
 
 def test_every_kind_of_record_has_an_example_here() -> None:
     assert {type(record) for record in RECORDS} == set(Record.__args__)
-
-
-def test_records_come_back_from_bytes() -> None:
-    assert unpack(pack(RECORDS)) == RECORDS
-
-
-@pytest.mark.parametrize("value", [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 2**200, -(2**200)])
-def test_integers_of_any_size_come_back(value: int) -> None:
-    wide: list[Record] = []
-    for record in RECORDS:
-        match record:
-            case Order() as order:
-                wide.append(msgspec.structs.replace(order, value=value))
-            case Transaction() as transaction:
-                line = TransactionLine("fees", "BTC", value, -value, "fee")
-                wide.append(msgspec.structs.replace(transaction, lines=(line,)))
-            case Fill() as fill:
-                wide.append(msgspec.structs.replace(fill, fee=value))
-            case PutCredit(peer, asset):
-                wide.append(PutCredit(peer, asset, value))
-            case _:
-                wide.append(record)
-    assert unpack(pack(wide)) == wide
-
-
-@pytest.mark.parametrize("text", ["", "null", "17", "true", "1e9", "-0", "\u00fc", "\0"])
-def test_strings_that_look_like_other_types_stay_strings(text: str) -> None:
-    order = Order(1, text, 1, None, 5, 5, text, value=2**70)
-    assert unpack(pack([order])) == [order]
 
 
 # Folding
@@ -104,47 +63,6 @@ def test_the_latest_orders_to_finish_are_kept(monkeypatch: pytest.MonkeyPatch) -
     left = [order for order in found.recovered().orders if order.done]
     assert [order.number for order in left] == [1, 2, 5]
     assert len(found.recovered().orders) == 20 - len(finish) + 3
-
-
-def test_a_state_is_released_in_steps() -> None:
-    found = JournalState()
-    found.apply(Order(number, M, 1, 100, 5, 1000) for number in range(1, 2502))
-    assert run(found.release()) == 3
-    assert found.recovered().orders == []
-
-
-def test_dropping_decisions_keeps_later_ones_and_other_takers() -> None:
-    decision = next(r for r in RECORDS if isinstance(r, Decision))
-    made = [
-        msgspec.structs.replace(decision, taker=taker, take=take)
-        for taker in ("a", "b")
-        for take in (1, 2, 3)
-    ]
-    found = folded([*made, DropDecisions("a", 3), DropDecisions("b", 1)])
-    assert [(d.taker, d.take) for d in found.decisions] == [("a", 3), ("b", 1), ("b", 2), ("b", 3)]
-    assert found.marks == {"a": 3, "b": 1}
-
-
-def test_a_feed_begins_at_its_snapshot() -> None:
-    puts: list[Record] = [PutBatch(OWNER.id, batch) for batch in BATCHES]
-    snapshot = PutSnapshot(OWNER.id, M, SNAPSHOT)
-    for order in ([*puts, snapshot], [snapshot, *puts], [*puts[:2], snapshot, *puts]):
-        assert folded(order).feeds == [StoredFeed(OWNER.id, M, SNAPSHOT, BATCHES[4:])]
-
-
-def test_a_snapshot_drops_no_batches_of_other_feeds() -> None:
-    other = Owner(2, market="ETH-USD").batch(Opened(1, 1, 100, 5, 1000))
-    puts = [PutBatch("other", BATCHES[0]), PutBatch(OWNER.id, other)]
-    found = folded([*puts, PutSnapshot(OWNER.id, M, SNAPSHOT)]).feeds
-    assert StoredFeed("other", M, None, [BATCHES[0]]) in found
-    assert StoredFeed(OWNER.id, "ETH-USD", None, [other]) in found
-
-
-def test_the_first_copy_of_a_batch_is_kept() -> None:
-    other = Owner(2).batch(Opened(2, 1, 100, 5, 1000))
-    assert folded([PutBatch("o", BATCHES[0]), PutBatch("o", other)]).feeds == [
-        StoredFeed("o", M, None, [BATCHES[0]])
-    ]
 
 
 # Snapshots
@@ -176,11 +94,6 @@ def test_a_snapshot_holds_the_state(tmp_path: Path, full: JournalState) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_empty_state_has_a_snapshot(tmp_path: Path) -> None:
-    run(snapshots.save(tmp_path, 1, JournalState(), VERSION))
-    assert loaded(snapshots.path_of(tmp_path, 1)) == Recovered()
-
-
 def test_whenever_the_writing_ends_there_is_a_whole_snapshot_or_none(
     tmp_path: Path, full: JournalState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,13 +108,6 @@ def test_whenever_the_writing_ends_there_is_a_whole_snapshot_or_none(
         assert snapshots.numbers(tmp_path)[-1] == 1
         snapshots.tidy(tmp_path)
         assert list(tmp_path.iterdir()) == [snapshots.path_of(tmp_path, 1)]
-
-
-def test_only_the_newest_snapshot_is_kept(tmp_path: Path) -> None:
-    for number in (3, 20, 100):
-        run(snapshots.save(tmp_path, number, JournalState(), VERSION))
-    snapshots.tidy(tmp_path)
-    assert snapshots.numbers(tmp_path) == [100]
 
 
 def test_a_damaged_snapshot_is_refused_by_name_and_offset(

@@ -54,13 +54,6 @@ def test_saved_trades_and_candles_survive_a_restart(tmp_path: Path) -> None:
     assert (tmp_path / "market.sqlite3").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_trade_saved_twice_is_stored_once(tmp_path: Path) -> None:
-    with closing(opened(tmp_path)) as history:
-        history.save(added([record(5)]))
-        history.save(added([record(5), record(5)]))
-        assert every(history) == [record(5)]
-
-
 def test_queries_are_bounded_ordered_and_limited(tmp_path: Path) -> None:
     trades = [record(5, 1, "b"), record(5, 2, "a"), record(5, 1, "a"), record(9, 4), record(1, 5)]
     by_key = sorted(trades, key=lambda t: t.key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -53,47 +52,6 @@ def write(path: Path, *contents: bytes, sync: bool = True, segment_bytes: int = 
             found.append(content, sync=sync)
 
 
-def test_frames_come_back_in_order_also_after_a_restart(tmp_path: Path) -> None:
-    write(tmp_path, b"one", b"", b"three" * 1000)
-    write(tmp_path, b"four")
-    assert again(tmp_path) == [b"one", b"", b"three" * 1000, b"four"]
-
-
-def test_a_log_may_begin_at_any_number(tmp_path: Path) -> None:
-    with closing(open_log(tmp_path, start=40)) as found:
-        assert (found.last, found.append(b"x", sync=True)) == (39, 40)
-        assert payloads(found, 39) == [b"x"]
-
-
-def test_segments_follow_each_other_and_are_for_the_owner_alone(tmp_path: Path) -> None:
-    contents = [bytes([i]) * 40 for i in range(10)]
-    write(tmp_path, *contents, segment_bytes=100)
-    files = sorted(tmp_path.glob("*.log"))
-    assert [int(file.stem) for file in files] == [1, 3, 5, 7, 9]
-    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-    assert again(tmp_path) == contents
-
-
-@pytest.mark.parametrize("size", [1, 60, 100, 10_000])
-def test_a_tail_reads_on_while_the_log_grows_in_pieces_of_any_size(
-    tmp_path: Path, size: int
-) -> None:
-    with (
-        closing(open_log(tmp_path, segment_bytes=150)) as found,
-        closing(Tail(found, 0)) as tail,
-    ):
-        taken = []
-        for i in range(20):
-            found.append(bytes([i]) * (i * 7), sync=False)
-            if i % 3 == 2:
-                while tail.at < found.last:
-                    taken += tail.take(found.last, size)
-        while tail.at < found.last:
-            taken += tail.take(found.last, size)
-        assert taken == [(i + 1, bytes([i]) * (i * 7)) for i in range(20)]
-        assert tail.take(found.last) == []
-
-
 def test_a_tail_does_not_read_beyond_its_limit(opened: WriteAheadLog) -> None:
     for i in range(5):
         opened.append(bytes([i]), sync=False)
@@ -116,27 +74,6 @@ def test_dropped_segments_are_gone_and_the_rest_is_readable(tmp_path: Path) -> N
 
 
 # Torn ends
-
-
-def test_cut_at_every_byte_the_log_ends_with_the_last_whole_frame(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # hundreds of them take their time
-    monkeypatch.setattr(write_ahead_log, "flush", lambda fd: None)
-    contents = [b"first", b"second" * 3, b"third"]
-    write(tmp_path, *contents)
-    path = only_segment(tmp_path)
-    whole = path.read_bytes()
-    ends = [FILE_HEAD_SIZE]
-    for content in contents:
-        ends.append(ends[-1] + HEAD_SIZE + len(content))
-    assert ends[-1] == len(whole)
-    for length in range(len(whole) + 1):
-        path.write_bytes(whole[:length])
-        left = sum(end <= length for end in ends[1:])
-        assert again(tmp_path) == contents[:left], length
-        write(tmp_path, b"after")
-        assert again(tmp_path) == [*contents[:left], b"after"], length
 
 
 def test_an_end_that_was_never_written_is_cut_off(tmp_path: Path) -> None:
@@ -173,22 +110,6 @@ def test_every_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
                 open_log(tmp_path)
 
 
-def test_a_hole_before_a_durable_frame_is_damage(tmp_path: Path) -> None:
-    for sync in (True, False):
-        path = tmp_path / str(sync)
-        path.mkdir()
-        write(path, b"first", b"second" * 500, b"third", sync=sync)
-        file = only_segment(path)
-        data = bytearray(file.read_bytes())
-        data[1024:2048] = bytes(1024)
-        file.write_bytes(data)
-        if sync:
-            with pytest.raises(JournalError, match="checksum is wrong"):
-                open_log(path)
-        else:  # nobody was promised the second and the third
-            assert again(path) == [b"first"]
-
-
 def test_damage_in_an_older_segment_is_found_when_it_is_read(tmp_path: Path) -> None:
     write(tmp_path, *[bytes([i + 1]) * 40 for i in range(4)], segment_bytes=100)
     oldest, _ = sorted(tmp_path.glob("*.log"))
@@ -197,13 +118,6 @@ def test_damage_in_an_older_segment_is_found_when_it_is_read(tmp_path: Path) -> 
         oldest.write_bytes(data)
         with pytest.raises(JournalError, match=oldest.name):
             again(tmp_path)
-
-
-def test_a_missing_segment_is_damage(tmp_path: Path) -> None:
-    write(tmp_path, *[bytes([i]) * 40 for i in range(6)], segment_bytes=100)
-    sorted(tmp_path.glob("*.log"))[1].unlink()
-    with pytest.raises(JournalError, match="offset"):
-        again(tmp_path)
 
 
 def test_a_frame_of_another_number_is_damage(tmp_path: Path) -> None:
@@ -230,15 +144,6 @@ def test_other_files_are_refused_by_name(tmp_path: Path, head: bytes, text: str)
         open_log(tmp_path)
 
 
-def test_a_payload_that_is_too_long_is_refused(
-    opened: WriteAheadLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(write_ahead_log, "MAX_PAYLOAD", 10)
-    with pytest.raises(ValueError, match="11 bytes"):
-        opened.append(b"x" * 11, sync=True)
-    assert opened.append(b"x" * 10, sync=True) == 1
-
-
 # When the disk is waited for
 
 
@@ -260,13 +165,6 @@ def flushes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_a_synchronous_append_waits_for_the_disk(opened: WriteAheadLog, flushes: list[str]) -> None:
-    opened.append(b"x", sync=False)
-    assert (flushes, opened.durable) == ([], 0)
-    opened.append(b"x", sync=True)
-    assert (flushes, opened.durable) == (["1.log"], 2)
-
-
 def test_a_segment_is_on_the_disk_before_the_next_and_the_next_ones_name_before_its_frames(
     opened: WriteAheadLog, flushes: list[str]
 ) -> None:
@@ -275,15 +173,6 @@ def test_a_segment_is_on_the_disk_before_the_next_and_the_next_ones_name_before_
     assert (flushes, opened.durable) == (["1.log", "2.log", "directory"], 1)
     opened.seal()  # nothing in it yet
     assert opened.segments == (1, 2)
-
-
-def test_what_a_killed_process_left_is_flushed_before_anything_follows(
-    tmp_path: Path, flushes: list[str]
-) -> None:
-    write(tmp_path, b"x", sync=False)
-    flushes.clear()
-    with closing(open_log(tmp_path)) as found:
-        assert (flushes, found.durable) == (["1.log"], 1)
 
 
 def test_a_short_write_goes_on(opened: WriteAheadLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,10 +24,6 @@ from exchange.market.candles import (
 )
 
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z, a Thursday
-
-
-def us(text: str) -> int:
-    return int(datetime.fromisoformat(text).timestamp()) * 1_000_000
 
 
 def record(
@@ -156,21 +151,6 @@ def test_equal_times_go_by_maker_and_number() -> None:
     candle = candles.changed["1m", T0]
     assert (candle.open, candle.close) == (10, 30)
     assert (candle.first, candle.last) == ((T0, "a", 2), (T0, "b", 1))
-
-
-@pytest.mark.parametrize(
-    ("name", "time", "start"),
-    [
-        ("1m", "2026-01-02T03:04:59+00:00", "2026-01-02T03:04:00+00:00"),
-        ("4h", "2026-01-02T03:59:59+00:00", "2026-01-02T00:00:00+00:00"),
-        ("1D", "2026-01-02T23:59:59+00:00", "2026-01-02T00:00:00+00:00"),
-        ("1W", "2026-01-04T23:59:59+00:00", "2025-12-29T00:00:00+00:00"),  # Sunday -> Monday
-        ("7D", "2026-01-07T23:59:59+00:00", "2026-01-01T00:00:00+00:00"),  # Wednesday -> Thursday
-        ("1M", "2024-02-29T23:59:59+00:00", "2024-02-01T00:00:00+00:00"),
-    ],
-)
-def test_where_candles_begin(name: str, time: str, start: str) -> None:
-    assert TIMEFRAMES[name].start(us(time)) == us(start)
 
 
 @given(st.sampled_from(list(TIMEFRAMES)), st.integers(40 * DAY, LATEST - 40 * DAY))

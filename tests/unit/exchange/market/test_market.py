@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from exchange_kit import Keys, M, Owner
 
-from exchange.feeds.feed import Feed, Writer
 from exchange.ledger.market_units import MarketUnits
-from exchange.market.market import NUMBER_BITS, TAPE, Hold, Market, OwnerIndex, Trade
+from exchange.market.market import Hold, Market, OwnerIndex
 from exchange.model.events import BUY, SELL, Amended, Closed, Event, Filled, Moved, Opened
 
 UNITS = MarketUnits("BTC", "USD", 1, 1, 0, 0)
@@ -43,55 +42,10 @@ class Here:
         return {(row[3], row[4]): row[5] for row in self.market.contents()}
 
 
-def test_owners_keys_are_one_integer_and_split_again() -> None:
-    owners = OwnerIndex(ME)
-    assert owners.key(ME, 7) == 7
-    keys = {(o, n): owners.key(o, n) for o in (ME, A, B) for n in (1, 2**40 - 1)}
-    assert len(set(keys.values())) == 6
-    assert {owners.split(key) for key in keys.values()} == set(keys)
-    assert owners.key(A, 3) >> NUMBER_BITS != 0
-
-
-def test_the_book_has_the_displayed_orders_of_present_owners() -> None:
-    here = Here()
-    for owner in (ME, A, B):
-        here.show(owner, 1)
-    here.present.remove(A)
-    here.market.refresh_owner(A)
-    assert here.quantities == {(ME, 1): 10, (B, 1): 10}
-    here.present.add(A)
-    here.market.refresh_owner(A)
-    assert here.quantities == {(ME, 1): 10, (A, 1): 10, (B, 1): 10}
-
-
-def test_equal_prices_go_by_time_then_node_then_number_wherever_they_came_first() -> None:
-    here = Here()
-    for owner, number in ((B, 2), (B, 1), (ME, 1), (A, 2), (A, 1)):
-        here.show(owner, number)
-    assert list(here.quantities) == [(A, 1), (A, 2), (ME, 1), (B, 1), (B, 2)]
-    keys = [here.market.owners.key(*rank) for rank in here.quantities]
-    priorities = [here.market.priority(*here.market.owners.split(key)) for key in keys]
-    assert priorities == sorted(priorities)
-    assert priorities[0] == (1000, A, 1)
-
-
 def test_the_priority_of_an_unknown_order_is_an_error() -> None:
     here = Here()
     with pytest.raises(KeyError):
         here.market.priority(Keys(77).node_id, 1)
-
-
-def test_the_book_follows_the_feed() -> None:
-    here = Here()
-    here.show(A, 1)
-    here.tell(A, Amended(1, 4))
-    assert here.quantities == {(A, 1): 4}
-    here.tell(A, Amended(1, 0))
-    assert here.quantities == {}
-    here.tell(A, Amended(1, 6))
-    assert here.quantities == {(A, 1): 6}
-    here.tell(A, Closed(1, "cancelled"))
-    assert here.quantities == {}
 
 
 def test_an_order_without_an_owner_is_not_shown() -> None:
@@ -103,43 +57,6 @@ def test_an_order_without_an_owner_is_not_shown() -> None:
     assert here.market.feed(Keys(77).node_id) is None
 
 
-def test_a_requested_quantity_is_deducted_until_the_answer() -> None:
-    here = Here()
-    here.show(A, 1)
-    here.market.reserve(A, 1, 3)
-    here.market.reserve(A, 1, 4)
-    assert here.quantities == {(A, 1): 3}
-    here.market.release(A, 1, 3, None)
-    assert here.quantities == {(A, 1): 6}
-    here.market.release(A, 1, 4, None)
-    assert here.quantities == {(A, 1): 10}
-
-
-def test_an_order_with_its_whole_quantity_in_takes_is_off_the_book() -> None:
-    here = Here()
-    here.show(A, 1)
-    here.market.reserve(A, 1, 10)
-    assert here.quantities == {}
-    here.tell(A, Amended(1, 12))
-    assert here.quantities == {(A, 1): 2}
-
-
-@pytest.mark.parametrize(("quantity", "shown"), [(3, 7), (10, 0), (None, 0)])
-def test_a_hold_replaces_the_answer_until_the_feed_has_it(quantity: int | None, shown: int) -> None:
-    here = Here()
-    here.show(A, 1)  # number 1
-    here.market.reserve(A, 1, 10)
-    here.market.release(A, 1, 10, Hold(quantity, 2, None))
-    assert here.quantities.get((A, 1), 0) == shown
-    assert here.market.held_owners == [A]
-    here.market.drop_holds(99.0, A)
-    assert here.quantities.get((A, 1), 0) == shown
-    here.tell(A, Amended(1, 5))
-    here.market.drop_holds(99.0, A)
-    assert here.quantities == {(A, 1): 5}
-    assert here.market.held_owners == []
-
-
 def test_a_hold_that_the_feed_has_overtaken_is_not_begun() -> None:
     here = Here()
     here.show(A, 1)
@@ -147,18 +64,6 @@ def test_a_hold_that_the_feed_has_overtaken_is_not_begun() -> None:
     here.market.release(A, 1, 4, Hold(None, 1, None))
     assert here.quantities == {(A, 1): 10}
     assert here.market.held_owners == []
-
-
-def test_a_hold_with_a_time_ends_at_that_time() -> None:
-    here = Here()
-    here.show(A, 1)
-    here.market.reserve(A, 1, 4)
-    here.market.release(A, 1, 4, Hold(None, None, 20.0))
-    here.tell(A, Amended(1, 5))
-    here.market.drop_holds(19.9, A)
-    assert here.quantities == {}
-    here.market.drop_holds(20.0, A)
-    assert here.quantities == {(A, 1): 5}
 
 
 @pytest.mark.parametrize("holds", [[(3, 2), (2, 3)], [(2, 3), (3, 2)]])
@@ -178,36 +83,6 @@ def test_holds_on_one_order_add_up_and_end_one_by_one(holds: list[tuple[int, int
     assert here.market.held_owners == []
 
 
-def test_a_hold_on_everything_outweighs_one_on_a_part() -> None:
-    for holds in ([Hold(3, 5, None), Hold(None, 5, None)], [Hold(None, 5, None), Hold(3, 5, None)]):
-        here = Here()
-        here.show(A, 1)
-        for hold in holds:
-            here.market.reserve(A, 1, 1)
-            here.market.release(A, 1, 1, hold)
-        assert here.quantities == {}
-
-
-def test_holds_of_one_order_leave_the_others_alone() -> None:
-    here = Here()
-    here.show(A, 1)
-    here.show(A, 2)
-    here.market.reserve(A, 1, 1)
-    here.market.release(A, 1, 1, Hold(None, 9, None))
-    assert here.quantities == {(A, 2): 10}
-    here.market.drop_holds(0.0, B)
-    assert here.market.held_owners == [A]
-
-
-def test_a_hold_on_an_order_without_a_feed() -> None:
-    here = Here()
-    stranger = Keys(77).node_id
-    here.market.reserve(stranger, 1, 2)
-    here.market.release(stranger, 1, 2, Hold(None, 0, None))
-    here.market.drop_holds(0.0, stranger)
-    assert here.market.held_owners == []
-
-
 def test_a_jump_to_a_snapshot_replaces_everything_of_that_owner() -> None:
     here = Here()
     here.show(A, 1)
@@ -221,31 +96,6 @@ def test_a_jump_to_a_snapshot_replaces_everything_of_that_owner() -> None:
     here.market.replaced(A, before)
     assert here.quantities == {(B, 1): 10, (A, 2): 3, (A, 3): 4}
     assert [row[1] for row in here.market.contents()] == [100, 105, 106]
-
-
-def test_every_change_of_a_level_is_reported_and_nothing_else() -> None:
-    here = Here()
-
-    def touched() -> list[tuple[int, int]]:
-        levels = [(BUY if at > 0 else SELL, abs(at)) for at in here.market.touched]
-        here.market.touched.clear()
-        return levels
-
-    here.show(A, 1)
-    here.show(A, 2, side=BUY, price=90)
-    assert touched() == [(SELL, 100), (BUY, 90)]
-    version = here.market.version
-    here.market.refresh_owner(A)
-    assert touched() == []
-    assert here.market.version == version
-    here.tell(A, Amended(1, 4))
-    assert touched() == [(SELL, 100)]
-    here.tell(A, Closed(2, "cancelled"))
-    assert touched() == [(BUY, 90)]
-    here.market.forget(A, 1)
-    here.market.forget(A, 2)
-    assert touched() == [(SELL, 100)]
-    assert here.market.version > version
 
 
 def test_contents_list_bids_first_and_best_first_and_the_digest_is_theirs() -> None:
@@ -266,15 +116,6 @@ def test_contents_list_bids_first_and_best_first_and_the_digest_is_theirs() -> N
     assert one.market.digest() == other.market.digest()
     other.tell(A, Amended(1, 9))
     assert one.market.digest() != other.market.digest()
-
-
-def test_the_tape_keeps_the_latest_trades_only() -> None:
-    keys = Keys(5)
-    market = Market(M, OwnerIndex(ME), Writer(Feed(ME, M), keys, "t"), lambda owner: True, UNITS)
-    for take in range(1, TAPE + 3):
-        market.tape.append(Trade(A, Filled(1, BUY, 1, 100, 0, 0, "t", take, 1), take))
-    assert len(market.tape) == TAPE
-    assert market.tape[0].event.take == 3
 
 
 # Own events, and own orders that no feed shows
@@ -329,11 +170,3 @@ def test_hidden_orders_are_in_no_view_and_can_cross_the_book() -> None:
     assert not market.crossed
     market.hide_order(7, BUY, 100, 0, 2000)
     assert len(market.hidden) == 0
-
-
-def test_a_hidden_order_that_is_moved_goes_to_the_end() -> None:
-    market = Here().market
-    for number in (1, 2):
-        market.hide_order(number, BUY, 100, 5, 1000 + number)
-    market.hide_order(1, BUY, 100, 5, 2000)
-    assert [key for key, *_ in market.hidden.orders(BUY)] == [2, 1]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exchange.market.market_rules import Halts, MarketRules, RuleError, reference_price
-from exchange.model.instruments import MAX_LOTS, MAX_TICKS, Instrument
+from exchange.model.instruments import MAX_TICKS, Instrument
 
 BUY, SELL = 1, -1
 BTC = Instrument(
@@ -23,7 +23,6 @@ BTC = Instrument(
     price_band=Decimal("0.2"),
 )
 RULES = MarketRules(BTC)
-PLAIN = MarketRules(Instrument("AA-BB", Decimal(1), Decimal(1)))
 
 
 def refusal(
@@ -38,40 +37,6 @@ def refusal(
         rules.check(side, price, quantity, reference, worst_price)
     assert str(caught.value) == caught.value.detail
     return caught.value.code, caught.value.detail
-
-
-def test_a_market_without_limits_takes_all_that_an_order_can_be() -> None:
-    PLAIN.check(BUY, MAX_TICKS, MAX_LOTS, 1)
-    PLAIN.check(SELL, 1, 1, MAX_TICKS)
-    PLAIN.check(BUY, None, MAX_LOTS, None, None)
-
-
-def test_the_least_and_the_greatest_quantity_are_allowed_and_one_lot_beyond_is_not() -> None:
-    RULES.check(BUY, 300_000, 100, None)
-    assert refusal(RULES, BUY, 300_000, 99) == (
-        "too_small",
-        "quantity 0.00099 is below the minimum of BTC-USD: order 0.001 BTC or more",
-    )
-    RULES.check(SELL, 1_000, 10_000_000, None)
-    assert refusal(RULES, SELL, 1_000, 10_000_001) == (
-        "too_large",
-        "quantity 100.00001 is above the maximum of BTC-USD: order 100 BTC or less",
-    )
-
-
-def test_a_value_is_compared_exactly_and_the_refusal_names_a_quantity_that_would_do() -> None:
-    RULES.check(BUY, 10_000, 1_000, None)
-    assert refusal(RULES, BUY, 10_001, 999) == (
-        "notional_too_small",
-        "0.00999 at 1000.1 is worth 9.990999 USD, less than the minimum 10: at this price order "
-        "0.01 BTC or more",
-    )
-    RULES.check(BUY, 300_000, 3_333_333, None)
-    assert refusal(RULES, BUY, 300_000, 3_333_334) == (
-        "notional_too_large",
-        "33.33334 at 30000 is worth 1000000.2 USD, more than the maximum 1000000: at this price order "
-        "33.33333 BTC or less",
-    )
 
 
 def test_a_maximum_below_one_lot_has_its_own_message() -> None:
@@ -114,16 +79,6 @@ def test_a_market_order_is_judged_by_its_worst_price_and_valued_at_the_reference
     RULES.check(SELL, None, 100, 100_000, 99_999)
     RULES.check(SELL, None, 100, 300_000, 400_000)  # it would just not trade
     RULES.check(SELL, None, 100, None, None)
-
-
-def test_protection_is_a_fraction_of_the_best_price_within_the_band() -> None:
-    assert RULES.protect(BUY, 300_000) == 315_000
-    assert RULES.protect(SELL, 300_000) == 285_000
-    assert RULES.protect(BUY, 300_000, 260_000) == 312_000
-    assert RULES.protect(SELL, 300_000, 340_000) == 285_000
-    assert RULES.protect(SELL, 300_000, 360_000) == 288_000
-    assert PLAIN.protect(BUY, 19) == 19
-    assert PLAIN.protect(SELL, 19) == 19
 
 
 @given(st.sampled_from([BUY, SELL]), st.integers(1, MAX_TICKS), st.integers(1, 10**6))

@@ -67,13 +67,6 @@ def test_an_amended_quantity_keeps_its_place_and_the_level_its_total() -> None:
     assert book.levels(BUY, 1) == [(100, 5, 1)]
 
 
-def test_remove_returns_the_quantity_that_was_left() -> None:
-    book = book_of((1, BUY, 100, 5))
-    book.match(SELL, None, 2)
-    assert book.remove(1) == 3
-    assert book.levels(BUY, 5) == []
-
-
 @pytest.mark.parametrize("method", ["submit", "add"])
 @pytest.mark.parametrize("times", [(10, 30, 20, 5), (5, 8, 6, 7), (1, 2, 3, 0)])
 def test_a_late_arrival_takes_the_place_its_time_gives_it(
@@ -100,29 +93,6 @@ def test_a_level_whose_last_order_left_takes_earlier_orders_again() -> None:
     book.remove(2)
     book.add(3, BUY, 100, 1, 0, 3)
     assert keys(book, BUY) == [1, 3]
-
-
-def test_add_does_not_match_and_may_cross_the_book() -> None:
-    book = book_of((1, BUY, 100, 5), (2, SELL, 99, 5))
-    assert book.crossed
-    assert (book.best(BUY), book.best(SELL)) == (100, 99)
-    book.remove(1)
-    assert not book.crossed
-
-
-def test_equal_best_prices_are_crossed() -> None:
-    assert book_of((1, BUY, 100, 5), (2, SELL, 100, 5)).crossed
-    assert not book_of((1, BUY, 100, 5), (2, SELL, 101, 5)).crossed
-    assert not book_of((1, BUY, 100, 5)).crossed
-
-
-def test_crossing_lists_the_counterparts_of_a_taker_and_changes_nothing() -> None:
-    book = book_of((1, SELL, 102, 5), (2, SELL, 101, 6), (3, SELL, 103, 7), (4, BUY, 90, 1))
-    before = [list(book.orders(side)) for side in (BUY, SELL)]
-    assert list(book.crossing(BUY, 102)) == [(2, 101, 6), (1, 102, 5)]
-    assert len(list(book.crossing(BUY, None))) == 3
-    assert list(book.crossing(SELL, 91)) == []
-    assert [list(book.orders(side)) for side in (BUY, SELL)] == before
 
 
 def test_levels_are_best_first_and_cut_at_the_depth() -> None:

@@ -14,18 +14,6 @@ from exchange.market.triggers import Triggers
 BUY, SELL = 1, -1
 
 
-def test_a_buy_is_triggered_at_its_stop_or_above_a_sell_at_its_stop_or_below() -> None:
-    waiting = Triggers()
-    waiting.add(1, BUY, 110)
-    waiting.add(2, SELL, 90)
-    assert waiting.on_trade(109) == []
-    assert waiting.on_trade(91) == []
-    assert waiting.on_trade(110) == [1]
-    assert waiting.on_trade(80) == [2]
-    assert len(waiting) == 0
-    assert waiting.on_trade(110) == []
-
-
 def test_the_stop_that_the_market_reaches_first_comes_first_then_the_earlier_order() -> None:
     waiting = Triggers()
     for number, stop in ((5, 112), (4, 110), (3, 112), (6, 115)):
@@ -45,36 +33,6 @@ def test_plain_and_trailing_stops_are_triggered_in_one_order() -> None:
     assert waiting.on_trade(93) == [2, 4, 1, 3]
 
 
-def test_a_trailing_sell_follows_rises_and_stays_in_falls() -> None:
-    waiting = Triggers()
-    waiting.add_trailing(1, SELL, 10, 100)
-    assert waiting.stop_of(1) == 90
-    for price, stop in ((105, 95), (97, 95), (104, 95), (120, 110), (111, 110)):
-        assert waiting.on_trade(price) == []
-        assert waiting.stop_of(1) == stop
-    assert waiting.on_trade(110) == [1]
-
-
-def test_a_trailing_buy_mirrors_it() -> None:
-    waiting = Triggers()
-    waiting.add_trailing(1, BUY, 10, 100)
-    for price, stop in ((95, 105), (104, 105), (80, 90)):
-        assert waiting.on_trade(price) == []
-        assert waiting.stop_of(1) == stop
-    assert waiting.on_trade(91) == [1]
-
-
-def test_a_trailing_stop_knows_the_prices_since_its_own_entry_only() -> None:
-    waiting = Triggers()
-    waiting.add_trailing(1, SELL, 10, 200)
-    waiting.on_trade(195)
-    waiting.add_trailing(2, SELL, 10, 195)
-    assert (waiting.stop_of(1), waiting.stop_of(2)) == (190, 185)
-    assert waiting.on_trade(188) == [1]
-    assert waiting.on_trade(186) == []
-    assert waiting.on_trade(185) == [2]
-
-
 def test_without_any_price_the_first_trade_sets_the_stop() -> None:
     waiting = Triggers()
     waiting.add_trailing(1, SELL, 10, None)
@@ -83,18 +41,6 @@ def test_without_any_price_the_first_trade_sets_the_stop() -> None:
     assert waiting.trailing() == {}
     assert waiting.on_trade(50) == []
     assert waiting.trailing() == {1: 40, 2: 60}
-
-
-@pytest.mark.parametrize("side", [BUY, SELL])
-def test_a_stop_from_before_a_restart_is_had_back(side: int) -> None:
-    before = Triggers()
-    before.add_trailing(1, side, 10, 100)
-    before.on_trade(100 - side * 30)
-    stop = before.stop_of(1)
-    assert stop is not None
-    after = Triggers()
-    after.add_trailing(1, side, 10, stop - side * 10)
-    assert after.stop_of(1) == stop == 100 - side * 20
 
 
 def test_removed_and_amended_stops_are_not_triggered() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,21 +28,6 @@ STEPS = st.builds(
     st.integers(1, 99),
     st.integers(-10, 3),
 )
-
-
-def test_the_key_includes_the_steps_in_canonical_form() -> None:
-    assert BTC.key == "BTC-USD@0.1/0.00001"
-    assert Instrument("BTC-USD", Decimal("0.10"), Decimal("1E-5")) == BTC
-    assert Instrument("BTC-USD", Decimal("1E+1"), Decimal("1.0")).key == "BTC-USD@10/1"
-    assert (BTC.base, BTC.quote, BTC.price_decimals, BTC.quantity_decimals) == ("BTC", "USD", 1, 5)
-
-
-@pytest.mark.parametrize(
-    "symbol", ["BTCUSD", "btc-usd", "B-USD", "BTC-", "BTC-USD-X", "BTC-USD\n", "BTC-BTC", "A" * 13]
-)
-def test_a_symbol_of_another_form_is_refused(symbol: str) -> None:
-    with pytest.raises(ValueError, match="symbol: expected BASE-QUOTE"):
-        Instrument(symbol, Decimal(1), Decimal(1))
 
 
 @pytest.mark.parametrize("step", ["0", "-1", "1000001", "1E-13", "NaN", "Infinity", "1E+999999"])
@@ -137,17 +121,6 @@ def test_a_million_units_at_eight_decimals_fit_an_order_and_the_wire() -> None:
     assert MAX_TICKS < MAX_PRICE
 
 
-def test_texts_are_canonical() -> None:
-    assert [BTC.price_text(ticks) for ticks in (300_000, 300_001, 1, 0)] == [
-        "30000",
-        "30000.1",
-        "0.1",
-        "0",
-    ]
-    assert [BTC.quantity_text(lots) for lots in (50_000, 1, 10**9)] == ["0.5", "0.00001", "10000"]
-    assert Instrument("AA-BB", Decimal(10), Decimal(1)).price_text(10) == "100"
-
-
 def test_notional_and_average_are_of_the_whole_value() -> None:
     assert BTC.notional(300_001, 12_345) == Decimal("3703.512345")
     assert BTC.notional(MAX_TICKS, MAX_LOTS) == Decimal(10) ** 17
@@ -155,24 +128,6 @@ def test_notional_and_average_are_of_the_whole_value() -> None:
     assert BTC.average_price_text(10 * 1 + 11 * 2, 3) == "1.066666667"
     assert BTC.average_price_text(10 * 2 + 11 * 1, 3) == "1.033333333"
     assert BTC.average_price_text(300_000 * 5, 5) == "30000"
-
-
-def test_rules_for_orders_are_no_part_of_the_key_and_absent_they_allow_everything() -> None:
-    ruled = replace(
-        BTC,
-        min_quantity=Decimal("0.0010"),
-        price_band=Decimal("0.2"),
-        maker_fee=Decimal("-0.0001"),
-        taker_fee=Decimal("0.002"),
-        max_notional=Decimal("1E+6"),
-    )
-    assert ruled.key == BTC.key
-    assert str(ruled.min_quantity) == "0.001"
-    assert str(ruled.max_notional) == "1000000"
-    assert (ruled.maker_ppm, ruled.taker_ppm, ruled.price_band_ppm) == (-100, 2000, 200_000)
-    assert (BTC.maker_ppm, BTC.taker_ppm, BTC.price_band_ppm) == (0, 0, None)
-    assert BTC.protection_ppm == 50_000
-    assert (BTC.min_quantity, BTC.max_quantity, BTC.min_notional, BTC.max_notional) == (None,) * 4
 
 
 @given(STEPS, st.integers(1, MAX_TICKS))
@@ -248,35 +203,6 @@ def written(directory: Path, text: str) -> Path:
     path = directory / "markets.toml"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def test_the_default_set_has_fees() -> None:
-    assert {(i.maker_ppm, i.taker_ppm) for i in Instruments.default()} == {(1000, 2000)}
-    assert all(i.price_band is not None for i in Instruments.default())
-
-
-def test_rules_in_a_file_are_exact_as_text_and_bare(tmp_path: Path) -> None:
-    path = written(
-        tmp_path,
-        '[AA-BB]\ntick = 0.1\nlot = 2\nmin_quantity = 4\nmax_quantity = "1e3"\nmin_notional = 0.25\n'
-        "max_notional = 5000\nmaker_fee = -0.000001\ntaker_fee = 0.0015\nprice_band = 1\n"
-        'protection = "0.1"\n',
-    )
-    (instrument,) = Instruments.load(path)
-    assert instrument == Instrument(
-        "AA-BB",
-        Decimal("0.1"),
-        Decimal(2),
-        min_quantity=Decimal(4),
-        max_quantity=Decimal(1000),
-        min_notional=Decimal("0.25"),
-        max_notional=Decimal(5000),
-        maker_fee=Decimal("-0.000001"),
-        taker_fee=Decimal("0.0015"),
-        price_band=Decimal(1),
-        protection=Decimal("0.1"),
-    )
-    assert (instrument.maker_ppm, instrument.taker_ppm) == (-1, 1500)
 
 
 @pytest.mark.parametrize(
@@ -358,14 +284,6 @@ def test_a_wrong_file_is_rejected_with_file_entry_field_and_expectation(
         Instruments.load(written(tmp_path, text))
     assert complaint in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
-
-
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_a_file_of_another_system_is_read(tmp_path: Path, mark: bytes, end: bytes) -> None:
-    path = tmp_path / "m.toml"
-    path.write_bytes(mark + end.join([b"[BTC-USD]", b'tick = "0.1"', b'lot = "0.001"', b""]))
-    assert Instruments.load(path).symbols == ["BTC-USD"]
 
 
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:

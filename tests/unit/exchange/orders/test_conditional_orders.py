@@ -4,14 +4,10 @@ halts and restarts."""
 from __future__ import annotations
 
 import pytest
-from exchange_kit import Crash
 from order_kit import KEY, CoinNetwork
 
 from exchange.model.records import Order
 from exchange.orders.conditional_orders import LATE_US
-
-AHEAD = {1: 6_000_000}  # us: node 1's clock against node 0's
-BEHIND = {1: -6_000_000}
 
 
 def untriggered(network: CoinNetwork, order: Order) -> bool:
@@ -45,76 +41,7 @@ def write(network: CoinNetwork) -> None:
 # Clocks
 
 
-def test_a_trade_seen_before_the_stop_does_not_trigger_it_after_a_restart() -> None:
-    network = CoinNetwork(2, skew_us=AHEAD)
-    network.trade(1, 90)
-    network.exchange()
-    stop = network.ask(0, 95, 3, stop=96)
-    network.drain(0)
-    assert network[0].markets[KEY].tape[-1].event.time > stop.time
-    network.restart(0)
-    assert untriggered(network, stop)
-    network.trade(1, 91)
-    network.exchange()
-    assert not untriggered(network, stop)
-
-
-def test_a_trade_seen_before_the_stop_does_not_trigger_it_after_a_halt() -> None:
-    network = CoinNetwork(2, skew_us=AHEAD)
-    network.trade(1, 90)
-    network.exchange()
-    stop = network.ask(0, 95, 3, stop=96)
-    assert network[0].markets[KEY].tape[-1].event.time > stop.time
-    network[0].orders.halt(KEY)
-    network[0].orders.resume_market(network.now, KEY)
-    assert untriggered(network, stop)
-
-
-def test_a_trade_seen_in_a_halt_triggers_after_it_though_its_makers_clock_is_behind() -> None:
-    network = CoinNetwork(2, skew_us=BEHIND)
-    stop = network.ask(0, 95, 3, stop=96)
-    network[0].orders.halt(KEY)
-    network.trade(1, 90)
-    network.exchange()
-    assert network[0].markets[KEY].tape[-1].event.time < stop.time
-    assert untriggered(network, stop)
-    network[0].orders.resume_market(network.now, KEY)
-    assert not untriggered(network, stop)
-
-
 # Halts
-
-
-def test_a_halt_is_remembered_with_its_last_trade() -> None:
-    network = CoinNetwork(2)
-    high, low = network.ask(0, 80, 1, stop=90), network.ask(0, 70, 1, stop=75)
-    network[0].orders.halt(KEY)
-    network.trade(1, 70)
-    network.trade(1, 85)
-    network.exchange()
-    network.restart(0)
-    assert untriggered(network, high)
-    network[0].orders.resume_market(network.now, KEY)
-    assert (untriggered(network, high), untriggered(network, low)) == (False, True)
-    network.settle()
-    network.check()
-
-
-def test_the_trade_of_a_halt_counts_once() -> None:
-    network = CoinNetwork(2)
-    first = network.ask(0, 80, 1, stop=90)
-    network[0].orders.halt(KEY)
-    network.trade(1, 85)
-    network.exchange()
-    network[0].orders.resume_market(network.now, KEY)
-    assert not untriggered(network, first)
-    second = network.ask(0, 80, 1, stop=90)
-    network[0].orders.halt(KEY)
-    network[0].orders.resume_market(network.now, KEY)
-    assert untriggered(network, second)
-    network.drain(0)
-    network.restart(0)
-    assert untriggered(network, second)
 
 
 @pytest.mark.parametrize("clock", [-86_400, -3600, 0, 3600, 86_400])
@@ -194,36 +121,6 @@ def test_orders_that_a_missed_trade_triggers_enter_one_after_another_as_without_
     all_of_it = network.order(0, all_of_it.number)
     assert (all_of_it.reason, all_of_it.value) == ("filled", 102)  # it was never tried before
     network.check()
-
-
-@pytest.mark.parametrize("again", [1, 2])
-def test_a_trade_during_the_startup_fence_survives_a_crash(again: int) -> None:
-    network = CoinNetwork(2)
-    stop = network.ask(0, 80, 1, stop=90)
-    start_listening(network)
-    hear_of_a_trade(network, 85)
-    for _ in range(again):
-        start_listening(network)
-        assert untriggered(network, stop)
-    write(network)
-    assert not untriggered(network, stop)
-
-
-def test_a_triggered_order_stays_triggered_after_a_crash_before_any_message() -> None:
-    network = CoinNetwork(2)
-    stop = network.ask(0, 80, 1, stop=90)
-    network.drain(0)
-
-    def crash(node: int, phase: str) -> None:
-        if (node, phase) == (0, "after"):
-            raise Crash
-
-    hear_of_a_trade(network, 85)
-    network.on_drain = crash
-    network.drain(0)
-    network.on_drain = lambda node, phase: None
-    network.restart(0)
-    assert not untriggered(network, stop)
 
 
 def test_a_market_resumed_during_the_startup_fence_continues_after_it() -> None:

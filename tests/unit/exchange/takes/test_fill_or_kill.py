@@ -23,23 +23,6 @@ def ended(order: Order) -> tuple[bool, int, str]:
 # One node
 
 
-def test_it_is_filled_in_full_or_not_at_all() -> None:
-    network = CoinNetwork()
-    first, second = network.ask(0, 100, 3), network.ask(0, 101, 3)
-    assert ended(network.bid(0, 101, 7, tif="fok")) == (True, 0, "fok")
-    assert ended(network.bid(0, 100, 4, tif="fok")) == (True, 0, "fok")
-    assert (first.filled, second.filled) == (0, 0)
-    assert ended(network.bid(0, 101, 6, tif="fok")) == (True, 6, "filled")
-    assert network.shown(0) == []
-
-
-def test_a_market_order_can_be_fill_or_kill() -> None:
-    network = CoinNetwork()
-    network.ask(0, 100, 3)
-    assert ended(network.bid(0, None, 4, tif="fok")) == (True, 0, "fok")
-    assert ended(network.bid(0, None, 3, tif="fok")) == (True, 3, "filled")
-
-
 def test_hidden_quantity_of_this_node_counts() -> None:
     network = CoinNetwork()
     network.ask(0, 100, 3, hidden=True)
@@ -84,13 +67,6 @@ def test_self_trade_prevention_of_a_fill_or_kill_order(
     network.check_money()
 
 
-def test_a_killed_order_releases_its_hold() -> None:
-    network = CoinNetwork()
-    alice = network.account(0, usd=1000)
-    assert ended(network.bid(0, 100, 3, account=alice, tif="fok")) == (True, 0, "fok")
-    assert network.money(0, alice)["USD"] == (1000, 0)
-
-
 # Across nodes
 
 
@@ -104,48 +80,6 @@ def across(**options: object) -> tuple[CoinNetwork, int]:
     return network, alice
 
 
-def test_across_nodes_it_is_filled_in_full() -> None:
-    network, alice = across()
-    bid = network.bid(0, 102, 8, account=alice, tif="fok")
-    assert (bid.pending, bid.filled, bid.shown) == (5, 0, 0)
-    network.exchange()
-    assert ended(bid) == (True, 8, "filled")
-    assert network.money(0, alice) == {"COIN": (8, 0), "USD": (10_000 - 807, 0)}
-    assert network.shown(2) == [(SELL, 102, 1)]
-    network.settle()
-    network.check()
-    network.check_money()
-
-
-def test_before_all_is_granted_nothing_is_filled_and_reservations_are_not_displayed() -> None:
-    network, _ = across()
-    bid = network.bid(0, 102, 9, tif="fok")
-    questions = network.drain(0)
-    network.deliver(next(m for m in questions if m.to == 1 and m.type == "take"))
-    assert network[1].order_store.open_orders[0].reserved == 3
-    assert network.shown(1)[0] == (SELL, 100, 3)  # node 0's own part is reserved in its next batch
-    assert not any(price == 101 for _, price, _ in network.shown(1))
-    for mail in network.drain(1):
-        network.deliver(mail)
-    assert (bid.filled, [f for i in range(3) for f in network.fills(i)]) == (0, [])
-    assert network[0].order_store.open_orders[0].reserved == 3
-
-
-def test_when_one_is_refused_nothing_is_filled_and_all_comes_back() -> None:
-    network, alice = across()
-    network[2].orders.cancel(network.now, 1)  # node 0 has not heard of it
-    bid = network.bid(0, 102, 9, account=alice, tif="fok")
-    network.run(2.5)
-    assert ended(bid) == (True, 0, "fok")
-    assert all(
-        order.reserved == 0 for i in range(3) for order in network[i].order_store.open_orders
-    )
-    assert network.shown(0) == [(SELL, 100, 3), (SELL, 101, 3)]
-    assert network.money(0, alice)["USD"] == (10_000, 0)
-    network.settle()
-    network.check()
-
-
 def test_after_a_refusal_another_attempt_is_made() -> None:
     network, _ = across()
     network.ask(1, 103, 3)
@@ -154,106 +88,6 @@ def test_after_a_refusal_another_attempt_is_made() -> None:
     bid = network.bid(0, 103, 9, tif="fok")
     network.run(0.5)
     assert ended(bid) == (True, 9, "filled")
-    network.settle()
-    network.check()
-
-
-def test_an_owner_without_an_answer_ends_the_order_after_two_seconds() -> None:
-    network, _ = across()
-    network.on_mail = lambda mail: [] if 2 in (mail.to, mail.sender) else [mail]
-    bid = network.bid(0, 102, 9, tif="fok")
-    network.run(1.5)
-    assert (bid.done, network[1].order_store.open_orders[0].reserved) == (False, 3)
-    network.run(1.0)
-    assert network[1].order_store.open_orders[0].reserved == 0  # given up, and said so
-    assert network[0].order_store.open_orders[0].shown == 3
-    network.on_mail = lambda mail: [mail]
-    network.settle()
-    assert ended(bid) == (True, 0, "fok")
-    network.check()
-
-
-def test_an_owner_without_an_answer_does_not_block_a_given_up_order() -> None:
-    network, alice = across()
-    network.on_mail = lambda mail: [] if 2 in (mail.to, mail.sender) else [mail]
-    bid = network.bid(0, 102, 9, account=alice, tif="fok")
-    assert network.money(0, alice)["USD"] == (10_000, 9 * 102)
-    network.run(2.5)
-    assert (*ended(bid), bid.pending) == (True, 0, "fok", 0)
-    assert network.money(0, alice)["USD"] == (10_000, 0)
-    assert [(take.void, take.phase) for take in network[0].orders.takes.pending] == [
-        (True, "given_up")
-    ]
-    network.restart(0)
-    assert [(take.void, take.phase) for take in network[0].orders.takes.pending] == [
-        (True, "given_up")
-    ]
-    assert network[0].order_store.open_orders[0].number != bid.number
-    network.on_mail = lambda mail: [mail]
-    network.settle()
-    assert ended(network.order(0, bid.number)) == (True, 0, "fok")
-    assert network.shown(0) == [(SELL, 100, 3), (SELL, 101, 3), (SELL, 102, 3)]
-    network.check()
-    network.check_money()
-
-
-def test_a_late_fill_of_a_given_up_take_is_rejected() -> None:
-    network, _ = across()
-    network.on_mail = lambda mail: [] if 2 in (mail.to, mail.sender) else [mail]
-    bid = network.bid(0, 102, 9, tif="fok")
-    network.run(2.5)
-    (take,) = network[0].orders.takes.pending
-    number = network[2].markets[KEY].writer.number
-    for quantity, reason, valid in ((3, "", False), (3, "reserved", True), (0, "gone", True)):
-        answer = TakeResult(take.take, KEY, 1, 102, quantity, 1, number, reason)
-        assert network.give(0, answer, origin=network.id(2)) == valid
-    assert (ended(bid), network[0].orders.takes.pending) == ((True, 0, "fok"), [])
-
-
-def test_an_owner_that_grants_too_late_gets_its_quantity_back() -> None:
-    network, _ = across()
-    late: list[Mail] = []
-
-    def on_mail(mail: Mail) -> list[Mail]:
-        if 2 not in (mail.to, mail.sender):
-            return [mail]
-        if mail.type == "take" and not late:
-            late.append(mail)
-        return []
-
-    network.on_mail = on_mail
-    bid = network.bid(0, 102, 9, tif="fok")
-    network.run(2.5)
-    network.deliver(late[0])
-    maker = network[2].order_store.open_orders[0]
-    assert (ended(bid), maker.reserved) == ((True, 0, "fok"), 3)
-    network.on_mail = lambda mail: [mail]
-    network.run(6.0)
-    assert (maker.reserved, maker.shown) == (0, 3)
-    network.settle()
-    network.check()
-
-
-def test_another_attempt_does_not_wait_for_the_confirmation_of_a_give_up() -> None:
-    network, _ = across()
-    network.ask(0, 103, 6)
-    network.exchange()
-    network[2].orders.cancel(network.now, 1)
-    refused: list[Mail] = []
-
-    def on_mail(mail: Mail) -> list[Mail]:
-        if refused and {mail.to, mail.sender} == {0, 1}:
-            return []  # silent from then on
-        if mail.type == "take_result" and mail.sender == 2:
-            refused.append(mail)
-        return [mail]
-
-    network.on_mail = on_mail
-    bid = network.bid(0, 103, 9, tif="fok")
-    network.exchange()
-    assert ended(bid) == (True, 9, "filled")
-    assert len(network[0].orders.takes.pending) == 1
-    network.on_mail = lambda mail: [mail]
     network.settle()
     network.check()
 
@@ -275,20 +109,6 @@ def test_a_restart_before_the_commit_ends_the_order_without_an_owners_answer(
     assert network.money(0, alice)["USD"] == (10_000, 0)
     network.on_mail = lambda mail: [mail]
     network.settle()
-    network.check()
-
-
-def test_the_client_can_cancel_it_while_it_reserves() -> None:
-    network, _ = across()
-    bid = network.bid(0, 102, 9, tif="fok")
-    questions = network.drain(0)
-    network[0].orders.cancel(network.now, bid.number)
-    assert ended(bid) == (True, 0, "cancelled")
-    for mail in questions:
-        network.deliver(mail)
-    network.settle()
-    assert ended(bid) == (True, 0, "cancelled")
-    assert network.shown(0) == [(SELL, 100, 3), (SELL, 101, 3), (SELL, 102, 3)]
     network.check()
 
 
@@ -316,19 +136,6 @@ def test_an_own_order_cancelled_while_it_is_reserved_ends_when_a_restart_frees_i
     network.run(20.0)
     assert ended(network.order(0, own.number)) == (True, 0, "cancelled")
     assert network[0].order_store.open_orders == []
-    network.check()
-
-
-def test_a_reserved_quantity_cannot_be_taken_by_others() -> None:
-    network, _ = across()
-    network.bid(0, 102, 9, tif="fok")
-    for mail in network.drain(0):
-        network.deliver(mail)
-    other = network.bid(1, 102, 3, tif="ioc")
-    assert (other.filled, other.pending) == (0, 3)  # only node 2's, of which it has not heard
-    network.exchange()
-    assert ended(other)[1] == 0
-    network.settle()
     network.check()
 
 
@@ -411,17 +218,6 @@ def test_a_fill_instead_of_a_reservation_is_rejected() -> None:
     assert plain.pending == 0
 
 
-def test_a_plain_take_is_not_answered_with_a_reservation() -> None:
-    network = CoinNetwork(2)
-    network.ask(1, 100, 3)
-    network.exchange()
-    bid = network.bid(0, 100, 3)
-    (take,) = network[0].orders.takes.pending
-    answer = TakeResult(take.take, KEY, 1, 100, 3, 1, 5, "reserved")
-    assert not network.give(0, answer, origin=network.id(1))
-    assert bid.pending == 3
-
-
 def test_credit_limits_hold_for_it() -> None:
     network, _ = across()
     network[0].ledger.set_credit("", "COIN", 2 * 10**8)
@@ -442,46 +238,6 @@ def test_an_owners_refusal_for_credit_is_the_reason() -> None:
 
 
 # Restarts at every step
-
-
-@pytest.mark.parametrize("node", [0, 1, 2])
-@pytest.mark.parametrize("step", range(12))
-@pytest.mark.parametrize("answered", [True, False])
-def test_a_restart_at_any_step(node: int, step: int, answered: bool) -> None:
-    """A node is killed after so many messages, before or after what it then sends leaves."""
-    network, alice = across()
-    bid = network.bid(0, 102, 8, account=alice, tif="fok")
-    count = 0
-
-    def on_mail(mail: Mail) -> list[Mail]:
-        nonlocal count
-        count += 1
-        if count == step + 1:
-            killed.append(node)
-            return [mail] if answered else []
-        return [mail]
-
-    killed: list[int] = []
-    network.on_mail = on_mail
-    for _ in range(40):
-        under_way = [m for i in range(3) for m in network.drain(i)]
-        while killed:
-            network.restart(killed.pop())
-        for mail in under_way:
-            network.deliver(mail)
-    network.on_mail = lambda mail: [mail]
-    network.run(20.0)
-    after = network.order(0, bid.number)
-    assert after.done
-    assert after.filled in (0, 8)
-    assert (
-        sum(fill.quantity for fill in network.fills(0) if fill.order == bid.number) == after.filled
-    )
-    assert all(
-        order.reserved == 0 for i in range(3) for order in network[i].order_store.open_orders
-    )
-    network.check()
-    network.check_money()
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -4,17 +4,11 @@ together, however many."""
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
-from order_kit import KEY, CoinNetwork
 
-from exchange.feeds.exchange_messages import Take
 from exchange.model.records import Decision
 from exchange.takes import reservation_quota
 from exchange.takes.reservation_quota import (
-    EARNED_US,
-    MAX_EARNED_US,
     MAX_RESERVATIONS,
-    REFILL,
     SHARED_US,
     ReservationQuota,
 )
@@ -41,62 +35,6 @@ def keep(lends: ReservationQuota, taker: str, time: int, us: int, *, taken: bool
 # The rule alone
 
 
-def test_new_takers_share_the_reservations_at_a_time() -> None:
-    lends = ReservationQuota()
-    made = [reserved(f"stranger {i}", 1, SECOND) for i in range(MAX_RESERVATIONS)]
-    for decision in made:
-        assert lends.admits(SECOND, decision.taker)
-        lends.begin(decision)
-    assert not lends.admits(SECOND, "another")
-    lends.end(2 * SECOND, made[0], taken=False)
-    assert lends.admits(2 * SECOND, "another")
-
-
-@pytest.mark.parametrize("lasts", [MINUTE, MINUTE - SECOND, 3 * SECOND])
-def test_in_the_long_run_new_takers_reserve_one_order_for_a_tenth_of_the_time(lasts: int) -> None:
-    lends = ReservationQuota()
-    now = kept = taker = 0
-    end = 24 * 3600 * SECOND
-    while now < end:
-        taker += 1
-        if keep(lends, f"stranger {taker}", now, lasts):
-            now += lasts
-            kept += lasts
-        else:
-            now += SECOND
-    most = SHARED_US + REFILL * end
-    assert 0.9 * most < kept <= most + MINUTE
-
-
-def test_reservations_under_way_count() -> None:
-    lends = ReservationQuota()
-    for i in range(10):
-        lends.begin(reserved(f"stranger {i}", 1, SECOND))
-    left = SHARED_US // 10
-    assert lends.admits(SECOND + left - SECOND, "another")
-    assert not lends.admits(SECOND + 2 * left, "another")
-
-
-def test_attempts_that_fail_at_once_may_be_many() -> None:
-    lends = ReservationQuota()
-    made = sum(keep(lends, "stranger", i * 10 * SECOND, SECOND) for i in range(1000))
-    assert made == 1000
-
-
-def test_a_committed_reservation_is_free_and_earns_an_own_allowance() -> None:
-    lends = ReservationQuota()
-    for i in range(1000):
-        assert keep(lends, "good", i * MINUTE, MINUTE - 1, taken=True)
-    now = 1001 * MINUTE
-    for i in range(MAX_RESERVATIONS):
-        lends.begin(reserved(f"stranger {i}", 1, now))
-    assert not lends.admits(now, "bad")
-    for i in range(MAX_RESERVATIONS):
-        assert lends.admits(now, "good")
-        lends.begin(reserved("good", i + 2, now))
-    assert not lends.admits(now, "good")
-
-
 @pytest.mark.parametrize("taken", [1, 3])
 def test_each_commit_earns_one_reservation_beside_the_shared_ones(taken: int) -> None:
     lends = ReservationQuota()
@@ -108,19 +46,6 @@ def test_each_commit_earns_one_reservation_beside_the_shared_ones(taken: int) ->
         assert lends.admits(0, "good")
         lends.begin(reserved("good", i + 2, 0))
     assert not lends.admits(0, "good")
-
-
-def test_an_earned_allowance_can_be_used_up() -> None:
-    lends = ReservationQuota()
-    for _ in range(20):
-        keep(lends, "mixed", 0, SECOND, taken=True)
-    while lends.admits(0, "stranger"):
-        keep(lends, "stranger", 0, MINUTE)
-    kept = 0
-    while keep(lends, "mixed", 0, MINUTE):
-        kept += MINUTE
-    assert kept == MAX_EARNED_US
-    assert MAX_EARNED_US < 20 * EARNED_US
 
 
 def test_a_reservation_from_before_a_restart_uses_the_shared_allowance() -> None:
@@ -148,41 +73,3 @@ def test_the_takers_with_own_allowances_are_bounded(monkeypatch: pytest.MonkeyPa
 
 
 # In an engine
-
-
-def reserve(network: CoinNetwork, taker: str, take: int, **more: object) -> None:
-    ask = Take(take, KEY, 1, 1, 100, 1, 1, phase="reserve")
-    assert network.give(0, replace(ask, **more), origin=taker)
-
-
-def test_many_identities_cannot_reserve_more_than_one() -> None:
-    network = CoinNetwork()
-    network.ask(0, 100, 1000)
-    order = network.order(0, 1)
-    reserve(network, "good", 1)
-    reserve(network, "good", 1, phase="commit")
-    for i in range(2 * MAX_RESERVATIONS):
-        reserve(network, f"stranger {i}", 1)
-    assert order.reserved == MAX_RESERVATIONS
-    reserve(network, "good", 2)
-    assert order.reserved == MAX_RESERVATIONS + 1
-    reserve(network, "good", 2, phase="commit")
-    network.run(61.0)
-    assert (order.reserved, order.shown) == (0, 998)
-    for i in range(2 * MAX_RESERVATIONS):
-        reserve(network, f"another {i}", 1)
-    assert order.reserved == 0
-    reserve(network, "good", 3)
-    assert order.reserved == 1
-
-
-def test_a_quantity_given_up_in_time_can_be_reserved_again() -> None:
-    network = CoinNetwork()
-    network.ask(0, 100, 1000)
-    order = network.order(0, 1)
-    for i in range(3 * MAX_RESERVATIONS):
-        reserve(network, f"stranger {i}", 1)
-        assert order.reserved == 1
-        network.now += 0.1
-        reserve(network, f"stranger {i}", 1, void=True)
-        assert order.reserved == 0

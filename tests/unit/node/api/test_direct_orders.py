@@ -6,15 +6,13 @@ Two equal nodes with equal clocks, one of which has no short way. Each request g
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import orjson
 import pytest
-from direct_kit import BUY, HOST, JSON, KEY, WARM_UP, Answer, Connection, Pair, Side, post, running
+from direct_kit import BUY, HOST, JSON, KEY, WARM_UP, Pair, post, running
 from trading_kit import TOKEN
 
 from exchange.journal.journal import Journal, JournalError
@@ -22,10 +20,7 @@ from exchange.model.records import Record
 from node.api import limits
 from node.api.access import AccessRules
 from node.api.direct_orders import DirectOrders
-from p2p.base.direct_requests import MAX_HEAD, read_head
-
-SILENCE = 0.05  # seconds after which a node that does not answer may be waiting for more
-MANY = 150  # mutants
+from p2p.base.direct_requests import MAX_HEAD
 
 
 @pytest.fixture
@@ -114,33 +109,6 @@ def keyed(body: object = BUY) -> bytes:
     return post(body, f"Authorization: Bearer {KEY}\r\n")
 
 
-async def test_keys_money_and_client_ids_are_checked_the_same(tmp_path: Path) -> None:
-    # Without a rate limit: what is left of one depends on the time between the requests to both nodes.
-    rules = AccessRules(keys_required=True, rate_limit=0)
-    async with running(tmp_path, rules, DirectOrders) as pair:
-
-        async def status(sent: bytes) -> str:
-            return (await pair.ask(sent))[0].split(" ")[1]
-
-        assert await status(post()) == "401"
-        assert await status(keyed()) == "401"
-        await pair.account("read", "trade")
-        assert await status(keyed()) == "201"
-        assert pair.taken == [False, False, True]
-        assert await status(keyed(BUY | {"client_id": "x", "quantity": "0.01"})) == "201"
-        assert await status(keyed(BUY | {"client_id": "x", "quantity": "0.01"})) == "201"
-        assert await status(keyed(BUY | {"client_id": "x", "quantity": "0.02"})) == "409"
-        assert await status(keyed(BUY | {"quantity": "1"})) == "422"  # not enough money
-        assert pair.taken == [False, False] + [True] * 5
-        for side in pair.sides:
-            side.node.accounts.revoke(1, KEY.partition(":")[0])
-        assert await status(keyed()) == "401"
-        first, second = (side.server.figures for side in pair.sides)
-        assert first.requests == second.requests
-        assert first.problems == second.problems
-        assert first.problems["key_revoked"] == 1
-
-
 async def test_a_key_that_may_not_trade_is_refused_the_same(pair: Pair) -> None:
     await pair.account("read")
     assert (await pair.ask(keyed()))[0].split(" ")[1] == "403"
@@ -157,40 +125,6 @@ async def test_the_rate_is_counted_the_same(tmp_path: Path) -> None:
         assert pair.taken == [True, True, True, False]
         limits = [[line for line in headers if "Remaining" in line] for _, headers, _ in found]
         assert limits == [[f"RateLimit-Remaining: {left}"] for left in (2, 1, 0, 0)]
-
-
-async def test_requests_follow_each_other_on_a_connection_whichever_way_each_goes(
-    pair: Pair,
-) -> None:
-    look = b"GET /v1/orders/1 HTTP/1.1\r\n" + HOST.encode() + b"\r\n"
-    for side in pair.sides:
-        async with side.connection() as connection:
-            found = [
-                await connection.ask(sent)
-                for sent in (look, post(), look, post(b"{"), post(), look, post(headers="A: b\r\n"))
-            ]
-            statuses = [int(answer[0].split(" ")[1]) for answer in found]
-            assert statuses == [404, 201, 200, 400, 201, 200, 201]
-            assert [orjson.loads(found[at][2])["number"] for at in (1, 4, 6)] == [1, 2, 3]
-    assert pair.taken == [True, False, True]
-
-
-async def test_what_comes_before_the_answer_is_answered_after_it(pair: Pair) -> None:
-    """The second and the third come while the first waits for its commit; then two at once."""
-    look = b"GET /v1/orders/2 HTTP/1.1\r\n" + HOST.encode() + b"\r\n"
-    for side in pair.sides:
-        async with side.connection() as connection:
-            await connection.ask(look)
-            connection.writer.write(post())
-            await asyncio.sleep(0)
-            connection.writer.write(post())
-            await asyncio.sleep(0)
-            connection.writer.write(look)
-            answers = [await asyncio.wait_for(connection.answer(), 10) for _ in range(3)]
-            assert [int(answer[0].split(" ")[1]) for answer in answers] == [201, 201, 200]
-            connection.writer.write(post() + post())
-            answers = [await asyncio.wait_for(connection.answer(), 10) for _ in range(2)]
-            assert [orjson.loads(answer[2])["number"] for answer in answers] == [3, 4]
 
 
 def hold_commits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
@@ -277,23 +211,6 @@ async def test_a_client_that_leaves_before_its_answer_harms_nobody_else(
     assert side.node.trading.order_count == 1
 
 
-async def test_an_idle_connection_is_closed_and_a_used_one_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "KEEPALIVE", 0.5)
-    async with (
-        running(tmp_path, AccessRules(), DirectOrders) as pair,
-        pair.sides[0].connection() as connection,
-    ):
-        begin = asyncio.get_running_loop().time()
-        await connection.ask(WARM_UP)
-        while asyncio.get_running_loop().time() - begin < 0.8:  # longer than it may be idle
-            assert (await connection.ask(post()))[0].startswith("HTTP/1.1 201 ")
-            await asyncio.sleep(0.02)
-        assert all(pair.taken)
-        assert await asyncio.wait_for(connection.reader.read(), 10) == b""
-
-
 async def test_a_mistake_in_the_engine_is_an_incident_on_both_ways(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,124 +228,4 @@ async def test_a_mistake_in_the_engine_is_an_incident_on_both_ways(
 # Mutants
 
 
-def mutant(rng: random.Random) -> list[bytes]:
-    """A request with some bytes changed, taken out, repeated or put in, in one piece or in two."""
-    data = bytearray(rng.choice((post(), post(headers=PLAIN), keyed(), post(BUY | {"price": "1"}))))
-    for _ in range(rng.choice((0, 1, 1, 1, 2, 5))):
-        at = rng.randrange(len(data))
-        what = rng.randrange(5)
-        if what == 0:
-            data[at] = rng.choice(b'\r\n :;,\x00\x7f\xff0aA"{}/?')
-        elif what == 1:
-            del data[at : at + rng.choice((1, 1, 4))]
-        elif what == 2:
-            data[at:at] = data[at : at + rng.randrange(1, 40)]
-        elif what == 3:
-            data[at:at] = rng.choice((b"\r\n", b"\n", b" ", b"\t", b"\r\nA: b", b"\r\n x", b"%"))
-        elif (line := data.find(b"\r\n", at)) >= 0:
-            data[line + 2 : line + 2] = data[data.find(b"\r\n") + 2 : line + 2]
-    if rng.random() < 0.2:
-        cut = rng.randrange(1, max(2, len(data)))
-        return [bytes(data[:cut]), bytes(data[cut:])]
-    return [bytes(data)]
-
-
-async def send_to(side: Side, connection: Connection, pieces: list[bytes]) -> asyncio.Task[Answer]:
-    """Send a request; return the task that reads its answer."""
-    await connection.ask(WARM_UP)
-    for piece in pieces:
-        if piece is not pieces[0]:
-            await asyncio.sleep(0.01)  # so that it comes as a piece of its own
-        connection.writer.write(piece)
-        await connection.writer.drain()
-    return asyncio.create_task(connection.answer())
-
-
-async def answers_to_both(pair: Pair, pieces: list[bytes]) -> list[Answer] | None:
-    """Send a request to both nodes; return the answers, or None if both wait for more of it.
-
-    A node that has not answered may be slow. It waits for more if it has answered an order that came later, which is
-    placed and made durable after whatever came before.
-    """
-    async with AsyncExitStack() as stack:
-        tasks = []
-        for side in pair.sides:
-            connection = await stack.enter_async_context(side.connection())
-            tasks.append(await send_to(side, connection, pieces))
-        done, _ = await asyncio.wait(tasks, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            await pair.ask(post())
-            done, _ = await asyncio.wait(tasks, timeout=0, return_when=asyncio.FIRST_COMPLETED)
-        if done:
-            return list(await asyncio.wait_for(asyncio.gather(*tasks), 10))
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return None
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_mutants_of_requests_are_answered_the_same(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    async with running(tmp_path, AccessRules(operator_token=TOKEN), DirectOrders) as pair:
-        await pair.account("read", "trade")
-        answered = 0
-        for _ in range(MANY):
-            pieces = mutant(rng)
-            answers = await answers_to_both(pair, pieces)
-            if answers is None:
-                continue
-            assert answers[0] == answers[1], pieces
-            answered += 1
-        assert answered > MANY / 2
-        assert sum(pair.taken) > MANY / 10
-        first, second = (side.node for side in pair.sides)
-        assert first.trading.order_count == second.trading.order_count
-        books = [[m.digest() for m in node.engine.markets.values()] for node in (first, second)]
-        assert books[0] == books[1]
-
-
 # Heads
-
-HEADS: list[tuple[bytes, bool]] = [
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a", True),
-    (b"POST /v1/orders HTTP/1.1\r\nhost:a", True),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 007", True),
-    (b"POST /v1/orders HTTP/1.1", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost:", False),
-    (b"POST  /v1/orders HTTP/1.1\r\nHost: a", False),
-    (b"POST v1/orders HTTP/1.1\r\nHost: a", False),
-    (b"POST http://a/v1/orders HTTP/1.1\r\nHost: a", False),
-    (b"POST /v1/orders HTTP/1.0\r\nHost: a", False),
-    (b"POST /v1/orders HTTP/1.1\nHost: a", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nHost: a", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost : a", False),
-    (b"POST /v1/orders HTTP/1.1\r\n Host: a", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nX: \tb", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nX: b\x00", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: -1", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 1e1", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 1234567890", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nUpgrade: h2c", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nExpect: 100-continue", False),
-    (b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nConnection: close", False),
-]
-
-
-@pytest.mark.parametrize(("data", "plain"), HEADS)
-def test_only_plain_heads_are_read(data: bytes, plain: bool) -> None:
-    head = read_head(data)
-    assert (head is not None) == plain
-    if head is not None:
-        assert head.headers["host"] == "a"
-        assert head.known
-
-
-def test_a_head_knows_whether_all_its_headers_are_known() -> None:
-    head = read_head(b"GET / HTTP/1.1\r\nHost: a\r\nAccept: b")
-    assert head is not None
-    assert head.known
-    other = read_head(b"GET / HTTP/1.1\r\nHost: a\r\nCookie: b")
-    assert other is not None
-    assert not other.known

@@ -16,14 +16,12 @@ from market_kit import NOW, FakeMarkets
 
 from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
-from exchange.market.candles import HOUR, LATEST
+from exchange.market.candles import HOUR
 from node.cli.tables import candle_table, to_ansi
-from node.client.exchange_client import ApiError, ExchangeClient
 from node.daemon.exchange import make_exchange
 from node.service.committer import Committer
 from node.service.market_steps import MarketSteps
 from node.service.trading import Span
-from node.views.timestamps import iso
 from node.views.views import CandleView, OrderRequest, ServiceError
 
 BTC = "BTC-USD"
@@ -78,17 +76,6 @@ async def test_wrong_spans_are_refused_by_name(api: Api, path: str, name: str, v
     answer = await api.get(f"{path}{name}={value}")
     assert (answer.status, answer.json["code"]) == (400, "invalid_parameter")
     assert answer.json["parameter"] == name
-
-
-async def test_the_client_reads_candles_and_spans(api: Api) -> None:
-    async with ExchangeClient(api.url) as client:
-        candles = await client.candles(BTC, "5m", newest_first=False)
-        assert [candle.close for candle in candles] == ["100", "101", "102"]
-        assert [c.open for c in await client.candles(BTC, start=candles[2].time)] == ["102"]
-        trades = await client.trades(market=BTC, end=candles[0].time, limit=5, newest_first=False)
-        assert [trade.price for trade in trades] == ["100"]
-        with pytest.raises(ApiError, match="no market"):
-            await client.candles("NO-SUCH")
 
 
 def test_a_table_of_candles_is_aligned_and_coloured() -> None:
@@ -191,7 +178,3 @@ async def test_what_becomes_durable_reaches_the_market_data(trading: Trading) ->
     trading.exchange.publish(trading.engine.drain(1.0))
     (trade,) = await trading.service.trades()
     assert (trade.price, trade.quantity, trade.side) == ("100", "0.00003", "buy")
-
-
-def test_times_that_no_calendar_has_are_shown_as_its_end() -> None:
-    assert iso(2**62) == iso(LATEST) == "9999-12-31T23:59:59.999Z"

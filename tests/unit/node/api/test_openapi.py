@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import shlex
 import shutil
 import sys
@@ -11,16 +10,12 @@ from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 
 import pytest
-from api_kit import Api, check, running_api
-from fake_service import FakeService
-from jsonschema import ValidationError
+from api_kit import Api, running_api
 from openapi_spec_validator import validate
 
-from node.api import make_app
 from node.api.call_examples import examples
 from node.api.openapi import document, page
 from node.api.problems import CODES
-from node.views.worker_messages import WORKER_PATH
 
 
 @pytest.fixture
@@ -37,56 +32,6 @@ async def test_the_document_that_is_served_is_valid_openapi(api: Api) -> None:
     validate(answer.json)
 
 
-def test_every_route_is_documented_and_every_documented_route_exists() -> None:
-    served = {
-        (route.method, route.resource.canonical)
-        for route in make_app(FakeService()).router.routes()
-        if route.resource is not None and route.resource.canonical.startswith("/v1")
-    }
-    described = {
-        (method.upper(), path)
-        for path, operations in document()["paths"].items()
-        for method in operations
-    }
-    served.discard(("GET", WORKER_PATH))  # between programs of this package, not for clients
-    served.discard(("GET", "/v1/stream"))  # a WebSocket, in the AsyncAPI document
-    assert {pair for pair in served if pair[0] not in ("HEAD", "*")} == described
-    assert len(described) == 57
-
-
-def test_every_parameter_in_a_path_is_described() -> None:
-    for path, operations in document()["paths"].items():
-        for operation in operations.values():
-            named = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
-            assert named == set(re.findall(r"\{(\w+)\}", path))
-            assert all(p["description"] for p in operation["parameters"])
-
-
-def test_operation_ids_are_unique_and_every_operation_lists_its_problems() -> None:
-    operations = [op for ops in document()["paths"].values() for op in ops.values()]
-    assert len({op["operationId"] for op in operations}) == len(operations)
-    for operation in operations:
-        assert {"400", "403", "421", "500"} <= operation["responses"].keys()
-
-
-@pytest.mark.parametrize("value", ["1e5", "-1", "NaN", "", "1.", ".5", 5, None])
-def test_the_schema_of_an_order_accepts_plain_decimals_only(value: object) -> None:
-    order = {"market": "BTC-USD", "side": "buy", "quantity": "0.5"}
-    reference = {"$ref": "#/components/schemas/OrderRequest"}
-    check(order, reference)
-    with pytest.raises(ValidationError):
-        check(order | {"quantity": value}, reference)
-
-
-@pytest.mark.parametrize("value", ["0", "0.0", "00.000", "9" * 41, "-5"])
-def test_the_schema_of_an_order_refuses_quantities_of_nothing(value: str) -> None:
-    order = {"market": "BTC-USD", "side": "buy", "quantity": value}
-    with pytest.raises(ValidationError):
-        check(order, {"$ref": "#/components/schemas/OrderRequest"})
-    for more in ("0.5", "5", "0.05", "10.0", "010"):
-        check(order | {"quantity": more}, {"$ref": "#/components/schemas/OrderRequest"})
-
-
 def test_keys_are_alternatives_where_the_node_takes_requests_without() -> None:
     for keys_required in (True, False):
         paths = document(keys_required=keys_required)["paths"]
@@ -100,23 +45,6 @@ def test_keys_are_alternatives_where_the_node_takes_requests_without() -> None:
         assert ("submitOrder" in free) == ("createAccount" in free) == (not keys_required)
         assert free == everything or keys_required
         assert "getBook" in free
-
-
-def test_nothing_that_generators_of_clients_refuse() -> None:
-    def parts(value: object) -> list[dict[str, object]]:
-        if isinstance(value, dict):
-            return [value, *(part for each in value.values() for part in parts(each))]
-        return [part for each in value for part in parts(each)] if isinstance(value, list) else []
-
-    tuples = [part for part in parts(document()) if "prefixItems" in part]
-    assert tuples
-    assert all(part.get("items") is not False and "maxItems" in part for part in tuples)
-
-
-def test_the_document_and_the_page_say_where_the_stream_is_described() -> None:
-    assert "/v1/stream" in document()["info"]["description"]
-    assert "/asyncapi.json" in document()["info"]["description"]
-    assert 'id="openStream"' in page()
 
 
 class _Page(HTMLParser):

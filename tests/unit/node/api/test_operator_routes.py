@@ -50,27 +50,6 @@ async def test_accounts_are_made_listed_and_shown_by_name_and_number(api: Checke
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        ({"name": "house"}, 409, "name_taken"),
-        ({"name": "HOUSE"}, 409, "name_taken"),
-        ({"name": "12"}, 400, "bad_name"),
-        ({"name": "a b"}, 422, "bad_name"),
-        ({"name": ""}, 422, "bad_name"),
-        ({"name": "x" * 33}, 422, "bad_name"),
-        ({"name": "a", "max_open_orders": -1}, 422, "bad_limit"),
-        ({"name": "a", "colour": "red"}, 400, "invalid_body"),
-        ({}, 400, "invalid_body"),
-    ],
-)
-async def test_accounts_that_cannot_be_are_refused(
-    api: CheckedApi, body: dict[str, Any], status: int, code: str
-) -> None:
-    assert_problem(await api.post("/v1/accounts", body), status, code)
-    assert len((await api.get("/v1/accounts")).json) == 1
-
-
-@pytest.mark.parametrize(
     ("method", "path"),
     [
         ("GET", "/v1/accounts/nobody"),
@@ -123,15 +102,6 @@ async def test_amounts_that_cannot_be_are_refused_and_move_nothing(
     answer = await api.post("/v1/accounts/alice/deposits", body)
     assert_problem(answer, status, code, words)
     assert await api.balances("alice") == {}
-
-
-async def test_no_more_is_withdrawn_than_is_available(api: CheckedApi) -> None:
-    key = await api.account("alice", USD="3000")
-    await api.post("/v1/orders", BUY | {"quantity": "0.05"}, key=key)
-    answer = await api.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "1500.01"})
-    assert_problem(answer, 422, "insufficient_balance", "alice has 1500 USD", "1500.01 are needed")
-    answer = await api.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "1500"})
-    assert answer.json["available"] == "0"
 
 
 async def test_a_frozen_account_looks_and_cancels_only(api: CheckedApi) -> None:
@@ -219,33 +189,6 @@ async def test_the_permissions_of_a_key_bind_it(api: CheckedApi) -> None:
     assert_problem(answer, 422, "bad_label")
 
 
-OPERATORS = [
-    ("GET", "/v1/accounts", None),
-    ("POST", "/v1/accounts", {"name": "eve"}),
-    ("PATCH", "/v1/accounts/alice", {"frozen": False}),
-    ("POST", "/v1/accounts/alice/deposits", {"asset": "USD", "amount": "1"}),
-    ("POST", "/v1/accounts/alice/withdrawals", {"asset": "USD", "amount": "1"}),
-    ("POST", "/v1/accounts/alice/keys", {}),
-    ("POST", "/v1/markets/BTC-USD/halt", {"reason": "x"}),
-    ("POST", "/v1/markets/BTC-USD/resume", None),
-    ("GET", "/v1/postings", None),
-    ("GET", "/v1/positions", None),
-    ("POST", "/v1/credit", {"asset": "USD", "limit": "1"}),
-    ("POST", "/v1/peers", {"address": "127.0.0.1:1"}),
-    ("GET", "/v1/status", None),
-    ("GET", "/metrics", None),
-]
-
-
-@pytest.mark.parametrize(("method", "path", "body"), OPERATORS)
-async def test_what_is_the_operators_is_no_keys(
-    api: CheckedApi, method: str, path: str, body: dict[str, Any] | None
-) -> None:
-    key = await api.account("alice", USD="1")
-    answer = await api.call(method, path, key=key, json=body)
-    assert_problem(answer, 403, "operator_only")
-
-
 async def test_wrong_keys_are_refused_alike(api: CheckedApi) -> None:
     key = await api.account("alice")
     name, _, secret = key.partition(":")
@@ -295,29 +238,6 @@ async def test_where_keys_are_required_no_request_is_the_operators(tmp_path: Pat
         assert_problem(await api.get("/v1/accounts", key=f"operator:{TOKEN}x"), 401, "bad_token")
 
 
-async def test_a_house_key_sees_the_node_and_is_not_its_operator(api: CheckedApi) -> None:
-    made = (await api.post("/v1/accounts/house/keys", {"permissions": ["read"]})).json
-    key = f"{made['key']}:{made['secret']}"
-    assert (await api.get("/v1/orders", key=key)).status == 200
-    assert_problem(await api.get("/v1/accounts", key=key), 403, "operator_only")
-
-
-async def test_requests_beyond_the_rate_are_refused_until_it_allows_them(tmp_path: Path) -> None:
-    rules = AccessRules(rate_limit=3, operator_token=TOKEN)
-    async with running_api(tmp_path / "journal", rules=rules) as api:
-        key = await api.account("alice")
-        answers = [await api.get("/v1/balances", key=key) for _ in range(3)]
-        assert [a.headers["RateLimit-Remaining"] for a in answers] == ["2", "1", "0"]
-        answer = await api.get("/v1/balances", key=key)
-        assert_problem(answer, 429, "rate_limited", "3 requests a minute")
-        assert 1 <= int(answer.headers["Retry-After"]) <= 20
-        assert answer.headers["RateLimit-Limit"] == "3"
-        # Others are not held up by it, and who guesses keys is counted by address.
-        assert "RateLimit-Limit" not in (await api.get("/v1/accounts")).headers
-        guesses = [(await api.get("/v1/markets", key=f"{n:032}:x")).status for n in range(4)]
-        assert guesses == [401, 401, 401, 429]
-
-
 # Orders
 
 
@@ -353,41 +273,6 @@ async def test_a_trade_moves_money_and_takes_fees(api: CheckedApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "status", "reason"),
-    [
-        ({"tif": "ioc", "price": "29000"}, "cancelled", "ioc"),
-        ({"tif": "fok", "quantity": "5"}, "cancelled", "fok"),
-        ({"post_only": True}, "cancelled", "post_only"),
-        ({"post_only": True, "price": "29000"}, "open", ""),
-        ({"hidden": True, "price": "29000"}, "open", ""),
-        ({"display_quantity": "0.01", "price": "29000"}, "open", ""),
-        ({"stop": "31000"}, "untriggered", ""),
-        ({"stop": "31000", "price": None}, "untriggered", ""),
-        ({"trailing_offset": "500", "price": None}, "untriggered", ""),
-        ({"price": None}, "filled", "filled"),
-        ({"tif": "ioc"}, "filled", "filled"),
-        ({"tif": "fok"}, "filled", "filled"),
-    ],
-)
-async def test_every_kind_of_order_is_taken(
-    api: CheckedApi, more: dict[str, Any], status: str, reason: str
-) -> None:
-    alice = await api.account("alice", USD="1000000")
-    bob = await api.account("bob", BTC="10")
-    await api.post("/v1/orders", SELL | {"quantity": "1"}, key=bob)
-    # A trade before, so that the market has a price.
-    await api.post("/v1/orders", BUY | {"quantity": "0.00001"}, key=alice)
-    answer = await api.post("/v1/orders", BUY | more, key=alice)
-    assert answer.status == 201
-    order = answer.json
-    assert (order["status"], order["reason"]) == (status, reason)
-    for name, value in more.items():
-        if name not in ("price", "quantity"):
-            assert order[name] == (value if name != "trailing_offset" else "500")
-    assert (await api.get(f"/v1/orders/{order['id']}", key=alice)).json == order
-
-
-@pytest.mark.parametrize(
     ("more", "status", "code", "words"),
     [
         ({"tif": "later"}, 400, "invalid_body", "later"),
@@ -412,19 +297,6 @@ async def test_orders_that_cannot_be_are_refused(
     key = await api.account("alice", USD="1000000")
     assert_problem(await api.post("/v1/orders", BUY | more, key=key), status, code, words)
     assert (await api.get("/v1/orders?open=false", key=key)).json == []
-
-
-async def test_a_pair_has_two_orders_that_know_each_other(api: CheckedApi) -> None:
-    key = await api.account("bob", BTC="1")
-    pair = (await api.post("/v1/orders", SELL | {"oco_stop": "29000"}, key=key)).json
-    other = (await api.get(f"/v1/orders/{pair['linked_order_id']}", key=key)).json
-    assert other["linked_order_id"] == pair["id"]
-    assert (other["status"], other["stop"]) == ("untriggered", "29000")
-    assert await api.balances("bob") == {"BTC": ("1", "0.1")}  # one of them trades
-    await api.post("/v1/orders", BUY)
-    other = (await api.get(f"/v1/orders/{other['id']}", key=key)).json
-    assert (other["status"], other["reason"]) == ("cancelled", "oco")
-    assert (await api.balances("bob"))["BTC"] == ("0.9", "0")
 
 
 async def test_an_order_is_amended_in_place(api: CheckedApi) -> None:
@@ -484,27 +356,6 @@ async def test_a_client_id_is_the_accounts_own(api: CheckedApi) -> None:
     assert_problem(await api.get("/v1/orders/by-client-id/b", key=bob), 404, "unknown_order")
     answer = await api.post("/v1/orders", SELL | {"client_id": "a/1"}, key=alice)
     assert_problem(answer, 409, "client_id_reused")
-
-
-async def test_histories_are_cut_by_time_limit_and_direction(api: CheckedApi) -> None:
-    key = await api.account("alice", USD="100000")
-    for _ in range(3):
-        order = (await api.post("/v1/orders", BUY, key=key)).json
-        api.node.tick(HOUR)
-        await api.delete(f"/v1/orders/{order['id']}", key=key)
-    orders = (await api.get("/v1/orders?open=false", key=key)).json
-    assert [order["number"] for order in orders] == [3, 2, 1]
-
-    async def numbers(query: str) -> list[int]:
-        answer = await api.get(f"/v1/orders?open=false&{query}", key=key)
-        return [order["number"] for order in answer.json]
-
-    middle = orders[1]["updated"]
-    assert await numbers("sort=asc&limit=2") == [1, 2]
-    assert await numbers(f"start={middle}") == [3, 2]
-    assert await numbers(f"end={middle}") == [2, 1]
-    assert await numbers(f"start={middle}&end={middle}") == [2]
-    assert await numbers("market=ETH-USD") == []
 
 
 async def test_the_dead_mans_switch_cancels_unless_it_is_reset(api: CheckedApi) -> None:
@@ -575,28 +426,6 @@ async def test_credit_is_set_shown_and_taken_back(api: CheckedApi) -> None:
 
 
 # What stays
-
-
-async def test_a_restart_finds_everything_again(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
-    async with running_api(path) as api:
-        key = await api.account("alice", USD="6000")
-        order = (await api.post("/v1/orders", BUY | {"client_id": "a"}, key=key)).json
-        await api.post("/v1/orders/cancel-after", {"timeout_ms": 10_000}, key=key)
-        await api.account("bob")
-        await api.patch("/v1/accounts/bob", {"frozen": True})
-        await api.post("/v1/markets/ETH-USD/halt", {"reason": "in doubt"})
-    async with running_api(path, now=2.0) as api:
-        api.node.tick()
-        assert (await api.get("/v1/accounts/bob")).json["frozen"]
-        halt = next(h for h in (await api.get("/v1/halts")).json if h["halted"])
-        assert halt == {"market": "ETH-USD", "halted": True, "reason": "in doubt"}
-        assert (await api.get("/v1/orders", key=key)).json == [order]
-        assert await api.balances("alice") == {"USD": ("6000", "3000")}
-        api.node.tick(10.0)
-        found = await api.get("/v1/orders/by-client-id/a", key=key)
-        assert found.json["reason"] == "dead_man"
-        assert await api.balances("alice") == {"USD": ("6000", "0")}
 
 
 async def test_an_order_waits_for_other_nodes_on_request(

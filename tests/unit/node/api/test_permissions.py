@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 import aiohttp
 import pytest
@@ -21,13 +21,10 @@ from trading_kit import TOKEN, CheckedApi, running_api
 from exchange.model.records import Permission
 from node.annexes.bitfinex.order_operations import KINDS
 from node.api.access import AccessRules
-from node.api.api_server import make_app
-from node.api.node_service import NodeService
 from node.api.route import Route
 from node.api.routes import ROUTES
 from node.operations.operation import Access
-from node.streams.order_messages import TradingMessage
-from node.streams.stream_messages import NODE, PRIVATE
+from node.streams.stream_messages import NODE
 
 CALLERS: Final[dict[str, set[Access]]] = {
     "nobody": {"public"},
@@ -146,29 +143,6 @@ async def test_metrics_need_the_permission_to_see_the_node(gates: Gates) -> None
         assert (status in (401, 403)) == ("node" not in allowed), caller
 
 
-async def test_the_part_of_a_book_that_is_ones_own_is_for_readers(gates: Gates) -> None:
-    order = {"market": "BTC-USD", "side": "buy", "quantity": "0.1", "price": "20000"}
-    status, _ = await gates.native("POST", "/v1/orders", "trader", order)
-    assert status == 201
-    for caller, own in (("nobody", "0"), ("trader", "0"), ("reader", "0.1"), ("both", "0.1")):
-        _, book = await gates.native("GET", "/v1/book/BTC-USD", caller)
-        assert [level["own"] for level in book["bids"]] == [own], caller
-
-
-@pytest.mark.parametrize("channel", sorted(PRIVATE))
-async def test_the_accounts_channels_are_for_readers(gates: Gates, channel: str) -> None:
-    for caller, allowed in CALLERS.items():
-        async with gates.api.session.ws_connect(
-            gates.api.url + "/v1/stream", headers=gates.headers(caller)
-        ) as socket:
-            await socket.send_json({"op": "subscribe", "channel": channel})
-            told = await socket.receive_json(timeout=5)
-            if "read" in allowed:
-                assert told["event"] == "subscribed"
-            else:
-                assert told["code"] in DENIED | {"no_account"}, told
-
-
 async def test_only_the_operator_reads_the_channels_of_any_account(gates: Gates) -> None:
     for caller, allowed in CALLERS.items():
         async with gates.api.session.ws_connect(
@@ -215,11 +189,6 @@ STREAM_ORDERS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def test_every_request_about_orders_is_in_the_table() -> None:
-    known = {kind.__struct_config__.tag for kind in get_args(TradingMessage)}
-    assert known == {*STREAM_ORDERS, "many"}
-
-
 @pytest.mark.parametrize("op", STREAM_ORDERS)
 async def test_orders_over_the_stream_need_the_trade_permission(gates: Gates, op: str) -> None:
     for caller, allowed in CALLERS.items():
@@ -244,100 +213,11 @@ async def test_orders_over_the_stream_need_the_trade_permission(gates: Gates, op
                 assert (told_problem["status"], told_problem["code"]) == (403, "operator_only")
 
 
-async def test_a_revoked_key_on_an_open_stream_trades_no_more(gates: Gates) -> None:
-    async with gates.api.session.ws_connect(
-        gates.api.url + "/v1/stream", headers=gates.headers("both")
-    ) as socket:
-        await gates.revoke("both")
-        for op, fields in STREAM_ORDERS.items():
-            await socket.send_json({"op": op, "id": "1", **fields})
-            problem = (await socket.receive_json(timeout=5))["problem"]
-            assert (problem["status"], problem["code"]) == (401, "key_revoked")
-
-
-async def test_public_channels_need_no_key(gates: Gates) -> None:
-    for caller in CALLERS:
-        async with gates.api.session.ws_connect(
-            gates.api.url + "/v1/stream", headers=gates.headers(caller)
-        ) as socket:
-            for channel in ("book", "trades", "ticker", "candles"):
-                asked = {"op": "subscribe", "channel": channel, "market": "BTC-USD", "id": channel}
-                await socket.send_json(asked)
-                told: dict[str, Any] = {}
-                while told.get("id") != channel:
-                    told = await socket.receive_json(timeout=5)
-                assert told["event"] == "subscribed"
-
-
-async def test_a_connection_keeps_to_the_key_that_it_is_authenticated_with(gates: Gates) -> None:
-    async with gates.api.session.ws_connect(gates.api.url + "/v1/stream") as socket:
-        for caller, allowed in (("trader", False), ("reader", True)):
-            key, _, secret = gates.keys[caller].partition(":")
-            await socket.send_json({"op": "auth", "key": key, "secret": secret})
-            assert (await socket.receive_json(timeout=5))["event"] == "authenticated"
-            await socket.send_json({"op": "subscribe", "channel": "orders"})
-            told = await socket.receive_json(timeout=5)
-            assert (told["event"] == "subscribed") == allowed
-
-
 # The Bitfinex dialect
 
-SIGNED: Final = {
-    **dict.fromkeys(
-        (
-            "r/wallets", "r/orders", "r/orders/hist", "r/orders/tBTCUSD", "r/orders/tBTCUSD/hist",
-            "r/order/tBTCUSD:1/trades", "r/trades/hist", "r/trades/tBTCUSD/hist",
-            "r/ledgers/hist", "r/ledgers/USD/hist", "r/positions", "r/summary", "r/info/user",
-            "calc/order/avail",
-        ),
-        "read",
-    ),
-    **dict.fromkeys(
-        (
-            "w/order/submit", "w/order/update", "w/order/cancel", "w/order/cancel/multi",
-            "w/order/multi",
-        ),
-        "trade",
-    ),
-    **dict.fromkeys(("r/permissions", "w/token", "w/token/del"), ""),
-}  # fmt: skip
 KEYS: Final[dict[str, set[str]]] = {
     "reader": {"read", ""}, "trader": {"trade", ""}, "both": {"read", "trade", ""},
 }  # fmt: skip
-
-
-def signed_templates(gates: Gates) -> set[str]:
-    """The signed paths that the server has."""
-    router = make_app(cast(NodeService, gates.api.node)).router
-    found = {route.resource.canonical for route in router.routes() if route.resource}
-    return {path for path in found if path.startswith("/v2/auth/") and "{path}" not in path}
-
-
-async def test_every_signed_path_is_in_the_table(gates: Gates) -> None:
-    for template in signed_templates(gates):
-        pattern = re.sub(r"\\?\{\w+\\?\}", "[^/]+", re.escape(template.removeprefix("/v2/auth/")))
-        assert any(re.fullmatch(pattern, path) for path in SIGNED), template
-
-
-@pytest.mark.parametrize("path", SIGNED)
-async def test_every_signed_path_needs_its_permission(gates: Gates, path: str) -> None:
-    for caller, allowed in KEYS.items():
-        told = await gates.signed(f"/v2/auth/{path}", caller)
-        denied = told[:2] == ["error", 10100]
-        assert denied == (SIGNED[path] not in allowed), (caller, told)
-    for caller in STRANGERS:
-        assert (await gates.signed(f"/v2/auth/{path}", caller))[:2] == ["error", 10100]
-    async with gates.api.session.post(f"{gates.api.url}/v2/auth/{path}", json={}) as response:
-        assert (await response.json())[:2] == ["error", 10100]
-
-
-async def test_permissions_are_answered_unchanged(gates: Gates) -> None:
-    for caller, allowed in KEYS.items():
-        rows = await gates.signed("/v2/auth/r/permissions", caller)
-        assert {read for _, read, _ in rows} == {int("read" in allowed)}
-        assert {scope for scope, _, write in rows if write} == (
-            {"orders"} if "trade" in allowed else set()
-        )
 
 
 class Line:
@@ -401,22 +281,6 @@ async def test_every_input_needs_its_permission(gates: Gates, caller: str) -> No
     else:
         assert [message["code"] for message in heard] == [10100]
     await line.socket.close()
-
-
-async def test_the_dead_mans_switch_is_for_traders(gates: Gates) -> None:
-    for caller, allowed in KEYS.items():
-        line, told = await connect(gates, caller, dms=4)
-        assert (told["status"] == "OK") == ("trade" in allowed)
-        await line.socket.close()
-
-
-async def test_strangers_are_not_let_in(gates: Gates) -> None:
-    for caller in STRANGERS:
-        line, told = await connect(gates, caller)
-        assert (told["status"], told["code"]) == ("FAILED", 10100)
-        await line.socket.send_json([0, "on", None, LIMIT])
-        assert (await line.hear())["code"] == 10100
-        await line.socket.close()
 
 
 async def test_a_revoked_key_does_nothing_more_on_an_open_connection(

@@ -74,46 +74,6 @@ def problem(told: dict[str, Any]) -> tuple[int, str]:
 # Effects
 
 
-async def test_an_order_is_accepted_with_the_fields_of_rest(api: CheckedApi, line: Line) -> None:
-    told = await line.submit("a", client_id="mine", group=7)
-    assert (told["event"], told["id"], told["op"], told["decided"]) == (
-        "accepted",
-        "a",
-        "submit",
-        True,
-    )
-    (order,) = told["orders"]
-    assert order == (await api.get(f"/v1/orders/{order['number']}?account=alice")).json
-    assert (order["client_id"], order["group"], order["account"]) == ("mine", 7, 1)
-
-
-async def test_an_accepted_order_is_on_the_disk(
-    api: CheckedApi, line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit, written = api.node.committer.journal.commit, []
-
-    def watched(records: Any) -> Any:
-        done = commit(records)
-        written.append(len(records))
-        return done
-
-    monkeypatch.setattr(api.node.committer.journal, "commit", watched)
-    await line.submit()
-    assert written
-
-
-async def test_an_order_is_amended_and_cancelled_by_either_name(line: Line) -> None:
-    number = (await line.submit(client_id="c1"))["orders"][0]["id"]
-    amended = await line.ask(op="amend", id="2", order_id=number, changes={"price": "19999"})
-    assert amended["orders"][0]["price"] == "19999"
-    amended = await line.ask(op="amend", id="3", client_id="c1", changes={"quantity": "0.05"})
-    assert amended["orders"][0]["quantity"] == "0.05"
-    cancelled = await line.ask(op="cancel", id="4", client_id="c1")
-    assert cancelled["orders"][0]["status"] == "cancelled"
-    again = await line.ask(op="cancel", id="5", order_id=number)
-    assert problem(again) == (409, "order_done")
-
-
 async def test_orders_are_cancelled_together(api: CheckedApi, line: Line) -> None:
     for number in range(4):
         await line.submit(str(number), group=number % 2)
@@ -121,32 +81,6 @@ async def test_orders_are_cancelled_together(api: CheckedApi, line: Line) -> Non
     assert [order["group"] for order in told["orders"]] == [1, 1]
     told = await line.ask(op="cancel_many", id="x", all=True)
     assert len(told["orders"]) == 2
-    assert await open_orders(api) == []
-
-
-async def test_a_market_order_trades_and_prints_the_trade(api: CheckedApi, line: Line) -> None:
-    house = {"market": "BTC-USD", "side": "sell", "quantity": "0.1", "price": "20000"}
-    await api.post("/v1/orders", house)
-    told = await line.submit(price=None)
-    assert (told["decided"], told["orders"][0]["status"]) == (True, "filled")
-
-
-async def test_a_repeated_client_id_gets_the_first_order(line: Line) -> None:
-    first = await line.submit("1", client_id="same")
-    assert (await line.submit("2", client_id="same"))["orders"] == first["orders"]
-    other = await line.submit("3", client_id="same", price="19000")
-    assert problem(other) == (409, "client_id_reused")
-
-
-async def test_requests_take_effect_in_the_order_they_were_sent(
-    api: CheckedApi, line: Line
-) -> None:
-    for number in range(50):
-        await line.send(op="submit", id=f"s{number}", order=BUY | {"client_id": f"c{number}"})
-        await line.send(op="cancel", id=f"x{number}", client_id=f"c{number}")
-    told = [await line.next() for _ in range(100)]
-    assert [each["event"] for each in told] == ["accepted"] * 100
-    assert [each["id"] for each in told] == [f"{k}{n}" for n in range(50) for k in "sx"]
     assert await open_orders(api) == []
 
 
@@ -171,25 +105,6 @@ async def test_many_has_a_result_for_each(api: CheckedApi, line: Line) -> None:
     assert found[2]["problem"]["pointer"] == "/order/quantity"
     assert found[3]["orders"][0]["quantity"] == "0.2"
     assert len(await open_orders(api)) == 1
-
-
-async def test_many_is_one_commit(api: CheckedApi, line: Line) -> None:
-    before = api.node.committer.commits
-    requests = [
-        {"op": "submit", "id": str(n), "order": BUY | {"quantity": "0.01"}} for n in range(100)
-    ]
-    told = await line.ask(op="many", id="m", requests=requests)
-    assert {each["event"] for each in told["results"]} == {"accepted"}
-    assert api.node.committer.commits == before + 1
-
-
-async def test_the_acknowledgement_comes_before_the_news(line: Line) -> None:
-    await line.ask(op="subscribe", channel="orders")
-    await line.next()
-    told = await line.submit("q")
-    news = await line.next()
-    assert (told["event"], news["event"]) == ("accepted", "orders")
-    assert news["orders"] == told["orders"]
 
 
 async def test_the_dead_mans_switch(api: CheckedApi, line: Line) -> None:
@@ -292,13 +207,6 @@ async def test_a_revoked_key_trades_no_more(api: CheckedApi, line: Line) -> None
     (key,) = (await api.get("/v1/accounts/alice/keys")).json
     assert (await api.delete(f"/v1/keys/{key['key']}")).status == 200
     assert problem(await line.submit()) == (401, "key_revoked")
-
-
-async def test_the_accounts_rate_of_orders_holds(api: CheckedApi, line: Line) -> None:
-    await api.patch("/v1/accounts/alice", {"orders_per_minute": 3})
-    told = [await line.submit(str(number)) for number in range(6)]
-    assert {each["event"] for each in told} == {"accepted", "refused"}
-    assert problem(told[-1]) == (429, "rate_limited")
 
 
 async def test_requests_count_against_the_rate_of_the_key(tmp_path: Path) -> None:

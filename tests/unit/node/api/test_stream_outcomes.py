@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +19,7 @@ from node.api.stream_requests import ReadMessage
 from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateVerdict
 from node.service.account_trading import AccountTrading
-from node.streams.order_messages import AmendOrder, CancelOrder, SubmitOrder
+from node.streams.order_messages import SubmitOrder
 from node.views.views import AmendRequest, OrderRequest
 
 LONG = 30.0  # seconds; no test here takes as long
@@ -129,13 +128,6 @@ def buy(request_id: str, price: int, quantity: int, *, wait: bool = False) -> Su
     return SubmitOrder(id=request_id, order=order, wait_for_takes=wait)
 
 
-async def test_nothing_is_said_before_the_disk_has_it(taker: Taker) -> None:
-    await taker.take(buy("a", 50, 1))
-    assert taker.shown() == []
-    taker.commit()
-    assert taker.shown() == [("accepted", "a", True, [(0, 0)])]
-
-
 async def test_an_order_that_takes_is_accepted_and_has_its_outcome(taker: Taker) -> None:
     await taker.take(buy("a", 101, 8))
     taker.commit()
@@ -153,16 +145,6 @@ async def test_the_acknowledgement_may_wait_for_the_decision(taker: Taker) -> No
     assert taker.shown() == []
     taker.decide()
     assert taker.shown() == [("accepted", "a", True, [(8, 0)])]
-
-
-async def test_it_waits_for_a_bounded_time(network: Network) -> None:
-    taker = Taker(network, wait=0.01)
-    await taker.take(buy("a", 101, 8, wait=True))
-    taker.commit()
-    await asyncio.sleep(0.05)
-    assert taker.shown() == [("accepted", "a", False, [(0, 8)])]
-    taker.decide()
-    assert taker.shown() == [("outcome", "a", None, [(8, 0)])]
 
 
 async def test_each_request_of_many_has_its_outcome(taker: Taker) -> None:
@@ -186,28 +168,6 @@ async def test_many_waits_only_for_orders_that_request_it(taker: Taker) -> None:
     assert [each[:3] for each in taker.shown()] == [
         ("accepted", "a", False),
         ("accepted", "b", True),
-    ]
-
-
-async def test_every_request_about_a_pending_order_has_its_outcome(taker: Taker) -> None:
-    await taker.take(buy("a", 100, 8))
-    taker.commit()
-    (first,) = taker.told
-    number = str(first["orders"][0]["number"])
-    taker.told.clear()
-    changes = AmendRequest(quantity="9")
-    await taker.take(AmendOrder(id="b", order_id=number, changes=changes))
-    await taker.take(CancelOrder(id="c", order_id=number))
-    taker.commit()
-    assert [each[:3] for each in taker.shown()] == [
-        ("accepted", "b", False),
-        ("accepted", "c", False),
-    ]
-    taker.decide()
-    assert [(each[0], each[1]) for each in taker.shown()] == [
-        ("outcome", "a"),
-        ("outcome", "b"),
-        ("outcome", "c"),
     ]
 
 

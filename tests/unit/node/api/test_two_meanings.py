@@ -198,19 +198,6 @@ async def test_amendments_and_amounts_take_plain_numbers_only(api: CheckedApi, f
     assert (await post(api, "/v1/accounts/house/deposits", body))[0] == 400
 
 
-@pytest.mark.parametrize("form", ["1e0", "1E-1", "1.", "+1", ".5"])
-async def test_the_dialect_takes_the_numbers_that_its_clients_write(
-    api: CheckedApi, form: str
-) -> None:
-    """Python's `str` writes small floats with an exponent, and clients of Bitfinex send that."""
-    holder, path = await credentials(api), "/v2/auth/w/order/submit"
-    data = json.dumps(json.loads(f"{{{DIALECT}}}") | {"amount": form}).encode()
-    async with api.session.post(
-        api.url + path, data=data, headers=holder.headers(path, data)
-    ) as answer:
-        assert (await answer.json())[6] == "SUCCESS"
-
-
 @pytest.mark.parametrize("value", ["1700000000", "1", "978307199", "20261125", "978307199999"])
 @pytest.mark.parametrize("name", ["start", "end"])
 @pytest.mark.parametrize(
@@ -228,15 +215,6 @@ async def test_times_that_may_be_seconds_are_refused_with_the_milliseconds(
     )
     assert f"{value}000" in answer.json["detail"]
     assert (await api.get(f"{path}?start=0")).status == 200
-
-
-@pytest.mark.parametrize("value", ["1700000000000000", "1700000000000000000"])
-async def test_micro_and_nanoseconds_are_refused_with_the_milliseconds(
-    api: CheckedApi, value: str
-) -> None:
-    answer = await api.get(f"/v1/trades?start={value}")
-    assert (answer.status, answer.json["parameter"]) == (400, "start")
-    assert answer.json["detail"].endswith("write 1700000000000")
 
 
 @pytest.mark.parametrize("value", ["1700000000", "4102444800"])

@@ -16,8 +16,6 @@ from hypothesis import strategies as st
 from trading_kit import CheckedApi, client_of, running_api
 from yarl import URL
 
-from node.views.views import OrderRequest
-
 ORDER: Final = {"market": "BTC-USD", "side": "buy", "quantity": "0.1", "price": "20000"}
 PRINTABLE: Final = "".join(map(chr, range(32, 127)))
 HARD: Final = (
@@ -84,11 +82,6 @@ async def check_on_the_stream(api: CheckedApi, client_id: str) -> None:
 
 
 @pytest.mark.parametrize("client_id", HARD)
-async def test_client_ids_work_wherever_they_are_written(api: CheckedApi, client_id: str) -> None:
-    await check_client_id(api, client_id)
-
-
-@pytest.mark.parametrize("client_id", HARD)
 async def test_client_ids_work_on_the_stream(api: CheckedApi, client_id: str) -> None:
     await check_on_the_stream(api, client_id)
 
@@ -142,20 +135,3 @@ def test_accounts_and_labels_are_found_again(names: list[str], label: str) -> No
                     assert await status_and_body(api, "GET", query) == (200, [])
 
     asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    "market", ["BTC-USD", "btc-usd", "BTC/USD", "BTCUSD", "btc_usd", "BTC:USD"]
-)
-async def test_names_of_markets_work_in_paths_as_in_bodies(api: CheckedApi, market: str) -> None:
-    taken = (await api.post("/v1/orders", ORDER | {"market": market})).status == 201
-    path = f"/v1/book/{quote(market, safe='')}"
-    status, found = await status_and_body(api, "GET", path)
-    assert (status == 200) == taken
-    assert (await status_and_body(api, "GET", f"/v1/orders?market={quote(market, safe='')}"))[
-        0
-    ] == status
-    async with client_of(api) as client:
-        if taken:
-            assert (await client.book(market)).market == "BTC-USD" == found["market"]
-            assert (await client.submit(OrderRequest(**(ORDER | {"market": market})))).id

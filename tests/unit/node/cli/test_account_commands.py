@@ -334,24 +334,6 @@ def test_the_books_are_shown(api: RunningApi) -> None:
     assert document("ledger", "entries")[0]["amount"] == "-5"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        *(("account", name) for name in ("create", "list", "show", "deposit", "withdraw")),
-        *(("account", name) for name in ("freeze", "thaw", "limits", "ledger", "keys")),
-        *(("account", "keys", name) for name in ("create", "list", "revoke")),
-        *(("ledger", name) for name in ("entries", "positions", "obligations", "settle", "credit")),
-        *(("market", name) for name in ("halt", "resume", "list")),
-        ("order", "buy"),
-        ("order", "sell"),
-    ],
-)
-def test_the_help_of_every_subcommand_has_examples(words: tuple[str, ...]) -> None:
-    text = done(*words, "--help")
-    assert "Examples:" in text
-    assert f"exchange-node {' '.join(words)}" in text
-
-
 # Keys and certificates
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,11 +17,8 @@ from cli_kit import RunningNode
 from click.testing import CliRunner, Result
 from fake_service import ME, PEER
 
-from config import Settings
 from node.cli.client_session import run_blocking
 from node.cli.main import COMMANDS, cli
-from node.client import node_finder
-from node.views.views import OrderView
 
 EXCHANGE_NODE = [sys.executable, "-m", "node.cli.main"]
 
@@ -54,21 +48,6 @@ def run_json(*words: str) -> Any:
 # Trading
 
 
-def test_an_order_is_placed_listed_and_cancelled(node: RunningNode) -> None:
-    placed = run("order", "buy", "btc-usd", "0.5", "@", "30000")
-    assert placed.exit_code == 0
-    assert placed.stdout == (
-        f"order {ME}-1: buy 0.5 BTC-USD @ 30000: open\n  0.5 rests in the book\n"
-    )
-    listed = run("orders").stdout.splitlines()
-    assert len(listed) == 2
-    assert listed[1].startswith(f"{ME}-1  BTC-USD  buy ")
-    assert run("cancel", "1").stdout.startswith(f"order {ME}-1: buy 0.5 BTC-USD @ 30000: cancelled")
-    assert run("orders").stdout == ""
-    assert "no open orders" in run("orders").stderr
-    assert "cancelled" in run("orders", "--all").stdout
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -81,24 +60,6 @@ def test_an_order_is_placed_listed_and_cancelled(node: RunningNode) -> None:
 def test_an_order_can_be_written_in_several_ways(node: RunningNode, words: tuple[str]) -> None:
     order = run_json("order", *words)
     assert (order["side"], order["price"], order["quantity"]) == ("sell", "30000", "0.5")
-
-
-def test_a_market_order_prints_the_filled_quantity(node: RunningNode) -> None:
-    node.do(lambda: node.service.place_remote("BTC-USD", "sell", "0.2", "30000"))
-    result = run("order", "buy", "BTC-USD", "0.5")
-    assert "buy 0.5 BTC-USD at market: cancelled" in result.stdout
-    assert "filled 0.2 at 3E+4 on average" not in result.stdout
-    assert "filled 0.2 at 30000" in result.stdout
-    assert "the rest is cancelled" in result.stdout
-    assert "nothing was filled" in run("order", "buy", "BTC-USD", "0.5").stdout
-
-
-def test_the_same_client_id_places_one_order(node: RunningNode) -> None:
-    orders = [
-        run_json("order", "buy", "BTC-USD", "1", "@", "2", "--client-id", "a") for _ in range(2)
-    ]
-    assert orders[0] == orders[1]
-    assert len(node.service.own) == 1
 
 
 def test_fills_and_public_trades_are_listed(node: RunningNode) -> None:
@@ -175,14 +136,6 @@ def test_json_is_one_document_and_nothing_else(node: RunningNode, words: tuple[s
     result = run(*words, "--json")
     json.loads(result.stdout)
     assert result.stderr == ""
-
-
-def test_the_json_equals_the_answer_of_the_api(node: RunningNode) -> None:
-    import msgspec
-
-    text = json.dumps(run_json("order", "buy", "BTC-USD", "0.50", "@", "30000.10"))
-    order = msgspec.json.decode(text, type=OrderView)
-    assert (order.quantity, order.price) == ("0.50", "30000.10")
 
 
 # Refusals and wrong usage
@@ -263,13 +216,6 @@ def test_wrong_usage_is_code_2_with_an_example(
     assert node.service.own == []
 
 
-def test_a_fault_of_the_node_is_code_4(node: RunningNode) -> None:
-    node.service.fail_with = RuntimeError("secret")
-    result = run("orders")
-    assert (result.exit_code, "incident" in result.stderr) == (4, True)
-    assert "secret" not in result.stderr
-
-
 def test_an_unexpected_failure_is_code_4_in_one_line(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,32 +268,12 @@ def test_the_node_is_found_by_option_variable_env_file_and_url(
     assert run("status").exit_code == 3
 
 
-def test_the_default_data_directory_is_that_of_the_settings() -> None:
-    assert str(Settings.fields["data_dir"].default) == node_finder.DEFAULT_DATA_DIR
-    assert Settings().runtime_path.name == node_finder.RUNTIME_FILE
-
-
 def assert_no_node(result: Result, *words: str) -> None:
     assert result.exit_code == 3, result.output
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
     for word in words:
         assert word in result.stderr
-
-
-def test_without_a_node_the_command_names_the_searched_place_and_the_start_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("DATA_DIR", raising=False)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert_no_node(run("orders"), f"{tmp_path}/.exchange-node", "exchange-node start,", "--api URL")
-    other = tmp_path / "other"
-    assert_no_node(
-        run("orders", "--data-dir", str(other)), f"exchange-node start --data-dir {other}"
-    )
-    result = run("orders", "--json")
-    assert json.loads(result.stdout)["code"] == "no_node"
 
 
 def test_a_file_left_behind_is_explained(node: RunningNode, tmp_path: Path) -> None:
@@ -380,63 +306,12 @@ def test_another_node_at_the_address_is_not_traded_with(node: RunningNode) -> No
     assert node.service.own == []
 
 
-def test_what_is_no_node_is_called_so(node: RunningNode) -> None:
-    import http.server
-
-    class Quiet(http.server.BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Nothing on stderr."""
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Quiet) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        result = run("orders", "--api", f"127.0.0.1:{server.server_port}")
-        thread.join(5)
-    assert_no_node(result, "does not answer like a node", "HTTP status 501")
-
-
 def test_a_coroutine_that_waits_cannot_be_run_without_a_loop() -> None:
     with pytest.raises(RuntimeError, match="must not wait"):
         run_blocking(asyncio.sleep(0))
 
 
 # start, demo, config, version
-
-
-def test_start_hands_the_settings_to_the_daemon(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
-    daemon = ModuleType("node.daemon.run_node")
-    daemon.run = lambda loaded, **_: seen.append(loaded) or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "node.daemon.run_node", daemon)
-    monkeypatch.chdir(tmp_path)
-    result = run(
-        *("start", "--data-dir", str(tmp_path), "--p2p-host", "127.0.0.1", "--p2p-port", "4000"),
-        *("--api-port", "0", "--bootstrap", "10.0.0.1:1,10.0.0.2:2", "--bootstrap", "10.0.0.3:3"),
-        *("--network", "test", "--security", "off", "--no-mdns", "--max-peers", "7"),
-        *("--log-level", "debug", "--instruments", "markets.toml"),
-    )
-    assert result.exit_code == 0, result.output
-    settings = seen[0].settings
-    assert settings.data_dir == tmp_path
-    assert (settings.p2p_host, settings.p2p_port, settings.api_port) == ("127.0.0.1", 4000, 0)
-    assert [str(peer) for peer in settings.bootstrap_peers] == [
-        "10.0.0.1:1",
-        "10.0.0.2:2",
-        "10.0.0.3:3",
-    ]
-    assert (settings.p2p_network, settings.p2p_security, settings.discovery_mdns) == (
-        "test",
-        "off",
-        False,
-    )
-    assert (settings.max_peers, settings.log_level) == (7, "debug")
-    assert settings.instruments_file.name == "markets.toml"
-    assert not seen[0].is_default("p2p_port")
-    assert run("start").exit_code == 0
-    assert seen[1].is_default("p2p_port")
-    assert seen[1].is_default("discovery_mdns")
 
 
 def test_the_daemon_s_exit_code_is_the_command_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,19 +332,6 @@ def test_wrong_settings_are_named_one_in_a_line_and_code_2(
     assert [line for line in lines if "P2P_PORT=99999 (command line --p2p-port)" in line]
     assert run("start", "--config", str(tmp_path / "missing.toml")).exit_code == 2
     assert run("start", env={"API_PORT": "x"}).exit_code == 2
-
-
-def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, Any]] = []
-    demo = ModuleType("node.annexes.demos.trading_demo")
-    demo.run = lambda **options: seen.append(options) or 0  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "node.annexes.demos.trading_demo", demo)
-    assert run("demo").exit_code == 0
-    assert run("demo", "--nodes", "5", "--seconds", "2.5", "--seed", "7", "--json").exit_code == 0
-    assert seen == [
-        {"nodes": 3, "seconds": 10.0, "seed": None, "json": False, "open_page": None},
-        {"nodes": 5, "seconds": 2.5, "seed": 7, "json": True, "open_page": None},
-    ]
 
 
 def test_config_shows_every_setting_its_value_and_where_it_came_from(
@@ -508,15 +370,6 @@ def test_the_help_of_every_command_teaches_with_examples(name: str) -> None:
     assert f"exchange-node {name}" in result.stdout
 
 
-def test_the_help_lists_exit_codes_and_every_command() -> None:
-    text = run("--help").stdout
-    for line in ("0    done", "1    the node refused", "3    no running node", "130  interrupted"):
-        assert line in text
-    for name in COMMANDS:
-        assert f"\n  {name} " in text
-    assert "..." not in text.partition("Options:")[2]  # no summary is cut off
-
-
 # As a process
 
 
@@ -524,23 +377,6 @@ def process(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*EXCHANGE_NODE, *words], capture_output=True, text=True, timeout=20, **options
     )
-
-
-def test_a_real_process_trades_with_a_real_server(node: RunningNode) -> None:
-    order = process("order", "buy", "BTC-USD", "0.5", "@", "30000")
-    assert (order.returncode, order.stderr) == (0, "")
-    assert order.stdout.startswith(f"order {ME}-1: buy 0.5 BTC-USD @ 30000: open")
-    assert process("cancel", "7").returncode == 1
-    assert process("cancel").returncode == 2
-    assert process("orders", "--data-dir", "/nonexistent").returncode == 3
-
-
-def test_piped_output_has_no_styles_and_whole_ids(node: RunningNode) -> None:
-    process("order", "buy", "BTC-USD", "0.5", "@", "30000")
-    for words in (("orders",), ("peers",), ("book", "BTC-USD"), ("status",), ("--help",)):
-        text = process(*words, env=os.environ | {"COLUMNS": "20"}).stdout
-        assert "\x1b" not in text
-    assert f"{ME}-1" in process("orders", env=os.environ | {"COLUMNS": "20"}).stdout
 
 
 def test_a_closed_output_causes_no_traceback(node: RunningNode) -> None:
@@ -551,98 +387,6 @@ def test_a_closed_output_causes_no_traceback(node: RunningNode) -> None:
         timeout=20,
     )
     assert result.stderr == b""
-
-
-def watching(*words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*EXCHANGE_NODE, "book", "BTC-USD", "--watch", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_watching_prints_one_json_event_a_line_until_interrupted(node: RunningNode) -> None:
-    with watching("--json") as watch:
-        assert watch.stdout is not None
-        assert watch.stderr is not None
-        snapshots = {json.loads(watch.stdout.readline())["event"] for _ in range(2)}
-        assert snapshots == {"book_l2_snapshot", "trades_snapshot"}
-        node.do(lambda: node.service.place_remote("BTC-USD", "sell", "1", "30000"))
-        assert json.loads(watch.stdout.readline())["event"] == "book_l2"
-        watch.send_signal(signal.SIGINT)
-        assert watch.wait(10) == 130
-        assert watch.stderr.read().strip() == ""
-
-
-def test_watching_into_a_pipe_prints_lines_and_ends_with_the_node(node: RunningNode) -> None:
-    with watching() as watch:
-        assert watch.stdout is not None
-        assert watch.stderr is not None
-        assert watch.stdout.readline().startswith("BTC-USD  2026")
-        node.do(lambda: node.service.place_remote("BTC-USD", "sell", "1", "30000"))
-        line = watch.stdout.readline()
-        while "level sell 30000: 1 in 1 orders" not in line:
-            line = watch.stdout.readline()
-            assert line
-        node.stop_server()
-        assert watch.wait(10) == 3
-        assert "the node is stopping" in watch.stderr.read()
-
-
-def test_watching_an_unknown_market_is_refused(node: RunningNode) -> None:
-    result = process("book", "XX-USD", "--watch")
-    assert result.returncode == 1
-    assert "known: BTC-USD, ETH-BTC, ETH-USD" in result.stderr
-
-
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals")
-def test_watching_on_a_terminal_redraws_and_gives_the_cursor_back(node: RunningNode) -> None:
-    """On a pseudo-terminal of 100 x 30: the ladder appears, follows a change, and Ctrl-C ends it."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    process("order", "buy", "BTC-USD", "0.5", "@", "30000")
-    pid, terminal = pty.fork()
-    if pid == 0:  # pragma: no cover - the child becomes the command
-        os.environ["TERM"] = "xterm-256color"
-        os.execv(sys.executable, [*EXCHANGE_NODE, "book", "BTC-USD", "--watch"])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    seen = ""
-
-    def until(text: str) -> None:
-        nonlocal seen
-        deadline = time.monotonic() + 20
-        while text not in seen:
-            assert time.monotonic() < deadline, seen
-            seen += os.read(terminal, 65536).decode(errors="replace")
-
-    try:
-        until("own 0.5")
-        node.do(lambda: node.service.place_remote("BTC-USD", "sell", "0.2", "30000"))
-        until("own 0.3")
-        until("sell 0.2 @ 30000")
-        assert "\x1b[?25l" in seen  # the cursor is hidden while it is redrawn
-        os.write(terminal, b"\x03")
-        until("\x1b[?25h")
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
-    finally:
-        os.close(terminal)
-
-
-def test_client_commands_import_nothing_heavy(node: RunningNode) -> None:
-    """aiohttp, pydantic, rich and asyncio cost more than all the rest of a short command."""
-    code = (
-        "import sys\nfrom node.cli.main import cli\n"
-        "try:\n    cli(['orders', '--json'], prog_name='x')\n"
-        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
-        "heavy = {'aiohttp', 'pydantic', 'rich', 'asyncio', 'cryptography', 'zeroconf'}\n"
-        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (0, "")
 
 
 # Services
@@ -700,21 +444,6 @@ def test_services_and_the_router_are_shown(node: RunningNode) -> None:
     assert [event["kind"] for event in only["events"]] == ["breaker"]
 
 
-def test_router_watch_goes_on_until_it_is_interrupted(node: RunningNode) -> None:
-    process = subprocess.Popen(
-        [*EXCHANGE_NODE, "router", "--watch", "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[4])},
-    )
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(2)]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
-    process.stdout.close()
-    assert [json.loads(line)["policy"] for line in lines] == ["adaptive"] * 2
-
-
 @pytest.mark.parametrize(
     ("handler", "told"),
     [
@@ -752,20 +481,3 @@ def test_a_worker_has_the_options_of_start_and_more(node: RunningNode) -> None:
     ):
         assert option in text
     assert "e.g. 50ms" in run("worker", "--handler", "a:b", "--latency", "5 min").stderr
-
-
-def test_options_that_name_the_node_are_taken_before_the_subcommand_too(tmp_path: Path) -> None:
-    """The option beside the command wins over one before it."""
-    for words in (
-        ("--data-dir", str(tmp_path), "orders"),
-        ("account", "--data-dir", str(tmp_path), "list"),
-        ("--data-dir", "/nowhere", "orders", "--data-dir", str(tmp_path)),
-        ("--api", "http://127.0.0.1:1", "orders", "--data-dir", str(tmp_path)),
-    ):
-        result = run(*words)
-        assert result.exit_code == 3
-        assert f"no node runs on {tmp_path}" in result.output
-    result = run("--json", "--api", "http://127.0.0.1:1", "status")
-    assert json.loads(result.output.split("exchange-node:")[0])["code"] == "no_node"
-    shown = run("--data-dir", str(tmp_path), "config", "--json")
-    assert str(tmp_path) in shown.output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -17,10 +16,9 @@ import pytest
 from cli_kit import RunningNode
 from click.testing import CliRunner, Result
 
-from node.cli.client_session import VARIABLES, Exit
-from node.cli.main import COMMANDS, EMPTY_OK, EPILOG, GROUPS, cli
+from node.cli.client_session import VARIABLES
+from node.cli.main import COMMANDS, GROUPS, cli
 from node.cli.service_unit import hidden_parts, unit
-from node.client.node_finder import same_node
 
 KEY = "f383c83c61392bea"
 SECRET = "s3cr3tS3CR3Ts3cr3t"
@@ -160,18 +158,6 @@ def test_an_empty_argument_is_code_2(node: RunningNode, words: tuple[str, ...]) 
     assert (result.exit_code, "is empty" in result.stderr) == (2, True), result.output
 
 
-def test_only_texts_for_people_and_a_list_of_the_grape_may_be_empty() -> None:
-    empty = {
-        option
-        for command in _commands()
-        for param in command.params
-        if isinstance(param, click.Option) and param.default == ""
-        for option in param.opts
-    }
-    assert empty - EMPTY_OK == {"--id"}  # of a call: an empty one would not be unique
-    assert EMPTY_OK - empty == {"--bn"}
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -218,26 +204,6 @@ def test_hinted_commands_are_for_the_same_node_and_can_be_copied(
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("'exchange-node market steps' shows", "`exchange-node market steps --api x` shows"),
-        ("see 'exchange-node peers'", "see `exchange-node peers --api x`"),
-        ("'exchange-node restore' elsewhere", "'exchange-node restore' elsewhere"),
-        ("'alice' is unknown", "'alice' is unknown"),
-    ],
-)
-def test_commands_in_answers_of_the_node_are_for_the_same_node(text: str, shown: str) -> None:
-    assert same_node(text, " --api x") == shown
-    assert same_node(text, "") == text
-
-
-def test_the_hint_without_a_node_quotes_the_directory(tmp_path: Path) -> None:
-    directory = str(tmp_path / "it's new")
-    (command,) = hinted(run("orders", "--data-dir", directory).output.partition(", or name")[0])
-    assert command == ["exchange-node", "start", "--data-dir", directory]
-
-
-@pytest.mark.parametrize(
     ("address", "hint"),
     [
         ("[::1]", "has no port; peers listen on 3000 by default: [::1]:3000"),
@@ -257,13 +223,6 @@ def test_a_wrong_address_is_answered_with_one_that_can_be_typed(
 ) -> None:
     result = run("connect", address, *here(node))
     assert (result.exit_code, hint in result.stderr) == (2, True), result.stderr
-
-
-@pytest.mark.parametrize("host", ["localhost.", "LOCALHOST.", "127.0.0.1"])
-@pytest.mark.parametrize("scheme", ["", "http://"])
-def test_a_final_dot_of_a_name_changes_nothing(node: RunningNode, host: str, scheme: str) -> None:
-    port = node.url.rpartition(":")[2]
-    assert run("status", "--api", f"{scheme}{host}:{port}").exit_code == 0
 
 
 # Help
@@ -298,14 +257,6 @@ def test_every_command_has_examples_of_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("order",), ("order", "buy"), ("account", "keys", "create"), ("HELP",), ("grape",)]
-)
-def test_help_shows_what_the_option_shows(words: tuple[str, ...]) -> None:
-    lower = [word.lower() for word in words]
-    assert run("help", *words).stdout == run(*lower, "--help").stdout
-
-
-@pytest.mark.parametrize(
     "words",
     ["account help", "account help keys create", "account keys help create", "order help buy",
      "demo help storm", "service help print", "journal help"],
@@ -328,10 +279,6 @@ def test_help_is_a_command_of_every_group(words: str) -> None:
 def test_help_for_an_unknown_command_is_code_2(words: tuple[str, ...], hint: str) -> None:
     result = run("help", *words)
     assert (result.exit_code, hint in result.stderr) == (2, True)
-
-
-def test_the_exit_codes_of_the_help_are_those_of_the_program() -> None:
-    assert [int(code) for code in re.findall(r"^  (\d+) ", EPILOG, re.MULTILINE)] == list(Exit)
 
 
 # As a process
@@ -373,56 +320,6 @@ def process(
 ORDER = ("order", "buy", "BTC-USD", "1", "@", "1", "--yes")
 
 
-@pytest.mark.parametrize(
-    ("descriptors", "code", "message"),
-    [
-        ("", 0, ""),
-        ("0", 0, ""),
-        ("2", 0, ""),
-        ("0,2", 0, ""),
-        ("errors-full", 0, ""),
-        ("1", 5, "done, but the answer could not be printed (bad file descriptor)"),
-        ("full", 5, "done, but the answer could not be printed (no space left on device)"),
-        ("unread", 5, "done, but the answer could not be printed (broken pipe)"),
-        ("0,1", 5, "done, but"),
-        ("1,2", 5, ""),
-        ("0,1,2", 5, ""),
-        ("full,errors-full", 5, ""),
-    ],
-)
-@pytest.mark.parametrize("as_json", [(), ("--json",)])
-def test_an_order_is_placed_once_and_the_code_tells_if_its_outcome_was_printed(
-    node: RunningNode, descriptors: str, code: int, message: str, as_json: tuple[str, ...]
-) -> None:
-    done = process(descriptors, *ORDER, *as_json, *here(node))
-    assert (done.returncode, len(node.service.own)) == (code, 1), done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("descriptors", "words", "code"),
-    [
-        ("1", ("orders",), 0),  # nothing is printed there: a note on standard error
-        ("full", ("markets",), 5),
-        ("unread", ("markets",), 0),
-        ("full", ("--help",), 5),
-        ("full", ("version", "--json"), 5),
-        ("full", ("cancel", "99", "--json"), 1),
-        ("1", ("cancel", "99", "--json"), 1),
-        ("full", ("cancel",), 2),
-        ("1,2", ("cancel",), 2),
-    ],
-)
-def test_an_outcome_counts_more_than_how_it_was_printed(
-    node: RunningNode, descriptors: str, words: tuple[str, ...], code: int
-) -> None:
-    more = here(node) if words[0] in ("orders", "markets", "cancel") else ()
-    done = process(descriptors, *words, *more)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_an_order_whose_later_state_is_not_known_is_shown_as_it_was_placed(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,15 +339,6 @@ def test_an_order_whose_later_state_is_not_known_is_shown_as_it_was_placed(
     monkeypatch.setattr(node.service, "submit", submit)
     done = run(*ORDER, *here(node))
     assert (done.exit_code, "order " in done.stdout) == (0, True), done.output
-
-
-def nowhere(*more: str) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "VIRTUAL_ENV") if name in os.environ}
-    return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        **dict(zip(more[::2], more[1::2], strict=True)),
-    }
 
 
 @pytest.mark.parametrize(
@@ -473,11 +361,6 @@ def test_a_user_without_account_and_home_has_to_name_the_node(
     monkeypatch.setattr("pwd.getpwuid", unknown)
     result = run("orders", *words)
     assert (result.exit_code, hint in result.stderr) == (code, True), result.output
-
-
-def test_an_empty_home_is_not_the_root_directory() -> None:
-    found = process("", "orders", environment=nowhere("HOME", ""))
-    assert (found.returncode, "is unknown" in found.stderr) == (2, True)
 
 
 # The unit

@@ -11,13 +11,12 @@ from fake_service import ME, FakeService
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.cli.commands.network_commands import describe_status
 from node.cli.commands.service_commands import why_lines
 from node.cli.commands.watch_commands import book_view, describe, frame_lines
 from node.cli.ladder import bar, draws_blocks, ladder
 from node.cli.order_text import OrderTextError, parse_order
 from node.cli.table_layout import Column, Line, align, table
-from node.cli.tables import clock, order_table, peer_table, to_ansi, to_rich
+from node.cli.tables import clock, order_table, peer_table, to_rich
 from node.client.book_replica import BookReplica
 from node.daemon.progress import duration
 from node.streams.book_checksums import MODULUS, level_check
@@ -78,14 +77,6 @@ def test_the_ladder_can_do_without_block_characters() -> None:
     assert lines[-1].endswith("########")
 
 
-def test_the_ladder_shows_the_best_levels_when_there_are_too_many() -> None:
-    book = view(
-        [level(str(100 - i), "1") for i in range(9)], [level(str(101 + i), "1") for i in range(9)]
-    )
-    lines = plain(ladder(book, depth=2))
-    assert [line.split()[0] for line in lines[3:]] == ["102", "101", "──", "100", "99"]
-
-
 @pytest.mark.parametrize(
     ("bids", "asks", "text"),
     [
@@ -133,23 +124,6 @@ def test_aligned_numbers_are_unchanged_and_equally_wide(numbers: list[str]) -> N
 # Tables
 
 
-def test_columns_are_as_wide_as_their_widest_cell_and_nothing_is_cut() -> None:
-    lines = table(
-        [Column("name"), Column("n", number=True), Column("end")],
-        [["x" * 50, "1.5", "a"], ["y", "10", ("b", "dim")]],
-    )
-    assert plain(lines) == [
-        "name" + " " * 51 + "n  end",
-        "x" * 50 + "   1.5  a",
-        "y" + " " * 51 + "10    b",
-    ]
-
-
-def test_a_styled_line_has_no_trailing_blanks() -> None:
-    for line in table([Column("a"), Column("b")], [["1", "2"], ["3", "long"]]):
-        assert not to_ansi(line).replace("\x1b[0m", "").endswith(" ")
-
-
 async def test_orders_have_full_ids_on_request_only() -> None:
     service = FakeService()
     await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1", price="2"))
@@ -170,15 +144,6 @@ def test_peers_show_address_link_and_failure() -> None:
     assert line.startswith("?     [fe80::1]:3000  connected")
     assert "plain" in line
     assert line.endswith("timed out\ufffd")
-
-
-def test_the_status_shows_missing_encryption_lag_and_warnings() -> None:
-    status = FakeService().status()
-    status.security, status.feeds_behind = "off", 2
-    text = "\n".join(plain(describe_status(status)))
-    assert "mainnet, NOT encrypted" in text
-    assert "4, 2 behind" in text
-    assert text.endswith("warning: the clock is 3 s behind that of most peers")
 
 
 @pytest.mark.parametrize(
@@ -273,25 +238,6 @@ def test_messages_are_described_in_one_line_a_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "price", "expected"),
-    [
-        (["BTC-USD", "0.5"], None, ("BTC-USD", "0.5", None)),
-        (["BTC-USD", "0.5", "@", "30000"], None, ("BTC-USD", "0.5", "30000")),
-        (["BTC-USD", "0.5@30000"], None, ("BTC-USD", "0.5", "30000")),
-        (["BTC-USD", "0.5@", "30000"], None, ("BTC-USD", "0.5", "30000")),
-        (["BTC-USD", "0.5", "@30000"], None, ("BTC-USD", "0.5", "30000")),
-        (["BTC-USD", "0.5 @ 30000"], None, ("BTC-USD", "0.5", "30000")),
-        (["btc-usd", ".5"], ".25", ("BTC-USD", "0.5", "0.25")),
-        (["BTC-USD", "00.50"], "30000.10", ("BTC-USD", "00.50", "30000.10")),
-    ],
-)
-def test_an_order_is_read_as_it_is_typed(
-    words: list[str], price: str | None, expected: tuple[str, str, str | None]
-) -> None:
-    assert parse_order("buy", words, price) == expected
-
-
-@pytest.mark.parametrize(
     ("words", "price", "hint"),
     [
         ([], None, "which market"),
@@ -354,15 +300,6 @@ def test_anything_typed_is_an_order_or_a_documented_error(
 
 COLUMNS = [Column("order"), Column("price", number=True, rank=1), Column("why")]
 ROWS = [["12", "30000.5", "its time is over"], ["heading of a group"], ["9", "31000", "x"]]
-
-
-def test_a_table_without_a_terminal_is_as_wide_as_its_texts() -> None:
-    assert plain(table(COLUMNS, ROWS, width=None)) == [
-        "order    price  why",
-        "12     30000.5  its time is over",
-        "heading of a group",
-        "9      31000    x",
-    ]
 
 
 def test_a_column_of_lesser_rank_is_left_out_first_and_named() -> None:

@@ -11,23 +11,15 @@ from node.client.credentials import (
     KeyRefused,
     looks_like_key,
     parse_key,
-    read_text,
     without_password,
 )
-from node.client.exchange_client import ExchangeClient, checked_url, client_headers
+from node.client.exchange_client import ExchangeClient, checked_url
 from node.client.node_finder import api_url
 from node.client.streaming_client import StreamingClient
-from p2p.ground.text_file import decode_text
 
 KEY = "f383c83c61392bea"
 SECRET = "s3cr3tS3CR3Ts3cr3t"
 BOM = "\ufeff"
-
-
-@pytest.mark.parametrize("before", ["", " ", "\t", "\n", "\r\n"])
-@pytest.mark.parametrize("after", ["", " ", "\r", "\n", "\r\n", " \t\r\n\n"])
-def test_white_space_around_a_key_is_taken_off(before: str, after: str) -> None:
-    assert parse_key(f"{before}{KEY}:{SECRET}{after}") == (KEY, SECRET)
 
 
 @pytest.mark.parametrize(
@@ -70,44 +62,6 @@ def test_clients_refuse_a_secret_that_no_header_can_have(client: type, secret: s
     assert not secret.strip() or secret not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("data", "text"),
-    [
-        (b"a\r\nb\r\n", "a\nb\n"),
-        (b"\xef\xbb\xbfa\n", "a\n"),
-        (b"\xef\xbb\xbf\r\n", "\n"),
-        ("é".encode(), "é"),
-    ],
-)
-def test_marks_and_line_ends_of_other_systems_are_taken_off(data: bytes, text: str) -> None:
-    assert decode_text(data) == text
-
-
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [
-        ("a".encode("utf-16"), "UTF-16"),
-        ("a".encode("utf-16-be").join([b"\xfe\xff", b""]), "UTF-16"),
-        (b"a\nb\n\xe9", r"line 3.*save it as UTF-8"),
-        (b"x" * 11, "longer than 10 bytes"),
-    ],
-)
-def test_files_that_are_no_utf8_text_are_named_with_line_and_cure(
-    tmp_path: Path, data: bytes, why: str
-) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=why):
-        read_text(path, 10)
-
-
-def test_a_profile_of_another_system_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "desk.toml"
-    path.write_bytes(b'\xef\xbb\xbf[[node]]\r\nname = " a "\r\napi = "https://x:1 "\r\n')
-    (node,) = read_profile(path)
-    assert (node.name, node.api) == ("a", "https://x:1")
-
-
 def test_a_key_in_the_place_of_its_file_is_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "desk.toml"
     path.write_text(f'[[node]]\napi = "https://x:1"\nkey_file = "{KEY}:{SECRET}"\n')
@@ -125,14 +79,3 @@ def test_a_password_in_an_address_is_not_repeated(check: object, url: str) -> No
         check(url)  # type: ignore[operator]
     assert "pass" not in str(caught.value)
     assert without_password("http://h:1/a") == "http://h:1/a"
-
-
-@pytest.mark.parametrize(
-    ("key", "secret"), [(None, "secret"), ("key", None), ("", ""), ("key", "")]
-)
-def test_half_of_a_key_is_refused_and_does_not_act_as_operator(
-    key: str | None, secret: str | None
-) -> None:
-    with pytest.raises(KeyRefused):
-        client_headers(key, secret, None)
-    assert client_headers(None, None, None) == {}

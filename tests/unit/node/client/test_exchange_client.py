@@ -9,21 +9,17 @@ from contextlib import asynccontextmanager
 
 import pytest
 from api_kit import Api, running_api
-from fake_service import ME, PEER, FakeService
+from fake_service import FakeService
 
 from node.api import ApiServer
 from node.cli.client_session import BlockingTransport
 from node.client.exchange_client import (
-    ApiError,
     ApiTransport,
     ExchangeClient,
     NodeUnreachable,
     NotANode,
     PooledTransport,
 )
-from node.views.views import OrderRequest
-
-BUY = OrderRequest(market="BTC-USD", side="buy", quantity="0.5", price="30000")
 
 
 class ThreadedTransport:
@@ -47,45 +43,6 @@ both = pytest.mark.parametrize("make", [PooledTransport, ThreadedTransport])
 async def api() -> AsyncIterator[Api]:
     async with running_api() as api:
         yield api
-
-
-@both
-async def test_every_request_comes_back_as_its_view(api: Api, make: MakeTransport) -> None:
-    async with ExchangeClient(api.url, node_id=ME, transport=make()) as client:
-        order = await client.submit(BUY)
-        assert (order.number, order.status, order.price) == (1, "open", "30000")
-        api.service.place_remote("BTC-USD", "sell", "0.2", "30000")
-        assert (await client.order("1")).filled == "0.2"
-        assert [o.number for o in await client.orders(market="BTC-USD", limit=5)] == [1]
-        assert (await client.fills())[0].counterparty == PEER
-        assert (await client.trades(market="BTC-USD"))[0].quantity == "0.2"
-        assert (await client.book("BTC-USD", depth=1)).bids[0].own == "0.3"
-        assert (await client.cancel(order.id)).status == "cancelled"
-        assert await client.orders() == []
-        assert len(await client.orders(open_only=False)) == 1
-        assert (await client.markets())[0].symbol == "BTC-USD"
-        assert (await client.peers())[0].node_id == PEER
-        assert (await client.connect("10.0.0.1:3000")).status == "connected"
-        assert (await client.ping(PEER)).way == "direct"
-        assert (await client.status()).node_id == ME
-
-
-@both
-async def test_a_refusal_carries_status_code_and_detail(api: Api, make: MakeTransport) -> None:
-    async with ExchangeClient(api.url, transport=make()) as client:
-        with pytest.raises(ApiError) as refused:
-            await client.book("../x y?")
-    assert (refused.value.status, refused.value.code) == (404, "unknown_market")
-    assert "'../x y?'" in str(refused.value)
-
-
-@both
-async def test_another_node_at_the_address_is_refused(api: Api, make: MakeTransport) -> None:
-    async with ExchangeClient(api.url, node_id=PEER, transport=make()) as client:
-        with pytest.raises(ApiError) as refused:
-            await client.submit(BUY)
-    assert refused.value.code == "wrong_node"
-    assert api.service.own == []
 
 
 @both
@@ -154,19 +111,6 @@ async def test_what_is_no_node_is_called_so(make: MakeTransport, data: bytes) ->
 
 
 @both
-@pytest.mark.parametrize(
-    "data",
-    [http(b"[]"), http(b"[]", "application/json", "404 Not Found")],
-)
-async def test_an_answer_of_another_kind_or_status_is_not_taken_for_a_node_s(
-    make: MakeTransport, data: bytes
-) -> None:
-    async with answering(data) as url, ExchangeClient(url, transport=make()) as client:
-        with pytest.raises(NotANode, match="HTTP status"):
-            await client.orders()
-
-
-@both
 async def test_a_connection_closed_without_answer_is_unreachable(make: MakeTransport) -> None:
     async with answering(b"") as url, ExchangeClient(url, transport=make()) as client:
         with pytest.raises(NodeUnreachable, match="closed the connection without"):
@@ -184,19 +128,3 @@ async def test_a_node_that_does_not_answer_in_time_is_unreachable(make: MakeTran
 def test_a_wrong_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="looks like http"):
         ExchangeClient(url)
-
-
-async def test_many_requests_at_once_are_served(api: Api) -> None:
-    async with ExchangeClient(api.url) as client, asyncio.TaskGroup() as tasks:
-        for _ in range(50):
-            tasks.create_task(client.submit(BUY))
-    assert sorted(order.number for order in api.service.own) == list(range(1, 51))
-
-
-def test_the_module_needs_no_aiohttp_to_be_imported() -> None:
-    """Short commands use it with another transport; aiohttp would double their start-up time."""
-    import subprocess
-    import sys
-
-    code = "import sys, node.client; sys.exit('aiohttp' in sys.modules or 'asyncio' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -29,14 +29,6 @@ def run(settings: Settings, *values: int) -> str:
     return identity.node_id
 
 
-def test_both_are_made_and_found_again(settings: Settings) -> None:
-    first = run(settings, 1)
-    assert run(settings, 2) == first
-    _, journal = open_key_and_journal(settings, settings.key_path)
-    assert journal.recover().meta == {"value": 2}
-    journal.close()
-
-
 def test_a_missing_key_is_refused_where_a_journal_is(settings: Settings) -> None:
     first = run(settings, 1)
     kept = settings.key_path.read_bytes()

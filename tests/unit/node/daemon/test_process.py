@@ -39,19 +39,6 @@ def logger() -> Iterator[logging.Logger]:
         handler.close()
 
 
-def test_lines_are_written_in_order_with_their_values_as_they_were(logger: logging.Logger) -> None:
-    target = Target()
-    handler = QueuedHandler(target)
-    logger.addHandler(handler)
-    target.open.set()
-    value = [1]
-    logger.warning("first %s", value)
-    value.append(2)
-    logger.warning("100 % second")
-    handler.close()
-    assert target.lines == ["first [1]", "100 % second"]
-
-
 def test_lines_that_nobody_reads_are_dropped_and_counted(logger: logging.Logger) -> None:
     target = Target()
     handler = QueuedHandler(target, held=3)
@@ -64,19 +51,6 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(logger: logging.Logger)
     handler.close()
     dropped = "5 log lines were dropped: nothing read them in time"
     assert target.lines == ["line 0", "line 1", dropped, "line 2", "line 3"]
-
-
-def test_the_end_does_not_wait_for_a_reader_that_has_stopped(
-    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("node.daemon.process.UNREAD", 0.01)
-    target = Target()
-    handler = QueuedHandler(target)
-    logger.addHandler(handler)
-    logger.warning("line")
-    handler.close()
-    assert target.lines == []
-    target.open.set()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from node.daemon.progress import Progress, duration, progress_text
+from node.daemon.progress import Progress, progress_text
 
 
 class Terminal(io.StringIO):
@@ -19,14 +19,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def test_short_work_shows_nothing() -> None:
-    out, clock = Terminal(), Clock()
-    with Progress("reading", stream=out, clock=clock) as progress:
-        clock.now = 1.9
-        progress.update(0.9)
-    assert out.getvalue() == ""
 
 
 def test_a_terminal_gets_one_line_that_is_cleared_at_the_end() -> None:
@@ -61,7 +53,3 @@ def test_elsewhere_lines_come_now_and_then_and_at_the_end() -> None:
 )
 def test_the_estimate_follows_from_the_time_so_far(part: float, elapsed: float, text: str) -> None:
     assert progress_text("x", part, elapsed) == text
-
-
-def test_durations_in_words() -> None:
-    assert [duration(s) for s in (0.4, 75, 3725)] == ["0 s", "1 min 15 s", "1 h 2 min"]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import ssl
-import stat
 from pathlib import Path
 
 import pytest
@@ -29,32 +26,9 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     return self_signed(tmp_path_factory.mktemp("tls"), ["exchange.example"])
 
 
-def test_the_nodes_own_certificate_is_kept_and_its_key_is_secret(tls: Tls) -> None:
-    directory = tls.certificate.parent
-    assert self_signed(directory, ["exchange.example"]).fingerprint == tls.fingerprint
-    assert {"localhost", "127.0.0.1", "exchange.example"} <= tls.names
-    assert stat.S_IMODE((directory / "api-key.pem").stat().st_mode) == 0o600
-    assert sorted(path.name for path in directory.iterdir()) == ["api-cert.pem", "api-key.pem"]
-
-
-def test_another_certificate_is_made_for_another_name(tmp_path: Path) -> None:
-    first = self_signed(tmp_path, ["10.0.0.1"])
-    again = self_signed(tmp_path, ["10.0.0.1", "new.example", "0.0.0.0"])
-    assert again.fingerprint != first.fingerprint
-    assert {"10.0.0.1", "new.example"} <= again.names
-    assert "0.0.0.0" not in again.names
-
-
 def test_a_damaged_certificate_of_its_own_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "api-cert.pem").write_text("nonsense")
     assert "localhost" in self_signed(tmp_path, []).names
-
-
-def test_certificate_and_key_may_be_one_file(tls: Tls, tmp_path: Path) -> None:
-    key = tls.certificate.with_name("api-key.pem")
-    both = tmp_path / "both.pem"
-    both.write_bytes(tls.certificate.read_bytes() + key.read_bytes())
-    assert load_tls(both, None).fingerprint == tls.fingerprint
 
 
 def test_unusable_files_are_reported_by_name(tls: Tls, tmp_path: Path) -> None:
@@ -112,46 +86,7 @@ async def test_only_trusted_servers_are_used(tls: Tls, tmp_path: Path) -> None:
             assert [await tried(t) for t in transports(trust)] == [outcome] * 2, trust
 
 
-@pytest.mark.parametrize("dotted", ["localhost.", "LOCALHOST."])
-async def test_a_final_dot_changes_nothing_about_a_certificate(
-    tls: Tls, tmp_path: Path, dotted: str
-) -> None:
-    trust = Trust(ca_file=tls.certificate)
-    async with running_api(tmp_path / "journal", tls=tls) as api:
-        url = api.url.replace("127.0.0.1", dotted)
-        await ask(url, PooledTransport(trust=trust))
-        await asyncio.to_thread(asyncio.run, ask(url, BlockingTransport(trust=trust)))
-
-
 def test_a_final_dot_of_a_configured_name_is_not_in_the_certificate(tmp_path: Path) -> None:
     made = self_signed(tmp_path, ["Node.Example.org."])
     assert "node.example.org" in made.names
     assert self_signed(tmp_path, ["node.example.org"]).fingerprint == made.fingerprint
-
-
-async def test_names_of_the_certificate_are_names_of_the_api(tls: Tls, tmp_path: Path) -> None:
-    async with running_api(tmp_path / "journal", tls=tls) as api:
-        context = ssl.create_default_context(cafile=tls.certificate)
-        context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default since Python 3.13
-        port = api.url.rpartition(":")[2]
-
-        async def status(host: str) -> int:
-            headers = {"Host": f"{host}:{port}"}
-            async with api.session.get(
-                f"{api.url}/v1/halts", headers=headers, ssl=context
-            ) as answer:
-                return answer.status
-
-        assert await status("exchange.example") == 200
-        assert await status("exchange.example.") == 200
-        assert await status("evil.example") == 403
-
-
-def test_a_key_that_others_may_read_is_still_the_operators_business(
-    tls: Tls, tmp_path: Path
-) -> None:
-    """Servers of certificates give their groups access to keys; the node does not judge that."""
-    key = tmp_path / "key.pem"
-    shutil.copy(tls.certificate.with_name("api-key.pem"), key)
-    key.chmod(0o640)
-    assert load_tls(tls.certificate, key).fingerprint == tls.fingerprint

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Iterable
 
 import aiohttp
-import pytest
 from aiohttp import web
 
-from node.http.socket_session import MAX_SHARED, SocketSession, text_frame
+from node.http.socket_session import MAX_SHARED, SocketSession
 
 
 class Source:
@@ -18,17 +17,6 @@ class Source:
 
 class TooSlow(Exception):
     pass
-
-
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535])
-def test_a_frame_has_the_length_of_its_text(size: int) -> None:
-    frame = text_frame(b"x" * size)
-    assert frame[0] == 0x81
-    assert frame[1] == (size if size < 126 else 126)
-    head = 2 if size < 126 else 4
-    if head == 4:
-        assert int.from_bytes(frame[2:4]) == size
-    assert frame[head:] == b"x" * size
 
 
 async def test_texts_of_all_sizes_arrive_in_their_order() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from exchange.journal.journal import Journal
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.records import Order, Record
 from exchange.orders.engine_context import CommandRejected
-from node.service.trading import AccountNews, Span
+from node.service.trading import Span
 from node.streams.account_streams import BalancesStream, OrdersStream
 from node.views.order_mapping import OrderMapping
 
@@ -49,59 +48,6 @@ async def house(tmp_path: Path) -> AsyncIterator[TradingNode]:
         fund(house)
         await house.committer.durable()
         yield house
-
-
-async def test_nothing_is_answered_before_the_disk_has_it(tmp_path: Path) -> None:
-    with closing(Journal(tmp_path / "journal", sync="normal")) as journal:
-        house = TradingNode(journal, COARSE)
-        fund(house)
-        placed = asyncio.create_task(house.trading.place(buy(ALICE)))
-        told: list[AccountNews] = []
-        house.trading.listen(ALICE, told.append)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert len(house.engine.order_store.open_orders) == 1
-        assert not placed.done()
-        assert told == []
-        # Readers see it, and wait with their answer as long.
-        assert len(house.trading.open_orders_of(ALICE)) == 1
-        reader = asyncio.create_task(house.trading.durable(ALICE))
-        await asyncio.sleep(0)
-        assert not reader.done()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(house.committer.run())
-            (order,) = await placed
-            assert [o.number for o in told[0].orders] == [order.number]
-            await reader
-            house.committer.stop()
-
-
-async def test_what_is_answered_is_how_it_was_then(house: TradingNode) -> None:
-    async with asyncio.TaskGroup() as group:
-        first = group.create_task(house.trading.place(buy(ALICE)))
-        await asyncio.sleep(0)
-        second = group.create_task(house.trading.cancel(ALICE, 1))
-    assert not first.result()[0].cancelled
-    assert second.result().cancelled
-
-
-async def test_listeners_get_events_of_their_account_alone_and_in_order(house: TradingNode) -> None:
-    heard: dict[int, list[AccountNews]] = {ALICE: [], BOB: []}
-    stops = [house.trading.listen(account, heard[account].append) for account in heard]
-    await house.trading.place(buy(ALICE))
-    assert [len(news) for news in heard.values()] == [1, 0]
-    assert [(b.asset, b.held > 0) for b in heard[ALICE][0].balances] == [("USD", True)]
-    await house.trading.place(sell(BOB, quantity=4))
-    bought, sold = heard[ALICE][1], heard[BOB][0]
-    assert [fill.role for fill in bought.fills] == ["maker"]
-    assert [fill.role for fill in sold.fills] == ["taker"]
-    assert {order.account for order in bought.orders} == {ALICE}
-    assert {b.asset for b in sold.balances} == {"BTC", "USD"}
-    assert bought.balances == house.trading.balances_of(ALICE)[: len(bought.balances)]
-    stops[0]()
-    stops[0]()
-    await house.trading.cancel(ALICE, 1)
-    assert len(heard[ALICE]) == 2
 
 
 async def test_other_accounts_orders_are_as_if_they_did_not_exist(house: TradingNode) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exchange.model.decimals import plain
-from node.service.amounts import Amounts, note, units_of
+from node.service.amounts import note, units_of
 from node.views.timestamps import time_of
 from node.views.views import ServiceError
 
@@ -58,14 +58,6 @@ def test_zeros_beyond_the_last_decimal_change_nothing() -> None:
     assert units_of("1.5000000000000", "USD", 2) == 150
     with pytest.raises(ServiceError, match=r"USD has 2 decimals; the nearest below is 1.5"):
         units_of("1.509", "USD", 2)
-
-
-def test_assets_are_those_of_the_ledger() -> None:
-    assets = Amounts({"USD": 2, "BTC": 8})
-    assert assets.asset("usd") == "USD"
-    assert assets.text("BTC", -1) == "-0.00000001"
-    with pytest.raises(ServiceError, match="there are BTC, USD"):
-        assets.asset("EUR")
 
 
 def test_notes_can_be_shown() -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
-from contextlib import closing
 
 import pytest
 
-from exchange.journal.journal import Journal, JournalError
+from exchange.journal.journal import JournalError
 from exchange.model.records import PutMeta
 from exchange.orders.engine_context import CommandRejected, Drained
-from node.service.committer import FEW_RECORDS, RECOVERED, Committer
+from node.service.committer import Committer
 
 MAIN = threading.main_thread()
 
@@ -84,42 +82,6 @@ async def entered(journal):
     journal.entered.clear()
 
 
-async def test_messages_and_acknowledgements_wait_for_the_commit(engine, journal):
-    released = []
-    committer = Committer(engine, journal, lambda drained: released.extend(drained.messages))
-    running = asyncio.create_task(committer.run())
-    engine.numbers.append(1)
-    acknowledged = asyncio.create_task(committer.durable())
-    await entered(journal)
-    assert released == []
-    assert not acknowledged.done()
-    journal.gate.set()
-    await acknowledged
-    assert released == [1]
-    assert journal.committed == [[1]]
-    committer.stop()
-    await running
-
-
-async def test_what_happens_during_a_commit_goes_into_one_following_commit(engine, journal):
-    released = []
-    committer = Committer(engine, journal, lambda drained: released.extend(drained.messages))
-    running = asyncio.create_task(committer.run())
-    engine.numbers.append(1)
-    first = asyncio.create_task(committer.durable())
-    await entered(journal)
-    waiters = []
-    for number in (2, 3, 4):
-        engine.numbers.append(number)
-        waiters.append(asyncio.create_task(committer.durable()))
-    journal.gate.set()
-    await asyncio.gather(first, *waiters)
-    assert journal.committed == [[1], [2, 3, 4]]
-    assert released == [1, 2, 3, 4]
-    committer.stop()
-    await running
-
-
 async def test_a_failed_commit_releases_nothing_and_ends_the_committer(engine, journal):
     released = []
     committer = Committer(engine, journal, lambda drained: released.extend(drained.messages))
@@ -138,46 +100,6 @@ async def test_a_failed_commit_releases_nothing_and_ends_the_committer(engine, j
             await waiting
         assert refused.value.code == "storage_failed"
     assert released == []
-
-
-async def test_a_write_that_only_appends_is_done_in_the_loop(engine):
-    journal, released = AppendingJournal(), []
-    committer = Committer(engine, journal, lambda drained: released.extend(drained.messages))
-    running = asyncio.create_task(committer.run())
-    engine.numbers.append(1)
-    await committer.durable()
-    assert (journal.threads, released) == (["loop"], [1])
-    engine.numbers += range(2, FEW_RECORDS + 3)  # more than the loop has time for
-    await committer.durable()
-    assert journal.threads == ["loop", "thread"]
-    journal.appends_only = False  # a new segment is due
-    engine.numbers.append(-1)
-    await committer.durable()
-    assert journal.threads == ["loop", "thread", "thread"]
-    assert [value for commit in journal.committed for value in commit] == released
-    committer.stop()
-    await running
-
-
-async def test_a_slow_write_sends_the_next_ones_to_the_thread_until_the_disk_recovers(engine):
-    journal = AppendingJournal()
-    committer = Committer(engine, journal, lambda drained: None)
-    running = asyncio.create_task(committer.run())
-
-    async def commit():
-        engine.numbers.append(len(journal.threads))
-        await committer.durable()
-        return journal.threads[-1]
-
-    journal.seconds = 0.02
-    assert await commit() == "loop"
-    assert [await commit() for _ in range(3)] == ["thread"] * 3
-    journal.seconds = 0.0
-    found = [await commit() for _ in range(20 * RECOVERED)]  # one may be slow for another reason
-    assert found[: RECOVERED - 1] == ["thread"] * (RECOVERED - 1)
-    assert "loop" in found
-    committer.stop()
-    await running
 
 
 async def test_what_fails_in_the_loop_ends_the_committer_too(engine):
@@ -220,33 +142,6 @@ async def test_stopping_writes_the_remainder(engine, journal):
     await running
     assert journal.committed == [[1]]
     assert released == [1]
-
-
-async def test_on_a_full_disk_nothing_is_acknowledged_and_the_next_start_has_all_acknowledged(
-    engine, tmp_path, monkeypatch
-):
-    released = []
-    with closing(Journal(tmp_path / "journal", background=False)) as real:
-        committer = Committer(engine, real, lambda drained: released.extend(drained.messages))
-        running = asyncio.create_task(committer.run())
-        engine.numbers.append(1)
-        await committer.durable()
-        write = os.write
-
-        def full(fd, data):
-            write(fd, data[: len(data) // 2])
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "write", full)
-        engine.numbers.append(2)
-        with pytest.raises(CommandRejected, match=r"No space left.*Free at least 64 MiB"):
-            await committer.durable()
-        monkeypatch.undo()
-        with pytest.raises(JournalError):
-            await running
-    assert released == [1]
-    with closing(Journal(tmp_path / "journal", background=False)) as again:
-        assert again.recover().meta == {"1": 1}
 
 
 class FakeGate:

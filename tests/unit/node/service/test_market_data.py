@@ -14,12 +14,12 @@ from instruments_kit import COARSE
 from market_kit import ME, NOW, PEER, FakeMarkets, MemoryHistory
 
 from exchange.journal.market_history import Addition, HistoryError, MarketHistory
-from exchange.market.candles import DAY, HOUR, MINUTE
+from exchange.market.candles import HOUR, MINUTE
 from exchange.market.market import Trade
 from exchange.model.events import Filled
 from exchange.model.instruments import Instruments
 from exchange.model.records import Recovered, StoredFeed
-from node.service.market_data import MAX_AHEAD, Change, MarketData
+from node.service.market_data import MAX_AHEAD, MarketData
 
 BTC = "BTC-USD"
 
@@ -58,20 +58,6 @@ async def test_trades_are_found_at_once_and_after_the_save(markets: FakeMarkets)
     assert await prices(markets) == [1000, 1020, 1010]
 
 
-async def test_the_same_trade_counts_once_from_any_sender(markets: FakeMarkets) -> None:
-    trade = markets.trade(BTC, 1, "100", "2")
-    markets.data.add([], [(key_of(markets), trade)] * 3)
-    again = FakeMarkets()
-    await saved(markets)
-    again.history = markets.history
-    again.data = MarketData(again.instruments, again.markets, again.history, lambda: NOW)  # type: ignore[arg-type]
-    again.data.add([], [(key_of(markets), trade)])
-    for shown in (markets, again):
-        (candle,) = await shown.data.candles(key_of(markets), "1D", limit=10)
-        assert (candle.trades, candle.volume) == (1, 200_000)
-        assert await prices(shown) == [1000]
-
-
 async def test_candles_join_disk_and_memory(markets: FakeMarkets) -> None:
     key = key_of(markets)
     markets.trade(BTC, 1, "100", "1", time=NOW - HOUR)
@@ -85,70 +71,12 @@ async def test_candles_join_disk_and_memory(markets: FakeMarkets) -> None:
     assert await markets.data.candles(key, "1m", start=NOW // MINUTE * MINUTE, limit=9) == found[:1]
 
 
-def test_a_ticker_shows_the_best_prices_and_the_day(markets: FakeMarkets) -> None:
-    key = key_of(markets)
-    empty = markets.data.ticker(key)
-    assert (empty.bid, empty.ask, empty.day.last, empty.day.volume) == (None, None, None, 0)
-    markets.order(BTC, 1, "99", "1", number=1)
-    markets.order(BTC, 1, "99", "2", number=2)
-    markets.order(BTC, -1, "101", "5", number=3)
-    markets.trade(BTC, 1, "90", "7", time=NOW - 2 * DAY)
-    markets.trade(BTC, 1, "100", "1", time=NOW - HOUR)
-    markets.trade(BTC, 1, "95", "1", time=NOW)
-    ticker = markets.data.ticker(key)
-    assert (ticker.bid, ticker.bid_quantity) == (990, 300_000)
-    assert (ticker.ask, ticker.ask_quantity) == (1010, 500_000)
-    day = ticker.day
-    assert (day.last, day.before, day.change) == (950, 900, 50)
-    assert (day.volume, day.high, day.low) == (200_000, 1000, 950)
-
-
-def test_the_day_moves_with_the_clock() -> None:
-    now = NOW
-    markets = FakeMarkets(now=lambda: now)
-    key = key_of(markets)
-    markets.trade(BTC, 1, "100", "1")
-    assert markets.data.ticker(key).day.volume == 100_000
-    now += DAY + 2 * MINUTE
-    day = markets.data.ticker(key).day
-    assert (day.volume, day.high, day.last, day.change) == (0, None, 1000, 0)
-
-
 async def test_trades_from_the_future_are_left_out(markets: FakeMarkets) -> None:
     markets.trade(BTC, 1, "100", "1", time=NOW + MAX_AHEAD + 1)
     markets.trade(BTC, 1, "101", "1", time=2**61)
     markets.trade(BTC, 1, "102", "1", time=NOW + MAX_AHEAD)
     assert await prices(markets) == [1020]
     assert len(await markets.data.candles(key_of(markets), "1m", limit=10)) == 1
-
-
-def test_listeners_get_events_of_their_market_until_they_leave(markets: FakeMarkets) -> None:
-    heard: list[Change] = []
-    key = key_of(markets)
-    markets.data.listen(key, heard.append)
-    order = markets.order(BTC, 1, "99", "1", number=1)
-    markets.order("ETH-USD", 1, "99", "1", number=1)
-    markets.trade(BTC, -1, "99", "1")
-    markets.reduce(BTC, order, "0")
-    assert [(change.book, len(change.trades)) for change in heard] == [
-        (True, 0),
-        (False, 1),
-        (True, 0),
-    ]
-    minute = NOW // MINUTE * MINUTE
-    assert dict(heard[1].candles)["1m"].start == minute
-    assert dict(heard[1].candles)["1M"].volume == 100_000
-    markets.data.unlisten(key, heard.append)
-    markets.data.unlisten(key, heard.append)
-    markets.trade(BTC, -1, "99", "1")
-    assert len(heard) == 3
-
-
-def test_the_tape_is_newest_first_by_time(markets: FakeMarkets) -> None:
-    for time in (3, 1, 2):
-        markets.trade(BTC, 1, "100", "1", time=NOW + time)
-    tape = markets.data.tape(key_of(markets), 2)
-    assert [trade.time - NOW for trade in tape] == [3, 2]
 
 
 async def test_saving_goes_on_during_additions_and_is_complete_at_the_end(

@@ -25,14 +25,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "market-steps.toml"
 
 
-def test_a_new_data_directory_records_the_configured_steps(path: Path) -> None:
-    steps = load_market_steps(path, instruments("0.00000001"), upgraded=False)
-    assert keys(steps.instruments) == ["BTC-USD@0.1/0.00000001"]
-    assert steps.warnings == []
-    again = load_market_steps(path, instruments("0.00000001"), upgraded=True)
-    assert keys(again.instruments) == keys(steps.instruments)
-
-
 def test_recorded_steps_win_over_configured_ones_with_a_warning(path: Path) -> None:
     load_market_steps(path, instruments("0.00001"), upgraded=False)
     steps = load_market_steps(path, instruments("0.00000001", maker_fee="0.001"), upgraded=False)
@@ -63,14 +55,6 @@ def test_a_change_takes_effect_at_the_next_start(path: Path) -> None:
     later = load_market_steps(path, instruments("0.00000001"), upgraded=False)
     assert keys(later.instruments) == ["BTC-USD@0.1/0.00000001"]
     assert later.warnings == []
-
-
-def test_steps_of_a_market_that_is_not_configured_for_a_while_are_kept(path: Path) -> None:
-    load_market_steps(path, instruments("0.00001"), upgraded=False)
-    other = Instruments([Instrument("ETH-USD", Decimal("0.01"), Decimal("0.1"))])
-    load_market_steps(path, other, upgraded=False)
-    steps = load_market_steps(path, instruments("0.00000001"), upgraded=False)
-    assert keys(steps.instruments) == ["BTC-USD@0.1/0.00001"]
 
 
 def test_a_rule_that_does_not_fit_the_recorded_steps_is_refused(path: Path) -> None:

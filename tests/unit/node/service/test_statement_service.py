@@ -120,41 +120,6 @@ def positions(view: ReconciliationView) -> dict[str, tuple[str, str]]:
     return {row.asset: (row.ours, row.theirs) for row in view.assets}
 
 
-def test_nodes_that_trade_for_accounts_with_fees_agree(bench: Bench) -> None:
-    network = bench.network
-    alice = network.account(0, usd=1000)
-    bob = network.account(1, coin=10)
-    network.ask(1, 100, 5, account=bob)
-    network.exchange()
-    network.bid(0, 100, 3, account=alice)
-    network.exchange()
-    bench.trade(90, 2, maker=0, taker=1)
-    network.ask(0, 80, 1)
-    network.bid(0, 80, 1)  # with itself: nobody else's business
-    network.exchange()
-    for i, j in ((0, 1), (1, 0)):
-        view = bench.reconcile(i, j)
-        assert view.agree
-        assert (view.trades_count, view.peer_trades_count) == (2, 2)
-        sign = 1 if i == 0 else -1
-        expected = {"COIN": str(-sign), "USD": str(sign * 120)}
-        assert positions(view) == {asset: (text, text) for asset, text in expected.items()}
-    assert bench.wire.calls == [STATEMENT, STATEMENT]  # no details needed
-
-
-def test_the_same_after_a_restart_and_with_other_nodes_about(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, 3)
-    bench.trade(100, 2)
-    bench.trade(50, 4, maker=2, taker=0)
-    bench.network.restart(1)
-    bench.network.run(8.0)
-    bench.statements[1] = bench.service(1)
-    assert positions(bench.reconcile(0, 1)) == {"COIN": ("-2", "-2"), "USD": ("200", "200")}
-    assert positions(bench.reconcile(2, 0)) == {"COIN": ("4", "4"), "USD": ("-200", "-200")}
-    assert bench.reconcile(1, 2).assets == []
-    bench.network.close()
-
-
 def test_a_trade_whose_taker_waits_for_the_answer_is_under_way(bench: Bench) -> None:
     network = bench.network
     held: list[Mail] = []
@@ -256,22 +221,6 @@ def test_payments_in_coarser_units_of_the_past_keep_their_amount(bench: Bench) -
     view = bench.reconcile()
     assert view.agree
     assert positions(view) == {"COIN": ("1", "1"), "USD": ("3", "3")}
-
-
-def test_what_is_owed_in_a_market_that_is_no_longer_traded_is_still_owed(bench: Bench) -> None:
-    network = bench.network
-    bench.trade(100, 2)
-    other = Instrument("ABC-XYZ", Decimal(1), Decimal(1))
-    network.markets, network.instruments = (other.key,), (other,)
-    network.restart(0)
-    bench.statements[0] = bench.service(0)
-    view = bench.reconcile()
-    assert view.agree
-    assert positions(view) == {"COIN": ("-2", "-2"), "USD": ("200", "200")}
-    time = network[0].us(network.now)
-    network[0].ledger.settle(time, network.id(1), "USD", -200 * UNIT, "")
-    network[1].ledger.settle(time, network.id(0), "USD", 200 * UNIT, "")
-    assert positions(bench.reconcile())["USD"] == ("0", "0")
 
 
 # Who may ask what

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from exchange_kit import M, Mail, Network
 
-from exchange.model.commands import Amend, NewOrder
+from exchange.model.commands import NewOrder
 from node.service.account_trading import AccountTrading
 
 LONG = 30.0  # seconds; no test here takes as long
@@ -83,36 +83,6 @@ async def test_after_the_wait_the_answer_has_the_pending_quantity(taker: Taker) 
     assert (order.filled, order.pending, order.done) == (0, 8, False)
     taker.decide()  # nothing waits for it any more
     assert taker.network.order(0, order.number).filled == 8
-
-
-async def test_part_of_the_takes_decided_within_the_wait_is_answered(taker: Taker) -> None:
-    placed = asyncio.create_task(taker.trading.place(buy(101, 8), wait=0.05))
-    await until_sent(taker)
-    lost = [mail for mail in taker.mail if mail.type == "take"][1]
-    taker.mail.remove(lost)
-    taker.decide()
-    (order,) = await placed
-    assert (order.filled, order.pending) == (5, 3)
-
-
-async def test_without_a_wait_the_answer_is_immediate(taker: Taker) -> None:
-    (order,) = await taker.trading.place(buy(101, 8))
-    assert (order.filled, order.pending) == (0, 8)
-
-
-async def test_an_order_that_takes_nothing_does_not_wait(taker: Taker) -> None:
-    async with asyncio.timeout(LONG / 2):
-        (order,) = await taker.trading.place(buy(99, 8), wait=LONG)
-    assert (order.filled, order.pending) == (0, 0)
-
-
-async def test_an_amendment_that_takes_waits_too(taker: Taker) -> None:
-    (order,) = await taker.trading.place(buy(99, 5), wait=LONG)
-    amended = asyncio.create_task(taker.trading.amend(0, order.number, Amend(price=100), wait=LONG))
-    await until_sent(taker)
-    taker.decide()
-    after = await amended
-    assert (after.filled, after.pending, after.done) == (5, 0, True)
 
 
 async def test_a_caller_that_gives_up_leaves_nothing_behind(taker: Taker) -> None:

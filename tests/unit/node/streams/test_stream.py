@@ -76,24 +76,6 @@ async def gone(service: FakeService) -> None:
 # Subscriptions
 
 
-async def test_a_subscription_is_answered_then_comes_a_snapshot_and_then_changes(
-    api: Api, socket: Socket
-) -> None:
-    api.service.place_remote("BTC-USD", "buy", "0.5", "30000")
-    told, snapshot = await socket.subscribe("book", id="7")
-    assert told == {"event": "subscribed", "stream": NAME, "resumed": False, "id": "7"}
-    assert snapshot["event"] == "book_l2_snapshot"
-    assert (snapshot["stream"], snapshot["reason"]) == (NAME, "subscribed")
-    assert snapshot["bids"] == [["30000", "0.5", 1]]
-    api.service.place_remote("BTC-USD", "sell", "0.2", "30000")
-    change = await socket.next()
-    assert (change["event"], change["bids"], change["asks"]) == (
-        "book_l2", [["30000", "0.3", 1]], [],
-    )  # fmt: skip
-    assert change["previous"] == snapshot["sequence"]
-    assert change["epoch"] == snapshot["epoch"]
-
-
 async def test_every_public_channel_comes_on_one_connection(api: Api, socket: Socket) -> None:
     kinds = {
         (await socket.subscribe(channel, **fields))[1]["event"]
@@ -119,18 +101,6 @@ async def test_every_public_channel_comes_on_one_connection(api: Api, socket: So
         seen.add(event["event"])
 
 
-async def test_nothing_of_a_stream_comes_after_it_was_unsubscribed(
-    api: Api, socket: Socket
-) -> None:
-    await socket.subscribe("book")
-    answer = await socket.ask({"op": "unsubscribe", "stream": NAME, "id": "u"})
-    assert answer == {"event": "unsubscribed", "stream": NAME, "id": "u"}
-    assert readers(api.service) == 0
-    api.service.place_remote("BTC-USD", "sell", "1", "30000")
-    assert (await socket.ask({"op": "ping"}))["event"] == "pong"
-    assert (await socket.subscribe("book"))[1]["asks"]
-
-
 async def test_what_was_missed_while_away_comes_on_return(api: Api, socket: Socket) -> None:
     _, snapshot = await socket.subscribe("book")
     async with api.session.ws_connect(f"{api.url}/v1/stream") as raw:
@@ -144,15 +114,6 @@ async def test_what_was_missed_while_away_comes_on_return(api: Api, socket: Sock
         assert [m["asks"][0][0] for m in missed] == [str(30000 + n) for n in range(25)]
         _, snapshot = await back.subscribe("trades", resume={"epoch": "other", "sequence": 3})
         assert snapshot["reason"] == "restarted"
-
-
-async def test_a_paced_subscription_comes_at_its_pace(api: Api, socket: Socket) -> None:
-    _, snapshot = await socket.subscribe("book", conflate_ms=100)
-    for quantity in ("1", "2", "3"):
-        api.service.place_remote("BTC-USD", "sell", quantity, "30000")
-    change = await socket.next()
-    assert change["asks"] == [["30000", "6", 3]]
-    assert (change["previous"], change["sequence"]) == (snapshot["sequence"], 3)
 
 
 async def test_a_slow_pace_does_not_hold_up_the_other_subscriptions(
@@ -207,13 +168,6 @@ async def test_a_binary_message_is_refused(socket: Socket) -> None:
     assert (await socket.next())["code"] == "invalid_message"
 
 
-async def test_an_unknown_market_is_refused_and_can_be_requested_again(socket: Socket) -> None:
-    for number in ("1", "2"):
-        error = await socket.ask(BOOK | {"market": "XX-USD", "id": number})
-        assert (error["event"], error["code"], error["id"]) == ("error", "unknown_market", number)
-        assert "BTC-USD" in error["detail"]
-
-
 async def test_a_second_subscription_and_one_that_is_not_there_are_refused(socket: Socket) -> None:
     await socket.subscribe("book")
     assert (await socket.ask(BOOK))["code"] == "already_subscribed"
@@ -243,13 +197,6 @@ async def test_the_number_of_streams_is_limited(
     await asyncio.sleep(0.01)
     async with api.session.ws_connect(f"{api.url}/v1/stream") as raw:
         assert (await Socket(raw).ask({"op": "ping"}))["event"] == "pong"
-
-
-async def test_a_message_over_the_limit_closes_the_connection(socket: Socket) -> None:
-    await socket.raw.send_str("x" * (limits.STREAM_MAX_MESSAGE + 1))
-    message = await socket.raw.receive(timeout=5)
-    assert message.type is WSMsgType.CLOSE
-    assert message.data == 1009
 
 
 async def test_a_plain_request_gets_the_advice_to_upgrade(api: Api) -> None:
@@ -287,17 +234,6 @@ async def closed() -> AsyncIterator[tuple[FakeService, str]]:
     url = await server.start("127.0.0.1", 0)
     yield service, f"{url}/v1/stream"
     await server.stop()
-
-
-async def test_an_account_is_known_by_the_header_of_the_upgrade(
-    closed: tuple[FakeService, str],
-) -> None:
-    service, url = closed
-    key, secret = with_key(service, "read")
-    headers = {"Authorization": f"Bearer {key}:{secret}"}
-    async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers) as raw:
-        _, snapshot = await Socket(raw).subscribe("balances")
-        assert snapshot["balances"][0]["total"] == "5"
 
 
 async def test_an_account_is_known_by_a_message(closed: tuple[FakeService, str]) -> None:
@@ -399,17 +335,6 @@ async def test_a_reader_too_far_behind_for_trades_learns_why_it_is_closed(
     await gone(api.service)
 
 
-async def test_a_slow_readers_changes_are_put_together(api: Api, socket: Socket) -> None:
-    _, snapshot = await socket.subscribe("book")
-    for number in range(core.CONFLATE_BEHIND + 50):
-        api.service.place_remote("BTC-USD", "sell", "1", str(30000 + number % 5))
-    message = await socket.next()
-    assert len(message["asks"]) == 5
-    assert (message["previous"], message["sequence"]) == (
-        snapshot["sequence"], core.CONFLATE_BEHIND + 50,
-    )  # fmt: skip
-
-
 async def test_a_failure_of_one_subscription_leaves_the_others(
     api: Api, socket: Socket, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,23 +354,6 @@ async def test_a_failure_of_one_subscription_leaves_the_others(
     assert "secret" in caplog.text
     assert trades["event"] == "trades"
     assert (await socket.subscribe("book"))[1]["event"] == "book_l2_snapshot"
-
-
-async def test_subscriptions_end_with_their_connection(api: Api, socket: Socket) -> None:
-    await socket.subscribe("book")
-    await socket.subscribe("trades")
-    assert readers(api.service) == 2
-    await socket.raw.close()
-    await gone(api.service)
-
-
-async def test_a_connection_that_is_torn_ends_its_subscriptions(api: Api) -> None:
-    session = aiohttp.ClientSession()
-    raw = await session.ws_connect(f"{api.url}/v1/stream")
-    await Socket(raw).subscribe("book")
-    raw._conn.transport.abort()  # type: ignore[union-attr]
-    await gone(api.service)
-    await session.close()
 
 
 async def test_a_reader_without_heartbeat_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,40 +378,3 @@ async def test_streams_without_readers_are_closed(monkeypatch: pytest.MonkeyPatc
         async with asyncio.timeout(5):
             while len(api.service.stream_registry):  # noqa: ASYNC110 - the registry has no event for it
                 await asyncio.sleep(0.01)
-
-
-async def test_stopping_the_node_closes_every_reader_with_a_goodbye() -> None:
-    service, events = FakeService(), []
-    server = ApiServer(service)
-    url = await server.start()
-    async with aiohttp.ClientSession() as session:
-        sockets = [await session.ws_connect(f"{url}/v1/stream") for _ in range(3)]
-        await Socket(sockets[0]).subscribe("book")
-
-        async def read(socket: aiohttp.ClientWebSocketResponse) -> None:
-            events.append(await socket.receive(timeout=5))
-
-        async with asyncio.TaskGroup() as tasks, asyncio.timeout(2):
-            for socket in sockets:
-                tasks.create_task(read(socket))
-            await asyncio.sleep(0)
-            await server.stop()
-    assert [(event.type, event.data) for event in events] == [(WSMsgType.CLOSE, 1001)] * 3
-    assert readers(service) == 0
-
-
-async def test_a_reader_that_does_not_answer_cannot_hold_up_the_stop(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "SHUTDOWN_TIMEOUT", 0.1)
-    service = FakeService()
-    server = ApiServer(service)
-    url = await server.start()
-    async with aiohttp.ClientSession() as session:
-        raw = await session.ws_connect(f"{url}/v1/stream")
-        await Socket(raw).subscribe("book")
-        raw._conn.transport.pause_reading()  # type: ignore[union-attr]
-        async with asyncio.timeout(2):
-            await server.stop()
-        raw._conn.transport.abort()  # type: ignore[union-attr]
-    assert readers(service) == 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from market_kit import ME, PEER
+from market_kit import PEER
 from stream_kit import BTC, Client, Place
 
 from exchange.model.events import BUY, SELL
@@ -15,10 +15,8 @@ from node.streams import book_views
 from node.streams.book_checksums import line_check
 from node.streams.stream import CONFLATE_BEHIND, MAX_HISTORY, Ended
 from node.streams.stream_messages import (
-    BookL1,
     BookL2,
     BookL2Snapshot,
-    BookL3,
     Level,
     Resume,
     Subscribe,
@@ -142,27 +140,6 @@ async def test_a_returning_reader_gets_exactly_the_missed_messages(
     check(back, level, depth, scope)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [({"epoch": "other"}, "restarted"), ({"sequence": 9999}, "restarted"), ({}, "too_old")],
-)
-async def test_what_cannot_be_resumed_begins_with_a_snapshot_and_the_reason(
-    change: dict[str, Any], reason: str
-) -> None:
-    place = Place()
-    client = await Client(place, book()).open()
-    client.take()
-    position = client.book.position
-    assert position is not None
-    key = place.fake.order(BTC, BUY, "29999", "5", number=1)
-    for number in range(MAX_HISTORY + 1):
-        place.fake.reduce(BTC, key, str(number % 4 + 1))
-    back = await Client(place, book(resume=msgspec.structs.replace(position, **change))).open()
-    assert not back.reader.resumed  # type: ignore[union-attr]
-    (message,) = back.take()
-    assert message.reason == reason
-
-
 async def test_readers_at_the_same_place_share_their_bytes() -> None:
     place = Place()
     first = await Client(place, book()).open()
@@ -200,36 +177,6 @@ async def test_a_change_beyond_the_depth_is_not_sent() -> None:
     assert message.bids == [Level("29999", "0", 0), Level("29974", "1", 1)]  # the 26th moves up
 
 
-async def test_an_order_that_loses_its_place_is_sent_with_its_new_time() -> None:
-    place = Place()
-    first = place.fake.order(BTC, BUY, "30000", "1", number=1)
-    place.fake.order(BTC, BUY, "30000", "1", number=2)
-    l2 = await Client(place, book("L2")).open()
-    l3 = await Client(place, book("L3", "full")).open()
-    l2.take()
-    l3.take()
-    place.fake.move(BTC, first, "30000", time=9)
-    assert l2.take() == []
-    (message,) = l3.take()
-    assert isinstance(message, BookL3)
-    assert [entry.id for entry in message.bids] == [f"{PEER}-1"]
-    assert [entry.id for entry in l3.book.bids()] == [f"{PEER}-2", f"{PEER}-1"]
-
-
-async def test_own_orders_are_marked_and_are_all_there_is_of_the_own_book() -> None:
-    place = Place()
-    place.fake.order(BTC, BUY, "30000", "1", number=1, owner=ME)
-    place.fake.order(BTC, BUY, "30000", "2", number=2, owner=PEER)
-    network = await Client(place, book("L3")).open()
-    own = await Client(place, book("L2", scope="own")).open()
-    network.take()
-    own.take()
-    assert [(e.id, e.own) for e in network.book.bids()] == [(f"{ME}-1", True), (f"{PEER}-2", False)]
-    assert own.book.bids() == [Level("30000", "1", 1)]
-    place.fake.order(BTC, SELL, "30001", "2", number=3, owner=PEER)
-    assert own.take() == []
-
-
 async def test_the_own_book_is_right_again_after_a_time_without_readers() -> None:
     place = Place()
     client = await Client(place, book("L2", scope="own")).open()
@@ -242,19 +189,6 @@ async def test_the_own_book_is_right_again_after_a_time_without_readers() -> Non
     again = await Client(place, book("L2", "full", scope="own")).open()
     again.take()
     check(again, "L2", "full", "own")
-
-
-async def test_the_best_prices_are_complete_in_each_message() -> None:
-    place = Place()
-    client = await Client(place, book("L1")).open()
-    (message,) = client.take()
-    assert isinstance(message, BookL1)
-    assert (message.bid, message.ask, message.previous, message.checksum) == (None, None, None, 0)
-    place.fake.order(BTC, BUY, "30000", "1", number=1)
-    place.fake.order(BTC, SELL, "30001", "2", number=2)
-    place.fake.order(BTC, SELL, "30002", "2", number=3)
-    message = client.take()[-1]
-    assert (message.bid, message.ask) == (Level("30000", "1", 1), Level("30001", "2", 1))
 
 
 async def test_checksums_match_the_document() -> None:
@@ -311,11 +245,6 @@ def held() -> BookReplica[Level]:
     return found
 
 
-def test_a_missing_message_is_noticed() -> None:
-    with pytest.raises(SequenceGap, match="follows 6, and 5"):
-        held().apply(level(7, 6, 0))
-
-
 def test_a_message_of_another_life_is_noticed() -> None:
     with pytest.raises(SequenceGap):
         held().apply(msgspec.structs.replace(level(6, 5, 0), epoch="f"))
@@ -326,13 +255,6 @@ def test_a_wrong_book_is_noticed() -> None:
         held().apply(level(6, 5, 1, Level("10", "1", 1)))
     assert isinstance(wrong.value, BookFault)
     assert (wrong.value.told, wrong.value.found) == (1, line_check("buy:10:1:1"))
-
-
-def test_nothing_can_be_applied_before_a_snapshot() -> None:
-    empty: BookReplica[Level] = BookReplica()
-    assert empty.position is None
-    with pytest.raises(SequenceGap):
-        empty.apply(level(6, 5, 0))
 
 
 def test_the_best_are_had_from_either_side() -> None:

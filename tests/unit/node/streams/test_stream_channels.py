@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-from market_kit import ME, NOW, PEER
+from market_kit import NOW, PEER
 from stream_kit import BTC, Place, reading
 
 from exchange.market.candles import MINUTE
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Fill, Order
-from node.service.trading import Balance
 from node.streams.market_streams import SNAPSHOT_TRADES, TickerStream
-from node.streams.stream import MAX_HISTORY, ReaderTooSlow
-from node.streams.stream_messages import Resume
-from node.views.views import ServiceError
 
 # Trades
 
@@ -33,33 +28,6 @@ async def test_trades_come_newest_first_and_then_as_they_happen() -> None:
     (trade,) = message.trades
     assert (trade.side, trade.price, trade.quantity, trade.maker) == ("sell", "29999", "0.5", PEER)
     assert (message.previous, message.sequence) == (0, 1)
-
-
-async def test_no_trade_is_left_out_for_a_slow_reader() -> None:
-    place = Place()
-    client = await reading(place, "trades", conflate_ms=100)
-    client.take()
-    for number in range(MAX_HISTORY):
-        place.fake.trade(BTC, BUY, f"{30000 + number}", "1")
-    (message,) = client.take(1.0)
-    assert [trade.price for trade in message.trades] == [f"{30000 + n}" for n in range(MAX_HISTORY)]
-    for _ in range(MAX_HISTORY + 1):
-        place.fake.trade(BTC, BUY, "1", "1")
-    with pytest.raises(ReaderTooSlow):
-        client.take(2.0)
-
-
-async def test_trades_are_resumed_without_loss() -> None:
-    place = Place()
-    client = await reading(place, "trades")
-    (snapshot,) = client.take()
-    client.leave()
-    for number in range(200):
-        place.fake.trade(BTC, BUY, f"{30000 + number}", "1")
-    position = Resume(epoch=snapshot.epoch, sequence=snapshot.sequence)
-    back = await reading(place, "trades", resume=position)
-    missed = [trade for message in back.take() for trade in message.trades]
-    assert [trade.price for trade in missed] == [f"{30000 + number}" for number in range(200)]
 
 
 # Tickers
@@ -115,38 +83,6 @@ async def test_candles_come_newest_first_and_then_as_they_change() -> None:
     )  # fmt: skip
 
 
-async def test_a_late_trade_changes_the_candle_of_its_own_time() -> None:
-    place = Place()
-    start = NOW // MINUTE * MINUTE
-    client = await reading(place, "candles", timeframe="5m")
-    client.take()
-    place.fake.trade(BTC, BUY, "30001", "1", time=start)
-    place.fake.trade(BTC, BUY, "30000", "1", time=start - 20 * MINUTE)
-    first, second = client.take()
-    assert first.candles[0].time > second.candles[0].time
-
-
-async def test_a_slow_reader_gets_each_candle_once() -> None:
-    place = Place()
-    client = await reading(place, "candles", conflate_ms=1000)
-    client.take(1.0)
-    for number in range(10):
-        place.fake.trade(BTC, BUY, f"{30000 + number}", "1", time=NOW - (number % 2) * MINUTE)
-    (message,) = client.take(2.0)
-    assert [candle.trades for candle in message.candles] == [5, 5]
-    assert message.candles[0].time < message.candles[1].time
-
-
-async def test_other_lengths_have_their_own_stream() -> None:
-    place = Place()
-    minutes, hours = [await reading(place, "candles", timeframe=t) for t in ("1m", "1h")]
-    minutes.take()
-    hours.take()
-    place.fake.trade(BTC, BUY, "30000", "1", time=NOW)
-    assert minutes.take()[0].stream == "candles/BTC-USD/1m"
-    assert hours.take()[0].stream == "candles/BTC-USD/1h"
-
-
 # An account's
 
 
@@ -158,19 +94,6 @@ def order(place: Place, number: int, **fields: Any) -> Order:
 def fill(place: Place, take: int) -> Fill:
     key = place.fake.instruments[BTC].key
     return Fill(PEER, take, "maker", key, 7, BUY, 300000, 1000, NOW, PEER, 9, 1, 5, "BTC")
-
-
-async def test_an_account_gets_its_own_orders_only() -> None:
-    place = Place()
-    place.trading.open[1] = [order(place, 7)]
-    client = await reading(place, "orders", 1)
-    (snapshot,) = client.take()
-    assert [view.id for view in snapshot.orders] == [f"{ME}-7"]
-    place.trading.tell(2, orders=[order(place, 8)])
-    assert client.take() == []
-    place.trading.tell(1, orders=[order(place, 7, filled=50000, value=50000 * 300000)])
-    (message,) = client.take()
-    assert [(view.number, view.filled) for view in message.orders] == [(7, "0.5")]
 
 
 async def test_no_fill_is_left_out_and_the_newest_come_first() -> None:
@@ -187,25 +110,6 @@ async def test_no_fill_is_left_out_and_the_newest_come_first() -> None:
     late = await reading(place, "fills", 1)
     (snapshot,) = late.take()
     assert [view.id for view in snapshot.fills] == [f"{PEER}:{take}" for take in (4, 3, 2, 1)]
-
-
-async def test_balances_are_sent_with_the_available_amount() -> None:
-    place = Place()
-    place.trading.balances[1] = [Balance("USD", 10**10, 2 * 10**9)]
-    client = await reading(place, "balances", 1)
-    (snapshot,) = client.take()
-    (view,) = snapshot.balances
-    assert (view.asset, view.total, view.held, view.available) == ("USD", "100", "20", "80")
-    place.trading.tell(1, balances=[Balance("USD", 10**10, 0)])
-    (message,) = client.take()
-    assert message.balances[0].available == "100"
-
-
-@pytest.mark.parametrize("channel", ["orders", "fills", "balances"])
-async def test_an_accounts_streams_need_an_account(channel: Any) -> None:
-    with pytest.raises(ServiceError) as refused:
-        await reading(Place(), channel)
-    assert (refused.value.status, refused.value.code) == (401, "key_required")
 
 
 async def test_two_accounts_do_not_share_a_stream() -> None:

@@ -10,7 +10,7 @@ import random
 import pytest
 from grenache_kit import MemoryDirectory
 
-from p2p.grenache.announcer import FIRST_RETRY, LAST_RETRY, SPREAD, Announcer, Repeater
+from p2p.grenache.announcer import FIRST_RETRY, LAST_RETRY, SPREAD, Announcer
 from p2p.grenache.errors import BadInput, GrapeUnreachable
 
 pytestmark = pytest.mark.looptime
@@ -55,22 +55,6 @@ class Keeping(MemoryDirectory):
         return 1
 
 
-async def test_it_announces_at_once_and_again_and_again() -> None:
-    directory = Times()
-    announcer = Announcer(directory, interval=10.0, rng=random.Random(1))
-    announcer.start("a", 1)
-    await asyncio.sleep(1000)
-    await announcer.close()
-    assert directory.times[0] == pytest.approx(0.0, abs=0.01)
-    assert 90 < len(directory.times) < 110
-    low, high = 10 * (1 - SPREAD), 10 * (1 + SPREAD)
-    assert all(low - 0.01 <= pause <= high + 0.01 for pause in directory.pauses)
-    assert max(directory.pauses) - min(directory.pauses) > 3.0, "they are spread"
-    count = len(directory.times)
-    await asyncio.sleep(100)
-    assert len(directory.times) == count, "after close there are no more"
-
-
 class Grapes:
     """Targets of a Repeater: down, half of them, or all well."""
 
@@ -95,57 +79,6 @@ class Grapes:
         return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
-async def test_with_return_events_announcements_are_retried_seldom_and_then_at_once() -> None:
-    grapes = Grapes()
-    grapes.state = "down"
-    repeater = Repeater(grapes.announce, returned=lambda: grapes.returned, rng=random.Random(1))
-    repeater.start("a", 1, 60.0)
-    await asyncio.sleep(600)
-    pauses = grapes.pauses("a")
-    assert pauses[0] <= FIRST_RETRY * (1 + SPREAD) + 0.01
-    assert pauses[-1] >= 60 * (1 - SPREAD)
-    now = asyncio.get_running_loop().time()
-    grapes.come_back()
-    await asyncio.sleep(0.01)
-    assert grapes.calls[-1][0] == pytest.approx(now, abs=0.01)
-    grapes.calls.clear()
-    await asyncio.sleep(600)
-    assert min(grapes.pauses("a")) >= 60 * (1 - SPREAD)
-    await repeater.close()
-
-
-async def test_what_some_grapes_did_not_take_is_repeated_sooner_and_is_no_failure(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    grapes = Grapes()
-    grapes.state = "half"
-    repeater = Repeater(grapes.announce)
-    repeater.start("a", 1, 30.0)
-    await asyncio.sleep(20)
-    assert len(grapes.calls) > 4
-    assert not caplog.records
-    await repeater.close()
-
-
-async def test_one_service_is_announced_at_several_ports_and_stopped_one_by_one() -> None:
-    grapes = Grapes()
-    repeater = Repeater(grapes.announce)
-    for port in (1, 2, 3):
-        repeater.start("a", port, 10.0)
-    repeater.start("b", 1, 10.0)
-    await asyncio.sleep(1)
-    repeater.stop("a", 2)
-    grapes.calls.clear()
-    await asyncio.sleep(50)
-    assert {call[1:] for call in grapes.calls} == {("a", 1), ("a", 3), ("b", 1)}
-    repeater.stop("a")
-    grapes.calls.clear()
-    await asyncio.sleep(50)
-    assert {call[1:] for call in grapes.calls} == {("b", 1)}
-    await repeater.close()
-    assert len(asyncio.all_tasks()) == 1, "this test"
-
-
 async def test_a_failure_is_tried_again_soon_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -168,33 +101,6 @@ async def test_a_failure_is_tried_again_soon_and_logged_once(
     await announcer.close()
 
 
-async def test_a_service_that_is_stopped_is_announced_no_more() -> None:
-    directory = Times()
-    announcer = Announcer(directory, interval=10.0)
-    announcer.start("a", 1)
-    announcer.start("b", 1)
-    await asyncio.sleep(1)
-    announcer.stop("a")
-    announcer.stop("a")
-    announcer.stop("never started")
-    directory.calls.clear()
-    await asyncio.sleep(50)
-    assert set(directory.calls) == {("b", 1)}
-    await announcer.close()
-
-
-async def test_starting_again_changes_the_port() -> None:
-    directory = Times()
-    announcer = Announcer(directory, interval=10.0)
-    announcer.start("a", 1)
-    await asyncio.sleep(1)
-    announcer.start("a", 2)
-    directory.calls.clear()
-    await asyncio.sleep(50)
-    assert set(directory.calls) == {("a", 2)}
-    await announcer.close()
-
-
 async def test_announced_waits_for_a_grape() -> None:
     directory = Times()
     directory.down = True
@@ -207,24 +113,6 @@ async def test_announced_waits_for_a_grape() -> None:
     async with asyncio.timeout(20):
         await announcer.announced()
     await announcer.close()
-
-
-async def test_what_the_directory_repeats_is_not_repeated_here() -> None:
-    directory = Keeping()
-    announcer = Announcer(directory, interval=12.0)
-    announcer.start("a", 1)
-    announcer.start("b", 1)
-    announcer.stop("b")
-    await asyncio.sleep(100)
-    assert directory.calls == []
-    await announcer.close()
-    assert directory.log == [
-        ("start", "a", 1, 12.0),
-        ("start", "b", 1, 12.0),
-        ("stop", "b", 1),
-        ("stop", "a", 1),
-        ("withdraw", "a", 1),
-    ]
 
 
 @pytest.mark.parametrize("trouble", ["hangs", "fails"])

@@ -14,10 +14,7 @@ from journal_kit import FILL, replace
 from config import Settings
 from exchange.journal import write_ahead_log
 from exchange.journal.journal import Journal, JournalError
-from exchange.journal.journal_reader import JournalReader
-from exchange.journal.write_ahead_log import LOG_SUFFIX
 from exchange.model.records import PutMeta
-from node.daemon import backup
 from node.daemon.backup import MANIFEST, BackupError, back_up, manifest_of
 from node.daemon.restore import marked, restore
 from p2p.base.identity import Identity
@@ -98,29 +95,6 @@ def test_backups_under_load_are_whole_and_of_their_position(
         again.close()
         assert Identity.load(restored.key_path).node_id == identity.node_id
         assert marked(restored.data_dir) is not None
-
-
-def test_a_segment_begun_while_the_position_is_read_is_in_the_backup(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    identity = some_node(settings)
-    journal = open_journal(settings, identity.node_id)
-    read = backup._position
-
-    def newest() -> str:
-        return max(path.name for path in settings.journal_path.glob(f"*{LOG_SUFFIX}"))
-
-    def after_a_new_segment(reader: JournalReader) -> int:
-        number, before = 50, newest()
-        while newest() == before:
-            number += 1
-            commit(journal, number)
-        return read(reader)
-
-    monkeypatch.setattr(backup, "_position", after_a_new_segment)
-    position = backed_up(settings, tmp_path / "b.tar")
-    journal.close()
-    assert position > 50
 
 
 def test_damage_anywhere_is_found(settings: Settings, tmp_path: Path) -> None:

@@ -5,23 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from bitfinex_kit import BTC, MARKET
 from market_kit import ME, NOW, PEER
 
-from exchange.model.commands import Kind
 from exchange.model.records import Fill, Order
-from node.annexes.bitfinex import account_arrays
 from node.annexes.bitfinex.account_arrays import (
-    STATUS_FILLS,
-    cid_of,
-    client_id,
     order_text,
     status,
     trade_text,
-    type_of,
 )
-from node.annexes.bitfinex.order_ids import OWN, own_number, own_order_id, trade_id
 from node.annexes.bitfinex.symbols import Pair
 from node.views.scales import Scale
 
@@ -58,87 +50,6 @@ def fields(of: Order, fills: list[Fill] | None = None) -> list[Any]:
     return list(found)
 
 
-def test_an_order_has_its_32_fields() -> None:
-    found = fields(order(-1, group=5, client_id=client_id(123, "2026-01-02"), expires=NOW + 10**9))
-    assert found == [
-        *(OWN + 7, 5, 123, "tBTCUSD", NOW // 1000, NOW // 1000 + 5, -0.3, -0.3),
-        *("EXCHANGE LIMIT", None, NOW // 1000 + 10**6, None, 0, "ACTIVE", None, None),
-        *(30000, 0, 0, 0, None, None, None, 0, 0, None, None, None),
-        *("API>BFX", None, None, {}),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("kind", "tif", "price", "untriggered", "types"),
-    [
-        ("limit", "gtc", "30000", False, ("EXCHANGE LIMIT", None)),
-        ("limit", "gtd", "30000", False, ("EXCHANGE LIMIT", None)),
-        ("limit", "ioc", "30000", False, ("EXCHANGE IOC", None)),
-        ("limit", "fok", "30000", False, ("EXCHANGE FOK", None)),
-        ("market", "gtc", None, False, ("EXCHANGE MARKET", None)),
-        ("stop", "gtc", None, True, ("EXCHANGE STOP", None)),
-        ("stop", "gtc", None, False, ("EXCHANGE MARKET", "EXCHANGE STOP")),
-        ("stop_limit", "gtc", "30000", True, ("EXCHANGE STOP LIMIT", None)),
-        ("stop_limit", "gtc", "30000", False, ("EXCHANGE LIMIT", "EXCHANGE STOP LIMIT")),
-        ("trailing_stop", "gtc", None, True, ("EXCHANGE TRAILING STOP", None)),
-        ("trailing_stop", "gtc", None, False, ("EXCHANGE MARKET", "EXCHANGE TRAILING STOP")),
-    ],
-)
-def test_types(
-    kind: Kind, tif: str, price: str | None, untriggered: bool, types: tuple[str, str | None]
-) -> None:
-    assert type_of(order(price=price, kind=kind, tif=tif, untriggered=untriggered)) == types
-
-
-def test_the_price_of_a_conditional_order_is_its_trigger_until_then() -> None:
-    stop = BTC.to_ticks("31000")
-    waiting = fields(order(kind="stop_limit", stop=stop, untriggered=True))
-    assert (waiting[16], waiting[18], waiting[19]) == (31000, 0, 30000)
-    entered = fields(order(kind="stop_limit", stop=stop))
-    assert (entered[16], entered[19]) == (30000, 0)
-    market = fields(order(price=None, kind="stop", stop=stop, untriggered=True))
-    assert (market[16], market[19]) == (31000, 0)
-    trailing_offset = BTC.to_ticks("12.5")
-    trailing = fields(
-        order(
-            price=None,
-            kind="trailing_stop",
-            stop=stop,
-            trailing_offset=trailing_offset,
-            untriggered=True,
-        )
-    )
-    assert (trailing[16], trailing[18]) == (31000, 12.5)
-    assert fields(order(price=None, kind="market"))[16] == 0
-
-
-def test_flags_show_the_options_of_an_order() -> None:
-    assert fields(order(hidden=True))[12] == 64
-    assert fields(order(hidden=True))[24] == 1
-    assert fields(order(post_only=True))[12] == 4096
-    assert fields(order(post_only=True, reduce_only=True))[12] == 5120
-    first, second = fields(order(linked_order=8)), fields(order(linked_order=6))
-    assert (first[12], first[25]) == (16384, None)
-    assert (second[12], second[25]) == (16384, OWN + 6)  # placed because of the other
-
-
-def test_a_status_joins_the_fills_newest_first() -> None:
-    of = order(-1)
-    assert status(of, PAIR, []) == "ACTIVE"
-    fills = filled(of, ("30000", "0.1"))
-    assert status(of, PAIR, fills) == "PARTIALLY FILLED @ 30000(-0.1)"
-    fills += filled(of, ("30000.5", "0.05"))
-    assert status(of, PAIR, fills) == (
-        "PARTIALLY FILLED @ 30000.5(-0.05), PARTIALLY FILLED @ 30000(-0.1)"
-    )
-    fills += filled(of, ("30001", "0.15"))
-    of.done, of.reason = True, "filled"
-    assert status(of, PAIR, fills) == (
-        "EXECUTED @ 30001(-0.15): was PARTIALLY FILLED @ 30000.5(-0.05), "
-        "PARTIALLY FILLED @ 30000(-0.1)"
-    )
-
-
 def test_an_order_filled_at_once_is_executed_at_that_price() -> None:
     of = order()
     fills = filled(of, ("30000", "0.3"))
@@ -148,59 +59,10 @@ def test_an_order_filled_at_once_is_executed_at_that_price() -> None:
     assert (found[6], found[7], found[17]) == (0, 0.3, 30000)
 
 
-def test_without_all_fills_a_status_sums_up() -> None:
-    of = order()
-    fills = filled(of, ("30000", "0.1"), ("30003", "0.2"))
-    of.done, of.reason = True, "filled"
-    summed = "EXECUTED @ 30002(0.3)"
-    assert status(of, PAIR, []) == summed
-    assert status(of, PAIR, fills[:1]) == summed
-    many = order(quantity=f"0.{STATUS_FILLS + 1:05}")
-    fills = filled(many, *[("30000", "0.00001")] * (STATUS_FILLS + 1))
-    many.done, many.reason = True, "filled"
-    assert status(many, PAIR, fills) == "EXECUTED @ 30000(0.00021)"
-
-
-@pytest.mark.parametrize(
-    ("reason", "text"),
-    [
-        ("cancelled", "CANCELED"),
-        ("expired", "CANCELED"),
-        ("oco", "CANCELED"),
-        ("self_trade", "CANCELED"),
-        ("dead_man", "CANCELED"),
-        ("no_liquidity", "CANCELED"),
-        ("reduce_only", "CANCELED"),
-        ("ioc", "IOC CANCELED"),
-        ("fok", "FILLORKILL CANCELED"),
-        ("post_only", "POSTONLY CANCELED"),
-        ("insufficient_balance", "INSUFFICIENT BALANCE (U1)"),
-        ("halted", "RSN_PAUSE"),
-    ],
-)
-def test_the_status_shows_how_an_order_ended(reason: str, text: str) -> None:
-    of = order(done=True, cancelled=True, reason=reason)
-    assert status(of, PAIR, []) == text
-    fills = filled(of, ("30000", "0.1"))
-    assert status(of, PAIR, fills) == f"{text} was: PARTIALLY FILLED @ 30000(0.1)"
-    assert fields(of, fills)[6] == 0.2
-
-
 def test_an_order_amended_down_to_its_filled_quantity_is_not_executed() -> None:
     of = order(done=True, cancelled=True, reason="self_trade")
     fills = filled(of, ("30000", "0.3"))
     assert status(of, PAIR, fills) == "CANCELED was: PARTIALLY FILLED @ 30000(0.3)"
-
-
-def test_a_trade_has_its_12_fields() -> None:
-    of = order(-1, client_id=client_id(5, "2026-01-02"))
-    (fill,) = filled(of, ("30000", "0.1"))
-    assert json.loads(trade_text(fill, PAIR, of, 8)) == [
-        *(trade_id(PEER, 1), "tBTCUSD", NOW // 1000, OWN + 7, -0.1, 30000, "EXCHANGE LIMIT"),
-        *(30000, 1, -0.0000015, "BTC", 5),
-    ]
-    assert json.loads(trade_text(fill, PAIR, of, 8, with_fee=False))[9:11] == [None, None]
-    assert json.loads(trade_text(fill, PAIR, None, 8))[6:8] == [None, None]
 
 
 def test_a_trade_without_a_fee_names_the_fee_asset() -> None:
@@ -212,22 +74,3 @@ def test_a_triggered_order_trades_under_the_type_it_was_placed_with() -> None:
     of = order(price=None, kind="stop", stop=300_000)
     (fill,) = filled(of, ("30000", "0.1"))
     assert json.loads(trade_text(fill, PAIR, of, 8))[6] == "EXCHANGE STOP"
-
-
-@pytest.mark.parametrize("side", [1, -1])
-@pytest.mark.parametrize(
-    "more", [{}, {"client_id": "bfx:2026-11-02:7", "group": 5}, {"updated": 1}]
-)
-def test_a_plain_order_has_the_fields_of_every_order(
-    monkeypatch: pytest.MonkeyPatch, side: int, more: dict[str, Any]
-) -> None:
-    plain = fields(order(side, **more))
-    monkeypatch.setattr(account_arrays, "_is_plain", lambda order: False)
-    assert fields(order(side, **more)) == plain
-
-
-def test_ids_and_client_ids_go_both_ways() -> None:
-    assert own_number(own_order_id(7)) == 7
-    assert cid_of(order(client_id=client_id(2**53 - 1, "2026-01-02"))) == 2**53 - 1
-    assert cid_of(order(client_id="mine")) is None
-    assert cid_of(order()) is None

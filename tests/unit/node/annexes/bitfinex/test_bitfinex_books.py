@@ -99,35 +99,6 @@ class Plain(float):
         return self.text  # type: ignore[attr-defined,no-any-return]
 
 
-def test_levels_are_bids_then_asks_best_first() -> None:
-    looking = Looking()
-    looking.order(1, "29999.9", "1")
-    looking.order(1, "29999.9", "0.5", "peer")
-    looking.order(1, "30000", "0.00001")
-    looking.order(-1, "30001", "2")
-    looking.order(-1, "30000.1", "3")
-    assert looking.view().snapshot == (
-        "[[30000,1,0.00001],[29999.9,2,1.5],[30000.1,1,-3],[30001,1,-2]]"
-    )
-    assert looking.rows(length=1) == [[30000, 1, 0.00001], [30000.1, 1, -3]]
-    assert Looking().view().snapshot == "[]"
-
-
-def test_coarser_precisions_put_levels_together_and_never_cross() -> None:
-    looking = Looking()
-    for price in ("12345.6", "12345.1", "12399", "11111"):
-        looking.order(1, price, "1")
-    for price in ("12400", "12400.1", "12456.7", "20000"):
-        looking.order(-1, price, "1")
-    assert looking.rows("P1") == [
-        [12390, 1, 1], [12340, 2, 2], [11110, 1, 1],
-        [12400, 1, -1], [12410, 1, -1], [12460, 1, -1], [20000, 1, -1],
-    ]  # fmt: skip
-    assert looking.rows("P3")[:2] == [[12000, 3, 3], [11000, 1, 1]]
-    assert looking.rows("P4") == [[10000, 4, 4], [20000, 4, -4]]
-    assert looking.rows("P1", 1) == [[12390, 1, 1], [12400, 1, -1]]
-
-
 @given(
     st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 50)), max_size=120),
     st.sampled_from(["P1", "P2", "P3", "P4"]),
@@ -266,42 +237,11 @@ def test_what_clients_print_in_two_ways_stays_out_of_books(
     assert "e" not in looking.view("P0", length).snapshot
 
 
-def test_an_order_that_becomes_too_small_leaves_the_book_and_a_level_of_small_ones_comes() -> None:
-    looking = fine_market()
-    key = looking.order(1, "5", "0.00002")
-    before = looking.view()
-    looking.markets.reduce("FINE-USD", key, "0.00000099")
-    after = looking.view()
-    assert after.since(before) == ["[5,0,1]"]
-    looking.order(1, "5", "0.00000001", "peer")
-    assert looking.view().since(after) == ["[5,2,0.000001]"]
-    assert looking.rows("P1") == [[5, 2, 0.000001]]
-    assert looking.rows("R0") == []
-
-
 def test_prices_that_clients_print_in_two_ways_are_not_in_coarse_books() -> None:
     looking = fine_market()
     for price in ("0.00000099", "0.000001", "0.00000123", "0.00000126"):
         looking.order(1, price, "1")
     assert looking.rows("P3") == [[0.0000012, 2, 2], [0.000001, 1, 1]]
-
-
-def test_views_of_any_length_are_the_beginnings_of_those_that_are_kept() -> None:
-    looking = Looking()
-    for step in range(30):
-        looking.order(1, str(12_000 - step), "0.1")
-        looking.order(-1, str(12_001 + step), "0.1")
-    for length in range(1, 251):
-        shown = looking.view("P0", length)
-        assert (len(shown.bids), len(shown.asks)) == (min(length, 30), min(length, 30))
-        assert list(shown.asks) == [-(120_010 + 10 * step) for step in range(min(length, 30))]
-    assert len(looking.books._views) == 4
-    assert looking.view("P0", 40).checksum == looking.view("P0", 25).checksum
-
-
-@pytest.mark.parametrize("length", [1, 20, 25, 100, 250, "1", "25", "249"])
-def test_lengths_are_numbers_or_texts(length: object) -> None:
-    assert check_length(length) == int(str(length))
 
 
 @pytest.mark.parametrize("wrong", ["P5", "", None, 0, 251, True, "-1", "²", "0025", [], "p0"])

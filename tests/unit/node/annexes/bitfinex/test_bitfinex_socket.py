@@ -8,7 +8,6 @@ import socket as system_socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from zlib import crc32
 
 import aiohttp
 import pytest
@@ -196,59 +195,6 @@ async def test_an_unsubscribed_channel_sends_nothing_more(
 # Channels
 
 
-async def test_a_book_is_a_snapshot_then_changes(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
-    first = shown.order(BTC, 1, "30000", "1", number=1)
-    told, snapshot = await reader.subscribe("book", symbol="tBTCUSD")
-    number = told["chanId"]
-    assert snapshot == [[30000, 1, 1]]
-    shown.order(BTC, -1, "30001", "0.5", number=2)
-    assert await reader.hear() == [number, [30001, 1, -0.5]]
-    shown.reduce(BTC, first, "0.25")
-    assert await reader.hear() == [number, [30000, 1, 0.25]]
-    shown.reduce(BTC, first, "0")
-    assert await reader.hear() == [number, [30000, 0, 1]]
-    shown.order("ETH-USD", -1, "30001", "0.5", number=2)
-    await reader.nothing()
-
-
-async def test_single_orders_leave_with_price_zero(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
-    told, snapshot = await reader.subscribe("book", symbol="tBTCUSD", prec="R0")
-    assert snapshot == []
-    key = shown.order(BTC, -1, "30001", "0.5", number=2)
-    number, (order_id, price, amount) = await reader.hear()
-    assert (number, price, amount) == (told["chanId"], 30001, -0.5)
-    shown.reduce(BTC, key, "0")
-    assert await reader.hear() == [number, [order_id, 0, -1]]
-
-
-async def test_checksums_follow_each_batch_on_request(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
-    told, _ = await reader.subscribe("book", symbol="tBTCUSD")
-    shown.order(BTC, 1, "6000", "1", number=1)
-    await reader.hear()
-    await reader.ask({"event": "conf", "flags": CHECKSUMS})
-    shown.order(BTC, -1, "6100", "3", number=2)
-    shown.order(BTC, 1, "5900", "2.5", number=3)
-    assert [(await reader.hear())[1] for _ in range(2)] == [[5900, 1, 2.5], [6100, 1, -3]]
-    value = crc32(b"6000:1:6100:-3:5900:2.5")
-    signed = value if value < 2**31 else value - 2**32
-    assert await reader.hear() == [told["chanId"], "cs", signed]
-
-
-async def test_changes_that_come_together_go_out_as_their_outcome(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
-    told, _ = await reader.subscribe("book", symbol="tBTCUSD")
-    key = shown.order(BTC, 1, "30000", "1", number=1)
-    for lots in range(100):
-        shown.reduce(BTC, key, f"0.{99 - lots:02}" if lots < 99 else "0.005")
-    fleeting = shown.order(BTC, 1, "29000", "1", number=2)
-    shown.reduce(BTC, fleeting, "0")
-    assert await reader.hear() == [told["chanId"], [30000, 1, 0.005]]
-    await reader.nothing()
-
-
 async def test_bulk_updates_are_one_message(api: Api, reader: Reader) -> None:
     shown = api.service.shown
     await reader.ask({"event": "conf", "flags": BULK})
@@ -332,16 +278,6 @@ async def test_without_a_candle_the_snapshot_waits_for_the_first(api: Api, reade
 # Time, load and the end
 
 
-async def test_every_channel_beats(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bitfinex_socket, "HEARTBEAT", 0.05)
-    async with connected(api) as reader:
-        one, _ = await reader.subscribe("book", symbol="tBTCUSD")
-        two, _ = await reader.subscribe("book", symbol="tETHUSD")
-        heard = [await reader.hear() for _ in range(4)]
-        assert heard.count([one["chanId"], "hb"]) >= 1
-        assert heard.count([two["chanId"], "hb"]) >= 1
-
-
 async def test_slow_books_wait_for_their_time(api: Api, reader: Reader) -> None:
     shown = api.service.shown
     await reader.subscribe("book", symbol="tBTCUSD", freq="F1")
@@ -411,16 +347,6 @@ async def test_a_reader_that_does_not_read_is_cut_and_costs_no_memory(
     finally:
         writer.close()
     assert all(not line.listeners for line in shown.data._lines.values())
-
-
-async def test_a_client_that_leaves_is_forgotten(api: Api) -> None:
-    async with connected(api) as reader:
-        await reader.subscribe("book", symbol="tBTCUSD")
-        lines = api.service.shown.data._lines
-        assert any(line.listeners for line in lines.values())
-    async with asyncio.timeout(5):
-        while any(line.listeners for line in lines.values()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_readers_are_notified_when_the_node_stops() -> None:

@@ -77,46 +77,6 @@ def test_orders_of_every_type(body: dict[str, Any], order: NewOrder) -> None:
     assert read(**body) == order
 
 
-def test_numbers_are_taken_as_they_are_written() -> None:
-    body = order_inputs.decode('{"amount": -1e-5, "price": 3.00001e4}')
-    made = order_inputs.new_order({**LIMIT, **body}, ALICE, SYMBOLS, NOW)
-    assert (made.side, made.quantity, made.price) == (-1, 1, 300_001)
-
-
-@pytest.mark.parametrize(
-    ("body", "order"),
-    [
-        ({"amount": "0.100009999"}, new(price=300_000)),
-        ({"amount": "-0.100009999"}, new(side=-1, price=300_000)),
-        ({"price": "30000.09"}, new(price=300_000)),
-        ({"amount": "-0.1", "price": "30000.01"}, new(side=-1, price=300_001)),
-        ({"amount": "-0.1", "price": "0.01"}, new(side=-1, price=1)),
-        ({"type": "EXCHANGE IOC", "price": "30000.09"}, new(price=300_000, tif="ioc")),
-        ({"type": "EXCHANGE STOP", "price": "30000.01"}, new(stop=300_001)),
-        ({"type": "EXCHANGE STOP", "price": "30000.09", "amount": "-0.1"}, new(side=-1, stop=300_000)),
-        (
-            {"type": "EXCHANGE STOP LIMIT", "price": "30000.01", "price_aux_limit": "30001.09"},
-            new(stop=300_001, price=300_010),
-        ),
-        (
-            {
-                "type": "EXCHANGE STOP LIMIT",
-                "amount": "-0.1",
-                "price": "30000.09",
-                "price_aux_limit": "29999.01",
-            },
-            new(side=-1, stop=300_000, price=299_991),
-        ),
-        ({"type": "EXCHANGE TRAILING STOP", "price_trailing": "5.51"}, new(trailing_offset=56)),
-        ({"flags": 16384, "price_oco_stop": "30001.01"}, new(price=300_000, oco_stop=300_011)),
-    ],
-)  # fmt: skip
-def test_amounts_are_cut_to_the_lot_and_prices_rounded_for_their_owner(
-    body: dict[str, Any], order: NewOrder
-) -> None:
-    assert read(**body) == order
-
-
 @pytest.mark.parametrize(
     ("body", "text"),
     [
@@ -246,11 +206,6 @@ def test_many_orders_are_chosen_by_id_group_cid_or_altogether() -> None:
     assert chosen({"id": [OWN + 7, OWN + 8], "gid": [4]}) == [numbers, groups]
     for body in ({}, {"all": 0}, {"cid": [5]}, {"cid": [[5]]}, {"id": [None]}, {"gid": ["x"]}):
         assert refused(chosen, body)[0] == 10020
-
-
-def test_what_is_no_json_is_refused() -> None:
-    for raw in (b"{", b"\xff", b"[1", b"[" * 5000, b""):
-        assert refused(order_inputs.decode, raw) == (10020, "json: invalid")
 
 
 JSON = st.recursive(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
-from bitfinex_kit import ALICE, BOB, BTC, Credentials, Exchange, running_exchange
+from bitfinex_kit import ALICE, BTC, Credentials, Exchange, running_exchange
 
 from exchange.orders.engine_context import CommandRejected
 from node.annexes.bitfinex import bitfinex_socket, limits
@@ -131,17 +130,6 @@ async def test_an_authenticated_connection_gets_a_confirmation_and_the_snapshots
     assert await reader.hear() == [0, "bu", [1000, 1000]]
 
 
-async def test_the_snapshots_leave_the_client_time_to_wait_for_them(
-    exchange: Exchange, reader: Reader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ccxt begins to wait when it has seen the answer, and misses what comes in one packet with it."""
-    monkeypatch.setattr(bitfinex_socket, "SNAPSHOTS_AFTER", 0.05)
-    before = time.monotonic()
-    assert (await reader.ask(exchange.key().event()))["status"] == "OK"
-    assert await reader.hear() == [0, "ps", []]
-    assert time.monotonic() - before >= 0.05
-
-
 async def test_a_refused_authentication_has_a_reason_and_may_be_repeated(
     exchange: Exchange, reader: Reader
 ) -> None:
@@ -164,28 +152,6 @@ async def test_a_refused_authentication_has_a_reason_and_may_be_repeated(
     async with connected(exchange) as second:
         told = await second.ask(event)
         assert (told["code"], told["msg"]) == (10114, "nonce: small")
-
-
-async def test_rest_and_socket_share_the_nonces_of_a_key(
-    exchange: Exchange, reader: Reader
-) -> None:
-    key = exchange.key()
-    key.nonce = 500
-    await reader.enter(key)
-    key.nonce = 300
-    answer = await exchange.post(key, "r/wallets")
-    assert answer.json == ["error", 10114, "nonce: small"]
-
-
-async def test_a_confirmation_waits_until_a_clock_of_milliseconds_gives_another_nonce(
-    exchange: Exchange, reader: Reader
-) -> None:
-    key = exchange.key()
-    for _ in range(20):
-        key.nonce = time.time_ns() // 1_000_000 - 1  # the next one
-        async with connected(exchange) as other:
-            await other.enter(key)
-            assert time.time_ns() // 1_000_000 > key.nonce
 
 
 # Inputs and events
@@ -237,24 +203,6 @@ async def test_an_order_over_at_once_is_new_trades_and_is_over(
     assert heard[3][2][13] == "EXECUTED @ 30000(0.3)"
 
 
-async def test_events_go_to_all_connections_of_the_account(
-    exchange: Exchange, trader: Reader
-) -> None:
-    async with connected(exchange) as second, connected(exchange) as stranger:
-        await second.enter(exchange.key())
-        await stranger.enter(exchange.key(BOB))
-        await exchange.post(exchange.key(), "w/order/submit", LIMIT)
-        exchange.trading.end(1, "expired")
-        exchange.trading.set_balance(ALICE, "USD", "7")
-        heard = await trader.until_quiet()
-        assert [m[1] for m in heard] == ["on", "oc", "wu", "bu"]
-        assert heard[1][2][13] == "CANCELED"
-        assert heard[2][2] == ["exchange", "USD", 7, 0, 7, None, None]
-        assert heard[3][2] == [7, 7]
-        assert await second.until_quiet() == heard
-        assert await stranger.until_quiet() == []
-
-
 async def test_the_value_of_all_wallets_is_at_the_last_prices(
     exchange: Exchange, trader: Reader
 ) -> None:
@@ -265,30 +213,6 @@ async def test_the_value_of_all_wallets_is_at_the_last_prices(
     heard = await trader.until_quiet()
     assert [m[1] for m in heard] == ["wu", "wu", "wu", "bu"]  # once for what comes together
     assert heard[-1][2] == [45010.5, 45010.5]
-
-
-async def test_an_order_is_updated_and_cancelled(exchange: Exchange, trader: Reader) -> None:
-    await trader.carry_out("on", {**LIMIT, "cid": 5})
-    events, told = await trader.carry_out("ou", {"id": OWN + 1, "price": "29000"})
-    ((kind, order),) = events
-    assert (kind, order[16], told[1], told[4][16]) == ("ou", 29000, "ou-req", 29000)
-    events, told = await trader.carry_out("oc", {"cid": 5})
-    ((kind, order),) = events
-    assert (kind, order[13], told[1], told[6]) == ("oc", "CANCELED", "oc-req", "SUCCESS")
-
-
-async def test_many_are_cancelled_and_many_operations_are_one_input(
-    exchange: Exchange, trader: Reader
-) -> None:
-    events, told = await trader.carry_out("ox_multi", [["on", {**LIMIT, "gid": g}] for g in (1, 2)])
-    assert [kind for kind, _ in events] == ["on", "on"]
-    assert (told[1], [row[1] for row in told[4]]) == ("ox_multi-req", ["on-req", "on-req"])
-    assert told[4][0][4][0] == OWN + 1
-    events, told = await trader.carry_out("oc_multi", {"gid": [2]})
-    assert [order[0] for _, order in events] == [OWN + 2]
-    assert (told[1], [row[0] for row in told[4]]) == ("oc_multi-req", [OWN + 2])
-    events, told = await trader.carry_out("oc_multi", {"all": 1})
-    assert [order[0] for _, order in events] == [OWN + 1]
 
 
 @pytest.mark.parametrize(
@@ -352,20 +276,6 @@ async def test_what_is_no_input_is_an_error_and_the_connection_stays(
     assert (await trader.ask(message))["event"] == "error"
     _, told = await trader.carry_out("on", LIMIT)
     assert told[6] == "SUCCESS"
-
-
-async def test_text_that_only_begins_like_an_input_is_refused(trader: Reader) -> None:
-    for text in ("[", '[0,"on",null,' + "[" * 3000, "[0,]"):
-        await trader.ws.send_str(text)
-        assert (await trader.hear())["msg"] == "json: invalid"
-
-
-async def test_inputs_begin_in_their_order(exchange: Exchange, trader: Reader) -> None:
-    for number in range(50):
-        await trader.say([0, "on", None, {**LIMIT, "cid": number}])
-    heard = await trader.until_quiet()
-    assert [m[2][2] for m in heard if m[1] == "on"] == list(range(50))
-    assert len([m for m in heard if m[1] == "n"]) == 50
 
 
 async def test_a_fault_of_the_node_is_an_error_with_its_number_in_the_log(
@@ -446,45 +356,7 @@ async def test_channel_0_beats(exchange: Exchange, monkeypatch: pytest.MonkeyPat
         assert public >= 1
 
 
-async def test_channel_0_is_not_one_of_the_25_and_cannot_be_unsubscribed(
-    exchange: Exchange, trader: Reader
-) -> None:
-    for prec in ("P0", "P1", "P2", "P3", "P4", "R0"):
-        for length in (1, 25, 100, 250):
-            book = {"channel": "book", "symbol": "tBTCUSD", "prec": prec, "len": length}
-            await trader.say({"event": "subscribe", **book})
-    heard = await trader.until_quiet()
-    assert len([m for m in heard if isinstance(m, dict)]) == 24
-    await trader.say({"event": "subscribe", "channel": "trades", "symbol": "tBTCUSD"})
-    assert (await trader.hear())["event"] == "subscribed"
-    await trader.until_quiet()
-    assert (await trader.ask({"event": "unsubscribe", "chanId": 0}))["code"] == 10401
-    _, told = await trader.carry_out("on", LIMIT)
-    assert told[6] == "SUCCESS"
-
-
 # The end
-
-
-@pytest.mark.parametrize("dms", [4, 0])
-async def test_the_dead_mans_switch_cancels_when_the_connection_ends(
-    exchange: Exchange, dms: int
-) -> None:
-    async with connected(exchange) as reader:
-        await reader.enter(exchange.key(), dms=dms)
-        await reader.carry_out("on", LIMIT)
-        await exchange.post(exchange.key(), "w/order/submit", LIMIT)  # the account's, all of them
-        await exchange.post(exchange.key(BOB), "w/order/submit", LIMIT)
-        connection = reader.ws._response.connection
-        assert connection is not None
-        assert connection.transport is not None
-        connection.transport.abort()  # as when its machine dies
-    if dms:
-        await eventually(lambda: exchange.trading.orders[2].done)
-    else:
-        await eventually(lambda: not exchange.trading.listeners[ALICE])
-    died = "dead_man" if dms else ""
-    assert [order.reason for order in exchange.trading.orders.values()] == [died, died, ""]
 
 
 async def test_the_dead_man_needs_a_key_that_may_trade(exchange: Exchange, reader: Reader) -> None:
@@ -625,22 +497,6 @@ async def test_an_order_that_takes_from_other_nodes_is_acknowledged_when_they_ha
     heard = await trader.until_quiet()
     (told,) = [m for m in heard if m[1] == "n"]
     assert told[2][4][13].startswith("EXECUTED @ 30000")
-
-
-async def test_an_order_waits_for_inputs_before_it(exchange: Exchange, trader: Reader) -> None:
-    await trader.carry_out("on", {**LIMIT, "cid": 1})
-    moved, first = [], exchange.trading.amend
-
-    async def amend(*told: Any, **more: Any) -> Any:
-        moved.append(len(exchange.trading.placed))
-        return await first(*told, **more)
-
-    exchange.trading.amend = amend  # type: ignore[method-assign]
-    for number in range(2, 12):
-        await trader.say([0, "ou", None, {"id": OWN + 1, "price": f"{30000 - number}"}])
-        await trader.say([0, "on", None, {**LIMIT, "cid": number}])
-    await trader.until_quiet()
-    assert moved == list(range(1, 11))
 
 
 async def test_an_event_has_the_order_as_it_is_when_it_was_changed_before_it_was_told(

@@ -38,10 +38,6 @@ async def refused(api: Api, path: str, method: str = "GET", status: int = 500) -
     return code, text
 
 
-async def test_the_platform_runs(api: Api) -> None:
-    assert await get(api, "platform/status") == [1]
-
-
 async def test_the_two_questions_of_load_markets_are_answered(api: Api) -> None:
     pairs, futures, securities, margin = await get(
         api,

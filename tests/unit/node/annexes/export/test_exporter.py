@@ -35,7 +35,7 @@ from node.annexes.export import position_file
 from node.annexes.export.exporter import Diverged, Exporter
 from node.annexes.export.journal_source import JournalSource
 from node.annexes.export.sink import SinkError
-from node.annexes.export.tables import TABLES, Row, moment
+from node.annexes.export.tables import Row, moment
 from node.annexes.export.verification import Verification, verify
 from node.daemon.released_position import ReleasedPosition, remove
 
@@ -185,27 +185,6 @@ def test_a_catch_up_that_is_interrupted_while_the_log_moves_misses_nothing(tmp_p
         exporter(tmp_path, database).run(until_current=True)
         assert len(database.tables["fills"]) == 100 * (step + 1) + 1
         check(tmp_path, database)
-
-
-def test_log_is_kept_for_the_export_up_to_a_bound(tmp_path: Path) -> None:
-    at = 0
-
-    def sizes(most: int) -> tuple[int, int]:
-        path = tmp_path / str(most)
-        path.mkdir()
-        with closing(journal(path, retention=Retention(lambda: at, most))) as book:
-            for number in range(100, 300):
-                book.commit(trade(number))
-            while book.work():
-                pass
-            return JournalSource(path / "journal").first, book.file_sizes()["log"]
-
-    assert sizes(10**6)[0] == 1
-    first, size = sizes(30_000)
-    assert first > 1
-    assert size <= 30_000 + 2 * 4096
-    at = 10**6
-    assert sizes(10**7)[1] < size
 
 
 def test_a_journal_that_lost_what_the_sink_has_is_not_exported(tmp_path: Path) -> None:
@@ -366,31 +345,3 @@ def test_a_sink_ahead_of_what_may_leave_after_a_restart_waits(tmp_path: Path) ->
         exporter(tmp_path, database).run(until_current=True)
     assert len(database.values("fills")) == 4
     check(tmp_path, database)
-
-
-# Column of a field of an order, where it has another name.
-ORDER_COLUMNS = {
-    "kind": "type",
-    "tif": "time_in_force",
-    "group": "order_group",
-    "time": "created",
-    "value": "average_price",
-    "cancelled": "status",
-    "done": "status",
-    "pending": "status",
-    "untriggered": "status",
-}
-# Fields that say nothing about what was placed and what became of it.
-NOT_EXPORTED = {
-    "self_trade", "worst_price",  # terms that its outcome shows
-    "opened", "shown", "reserved", "priority", "altered",  # how the node handles it
-}  # fmt: skip
-
-
-def test_every_field_of_an_order_is_a_column_or_left_out_on_purpose() -> None:
-    columns = set(TABLES["orders"].names)
-    fields = set(Order.__struct_fields__) - NOT_EXPORTED
-    missing = {name for name in fields if ORDER_COLUMNS.get(name, name) not in columns}
-    assert missing == set(), (
-        "add a column to tables.py and a value to rows.py, or leave it out here"
-    )

@@ -6,8 +6,6 @@ import asyncio
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,34 +67,6 @@ def test_without_options_it_is_a_useful_grape(started: Started) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "--dp 1 --aph 2 --bn 127.0.0.1:3,127.0.0.1:4 -b 127.0.0.1 --dpa 9000 --dnl 5000 --dc 7 "
-        "--dht_maxValues 8 --check_maxPayloadSize 999",
-        "--dht_port 1 --api_port 2 --bootstrap 127.0.0.1:3 --bn 127.0.0.1:4 --bind 127.0.0.1 "
-        "--dht_peer_maxAge 9000 --dht_nodeLiveness 5000 --dht_concurrency 7 --max-values 8 "
-        "--max-payload 999",
-        "--dht-port 1 --api-port 2 --bn 127.0.0.1:3,127.0.0.1:4 --b 127.0.0.1 --peer-max-age 9000 "
-        "--node-liveness 5000 --concurrency 7 --max-values 8 --check-max-payload-size 999",
-    ],
-)
-def test_the_options_of_the_node_js_program_are_understood(started: Started, line: str) -> None:
-    done = command(*line.split())
-    assert (done.exit_code, done.output) == (0, "")
-    assert (started.grape_dht_port, started.grape_api_port) == (1, 2)
-    assert started.grape_bootstrap == (("127.0.0.1", 3), ("127.0.0.1", 4))
-    assert (started.grape_host, started.grape_api_host) == ("127.0.0.1", "127.0.0.1")
-    assert (started.grape_peer_max_age, started.grape_concurrency) == (9000, 7)
-    assert started.options["node_liveness"] == 5.0
-    assert (started.options["max_values"], started.options["max_payload"]) == (8, 999)
-
-
-def test_no_bootstrap_can_be_said_as_the_node_js_program_needs_it(started: Started) -> None:
-    assert command("--dp", "1", "--aph", "2", "--bn", "").exit_code == 0
-    assert started.grape_bootstrap == ()
-
-
 def test_options_that_mean_nothing_here_are_ignored_with_a_warning(started: Started) -> None:
     done = command("--cache_maxAge", "1000", "--dht_maxTables", "5")
     assert done.exit_code == 0
@@ -109,19 +79,6 @@ def test_the_two_addresses_can_be_given_apart(started: Started) -> None:
     assert (started.grape_host, started.grape_api_host) == ("127.0.0.1", "::1")
     command("--bind", "127.0.0.1", "--dht-host", "127.0.0.2")
     assert (started.grape_host, started.grape_api_host) == ("127.0.0.2", "127.0.0.1")
-
-
-def test_settings_are_the_defaults_of_options(
-    started: Started, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GRAPE_DHT_PORT", "7")
-    monkeypatch.setenv("GRAPE_BEP42", "true")
-    monkeypatch.setenv("GRAPE_PUBLIC_HOST", "192.0.2.7")
-    command()
-    assert (started.grape_dht_port, started.grape_bep42) == (7, True)
-    assert started.grape_public_host == "192.0.2.7"
-    command("--dp", "8", "--public-host", "192.0.2.8")
-    assert (started.grape_dht_port, started.grape_public_host) == (8, "192.0.2.8")
 
 
 @pytest.mark.parametrize(
@@ -146,29 +103,6 @@ def test_a_wrong_option_names_the_expected_form(
     assert done.exit_code == code
     assert said in done.stderr
     assert started.loaded is None
-
-
-def test_every_flag_that_a_message_names_is_understood(started: Started) -> None:
-    for key, value in {
-        "grape-host": "127.0.0.1",
-        "grape-dht-port": "1",
-        "grape-api-host": "127.0.0.1",
-        "grape-api-port": "1",
-        "grape-bootstrap": "127.0.0.1:1",
-        "grape-concurrency": "1",
-        "grape-peer-max-age": "1000",
-        "grape-public-host": "127.0.0.1",
-    }.items():
-        assert command(f"--{key}", value).exit_code == 0
-    assert command("--grape-bep42").exit_code == 0
-
-
-def test_help_shows_how_without_the_spellings_for_scripts() -> None:
-    done = command("--help")
-    assert "exchange-node grape --dp 20002 --aph 30002 --bn 127.0.0.1:20001" in done.output
-    assert "curl -d" in done.output
-    assert "--grape-" not in done.output
-    assert "dht_" not in done.output
 
 
 # What it tells
@@ -229,16 +163,6 @@ async def test_found_and_lost_bootstrap_nodes_are_logged() -> None:
     watching.cancel()
 
 
-@pytest.mark.looptime
-async def test_a_first_grape_without_bootstrap_has_nothing_to_complain_of() -> None:
-    grape: Any = TellingGrape()
-    said: list[str] = []
-    watching = asyncio.create_task(run_grape._watch(grape, False, said.append))
-    await asyncio.sleep(60)
-    assert said == []
-    watching.cancel()
-
-
 @pytest.mark.parametrize(
     ("number", "said"),
     [
@@ -296,14 +220,3 @@ async def test_the_banner_and_the_line_for_scripts_name_reachable_addresses(
         }
     finally:
         await api.stop()
-
-
-def test_a_grape_alone_loads_no_node() -> None:
-    """That way it starts sooner and is smaller."""
-    program = "import node.annexes.grenache.run_grape, sys; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
-    loaded = done.stdout.split()
-    assert "p2p.grenache.grape.grape_http" in loaded
-    assert {"node.daemon.node", "node.daemon.run_node", "exchange"}.isdisjoint(loaded)

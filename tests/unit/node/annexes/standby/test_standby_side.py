@@ -104,22 +104,6 @@ def test_no_attempt_begins_during_an_append() -> None:
     assert standby.poll(54.0) == Swap(version=7, epoch=2, holder="two")
 
 
-def test_a_primary_that_always_has_more_does_not_keep_a_person_waiting() -> None:
-    standby = made()
-    ships = [Ship(1, 10 + number, (b"a",), number) for number in range(3)]
-    assert standby.shipped(ships[0], 1.0)
-    standby.promote(lossy=False)
-    read = standby.poll(1.1)
-    assert isinstance(read, Read)
-    standby.flushed(ships[0], 4, 1.2)
-    assert standby.shipped(ships[1], 1.2)  # the store has not answered
-    row = Lease(version=7, epoch=1, holder="one", standby="two", in_sync=True)
-    standby.answered(read, row, done=False)
-    standby.flushed(ships[1], 4, 1.5)
-    assert not standby.shipped(ships[2], 1.5)
-    assert standby.poll(1.6) == Swap(version=7, epoch=2, holder="two")
-
-
 def test_a_person_promotes_a_standby_in_sync_while_the_primary_lives() -> None:
     standby = made()
     standby.promote(lossy=False)

@@ -11,7 +11,7 @@ from dht_kit import LOCAL, NEAR, Solo, node_id
 
 from node.virtual.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
 from p2p.grenache import bep44
-from p2p.grenache.dht.compact_addresses import pack, unpack
+from p2p.grenache.dht.compact_addresses import unpack
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.krpc import (
     CAS_MISMATCH,
@@ -82,37 +82,6 @@ def get(network, host, key: bytes, salt: bytes = b"") -> Item | None:
 # Announcing and looking up
 
 
-def test_what_one_announces_all_find_under_the_address_that_they_see():
-    network, hosts = network_of(6)
-    assert announce(network, hosts[2]) == 6
-    for host in hosts:
-        assert lookup(network, host) == {(hosts[2].address[0], 80)}
-
-
-def test_announcements_fade_and_stay_when_they_are_repeated():
-    network, hosts = network_of(3)
-    announce(network, hosts[0], 80)
-    announce(network, hosts[0], 81)
-    network.run(100)
-    announce(network, hosts[0], 81)
-    network.run(19)
-    assert len(lookup(network, hosts[2])) == 2
-    network.run(2)
-    for host in hosts:
-        assert lookup(network, host) == {(hosts[0].address[0], 81)}
-    network.run(120)
-    for host in hosts:
-        assert lookup(network, host) == set()
-
-
-def test_a_lone_node_is_of_use():
-    network, (lone,) = network_of(1)
-    assert announce(network, lone) == 1
-    assert lookup(network, lone) == {("127.0.0.1", 80)}
-    key = put(network, lone, Item(b"5:value")).key
-    assert get(network, lone, key) == Item(b"5:value")
-
-
 def test_what_a_lone_node_has_is_there_for_its_first_neighbour():
     network, (lone,) = network_of(1, DhtSettings(public_host="10.0.0.1"))
     announce(network, lone)
@@ -121,22 +90,6 @@ def test_what_a_lone_node_has_is_there_for_its_first_neighbour():
     network.run(1)
     assert lookup(network, second) == {("10.0.0.1", 80)}
     assert get(network, second, key) == Item(b"5:value")
-
-
-def test_a_given_address_is_known_to_all():
-    network, hosts = network_of(4)
-    assert announce(network, hosts[0], 80, "10.1.2.3") == 4
-    for host in hosts:
-        assert lookup(network, host) == {("10.1.2.3", 80)}
-
-
-def test_a_public_host_stands_in_for_our_address():
-    network, hosts = network_of(3)
-    carried = network.add(address(9), (address(1),), DhtSettings(public_host="192.168.7.7"))
-    network.run(1)
-    announce(network, carried)
-    for host in [*hosts, carried]:
-        assert lookup(network, host) == {("192.168.7.7", 80)}
 
 
 def reply_of_another_kind(
@@ -215,18 +168,6 @@ def test_what_is_withdrawn_is_gone_everywhere_at_once():
     assert ("10.1.2.3", 82) not in lookup(network, hosts[4])
 
 
-def test_loopback_addresses_are_replaced_for_remote_callers():
-    network, (lone,) = network_of(1)
-    announce(network, lone)
-    assert lookup(network, lone, reached_at="192.168.1.5") == {("192.168.1.5", 80)}
-    assert lookup(network, lone, reached_at="127.0.0.1") == {("127.0.0.1", 80)}
-    announce(network, lone, 81, "10.1.2.3")
-    assert lookup(network, lone, reached_at="192.168.1.5") == {
-        ("192.168.1.5", 80),
-        ("10.1.2.3", 81),
-    }
-
-
 def test_an_announcement_whose_tokens_are_refused_is_tried_once_more():
     solo = Solo()
     solo.meet(NEAR, node_id(1))
@@ -255,16 +196,6 @@ def test_many_nodes_find_a_value_held_by_twenty():
 # Values
 
 
-def test_an_immutable_value_is_found_everywhere():
-    network, hosts = network_of(5)
-    stored = put(network, hosts[0], Item(b"11:hello world"))
-    assert stored.key.hex() == "6d33adc2b6b2c14c3036feefb7fedbca1a880527"
-    assert stored.holders == 4
-    for host in hosts:
-        assert get(network, host, stored.key) == Item(b"11:hello world")
-    assert get(network, hosts[0], b"x" * 20) is None
-
-
 @pytest.mark.parametrize("salt", [b"", b"salt"])
 def test_all_nodes_read_the_newest_version_of_any_writer(salt):
     network, hosts = network_of(4)
@@ -285,16 +216,6 @@ def test_a_reader_with_an_old_copy_reads_the_new_one_and_so_do_others_with_old_o
     assert get(network, hosts[0], new.key()) == new
     network.run(1)
     assert all(h.node._core.values.get(network.clock.now, new.key()) == new for h in hosts)
-
-
-def test_a_value_of_one_salt_is_not_given_for_another():
-    network, hosts = network_of(3)
-    item = signed(1, b"v", b"salt")
-    put(network, hosts[0], item)
-    assert get(network, hosts[2], item.key(), b"salt") == item
-    fresh = network.add(address(7), (address(1),))
-    network.run(1)
-    assert get(network, fresh, item.key()) is None  # cannot be verified without
 
 
 def test_an_older_version_and_a_mismatch_are_refused_wherever_the_newer_is():
@@ -330,16 +251,6 @@ def test_a_refusal_of_a_value_held_already_does_not_fail_a_put():
         ((to, query),) = solo.queries(solo.answer(to, query, node_id(1), token=b"T", **known))
         solo.refuse(to, query, SEQ_TOO_LOW)
         assert [stored.refusal for stored in results] == [refusal]
-
-
-def test_a_swap_is_not_refused_because_of_one_node_with_an_old_copy():
-    network, hosts = network_of(4)
-    item = signed(5, b"five")
-    put(network, hosts[0], item)
-    hosts[2].node._core.values._items.clear()
-    hosts[2].node._core.values.put(network.clock.now, signed(3, b"three"))
-    assert put(network, hosts[1], signed(6, b"six"), cas=5).refusal is None
-    assert get(network, hosts[2], item.key()) == signed(6, b"six")
 
 
 def test_of_two_that_write_the_same_version_at_once_one_is_kept_by_each():
@@ -493,25 +404,6 @@ def test_a_stalled_node_that_queries_us_is_alive_again():
     assert not solo.core.queries.path(NEAR).stalled
 
 
-@pytest.mark.parametrize(("rtt", "at_most"), [(0.001, 0.06), (0.01, 0.08), (0.05, 0.15)])
-def test_where_the_only_other_node_is_dead_a_service_known_here_is_found_all_the_same(rtt, at_most):
-    solo = Solo()
-    solo.meet(NEAR, node_id(1))
-    for _ in range(20):  # its round trip is known
-        solo.node.lookup(solo.now, b"other", lambda found: None)
-        ((_, query),) = solo.sent()
-        solo.wait(rtt)
-        assert isinstance(query, KrpcQuery)
-        solo.answer(NEAR, query, node_id(1), token=b"t")
-    solo.core.peers.add(solo.now, SERVICE, pack(("10.0.0.7", 80)), NEAR[0])
-    began, found = solo.now, []
-    solo.node.lookup(solo.now, SERVICE, lambda result: found.append(solo.now))
-    solo.wait(at_most)
-    assert found
-    assert began < found[0] <= began + at_most
-    assert solo.node.listed(solo.now, SERVICE, ()) == [("10.0.0.7", 80)]
-
-
 def met_with_round_trip(rtt: float) -> Solo:
     solo = Solo()
     solo.meet(NEAR, node_id(1))
@@ -580,23 +472,6 @@ def timed(network, host, begin) -> tuple[float, Any]:
     return network.run_until(lambda: bool(results), 10.0, step=0.005), results[0]
 
 
-def test_a_far_node_gets_what_its_announcer_no_longer_waits_for():
-    network, far, new = far_pair(0.15)
-    waited, holders = timed(
-        network, new, lambda now, done: new.node.announce(now, SERVICE, 80, None, done)
-    )
-    assert waited <= 0.15
-    assert holders == 1  # this node, so far
-    value = Item(b"5:value")
-    waited, stored = timed(network, new, lambda now, done: new.node.put(now, value, None, done))
-    assert waited <= 0.15
-    assert stored == PutResult(value.key(), 0)
-    network.run(1.0)
-    assert lookup(network, far) == {(address(2)[0], 80)}
-    assert get(network, far, value.key()) == value
-    assert announce(network, new) == 2
-
-
 def test_what_goes_on_without_its_caller_does_not_overtake_the_opposite():
     network, far, new = far_pair(0.15)
     node = new.node
@@ -650,18 +525,6 @@ def test_searches_without_a_caller_leave_room_for_those_of_others():
         solo.node.put(solo.now, Item(b"1:%d" % n), None, results.append)
     assert len(results) == 20
     assert solo.core.searches == 5
-
-
-@pytest.mark.parametrize("pause", [0.06, 0.13])
-def test_a_neighbour_that_pauses_for_less_is_still_awaited(pause):
-    solo = met_with_round_trip(0.001)
-    results: list[LookupResult] = []
-    solo.node.lookup(solo.now, SERVICE, results.append)
-    (_, query) = solo.queries(solo.sent())[0]
-    solo.wait(pause)
-    assert not results
-    solo.answer(NEAR, query, node_id(1), token=b"t", peers=(pack(("10.0.0.9", 9)),))
-    assert [result.peers for result in results] == [(pack(("10.0.0.9", 9)),)]
 
 
 def test_a_dead_node_is_no_longer_passed_on():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,19 +83,6 @@ def test_the_latest_newcomer_takes_the_place_of_one_that_failed_twice():
     assert len(t) == K
 
 
-def test_one_that_failed_twice_is_not_relied_on_until_it_answers():
-    t = table()
-    t.heard(0.0, far_id(1), at(1), b"")
-    t.failed(1.0, at(1))
-    assert [c.id for c in t.closest(OWN)] == [far_id(1)]
-    t.failed(2.0, at(1))
-    assert t.closest(OWN) == []
-    assert not t
-    assert [c.id for c in t.closest(OWN, doubtful=True)] == [far_id(1)]
-    assert t.heard(3.0, far_id(1), at(1), b"")  # back: that is news
-    assert [c.id for c in t.closest(OWN)] == [far_id(1)]
-
-
 def test_a_newcomer_displaces_a_doubtful_contact_but_no_other():
     t = table()
     for n in range(K):
@@ -161,19 +147,6 @@ def test_one_that_was_silent_for_long_is_forgotten():
     assert t.at(at(1)) is not None
     t.failed(FORGET_AFTER, at(1))
     assert t.at(at(1)) is None
-
-
-@pytest.mark.parametrize("count", [5, 30, 400])
-def test_gaps_are_far_buckets_with_few_contacts(count):
-    rng = random.Random(count)
-    t = table()
-    for n in range(count):
-        t.heard(0.0, rng.randbytes(20), at(n), b"")
-    for index in t.gaps():
-        assert len(t._buckets[index]) < K // 2
-        assert sum(len(bucket) for bucket in t._buckets[index:]) >= K
-    if count < K:
-        assert t.gaps() == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60), st.integers(0, 40))))

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fake_grape import NODE_ID, FakeGrape
+from fake_grape import NODE_ID
 from grape_http_kit import Api, running
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.grenache import bep44
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable, GrenacheError
-from p2p.grenache.grape.grape_http import LocalGrape
 from p2p.grenache.grape_requests import announcement, key_to_get, octets, value_to_put
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -35,25 +34,7 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
         yield found
 
 
-def test_the_fake_service_fits_the_protocol() -> None:
-    grape: LocalGrape = FakeGrape()
-    assert grape.node_id == NODE_ID
-
-
 # Announce and look up
-
-
-async def test_an_announced_service_is_looked_up_as_text_of_addresses(api: Api) -> None:
-    assert await api.ask("announce", ["rpc_test", 1337]) == (200, 1)
-    assert await api.ask("lookup", "rpc_test") == (200, ["127.0.0.1:1337"])
-    assert await api.ask("lookup", "nothing_here") == (200, [])
-
-
-async def test_the_body_is_bare_json_with_its_length(api: Api) -> None:
-    body = b'{"data":["x",1]}'
-    head = b"POST /announce HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
-    answer = await api.send(head + body, until=b"\r\n\r\n1")
-    assert b"Content-Length: 1\r\n" in answer
 
 
 async def test_an_announcement_may_name_the_address_it_is_for(api: Api) -> None:
@@ -79,18 +60,6 @@ async def test_a_given_address_that_is_no_machines_is_refused(api: Api, host: st
     _, text = await api.ask("announce", ["s", 1, host])
     assert "is no machine's address" in text
     assert not api.grape.calls
-
-
-async def test_an_announcement_is_taken_back(api: Api) -> None:
-    await api.ask("announce", ["s", 1])
-    assert await api.ask("unannounce", ["s", 1]) == (200, 1)
-    assert await api.ask("unannounce", ["s", 1]) == (200, 0)
-    assert await api.ask("lookup", "s") == (200, [])
-
-
-async def test_the_grape_learns_by_which_address_it_was_reached(api: Api) -> None:
-    await api.ask("lookup", "s")
-    assert api.grape.calls == [("lookup", "s", "127.0.0.1")]
 
 
 async def test_javascripts_integers_are_integers(api: Api) -> None:
@@ -155,11 +124,6 @@ async def test_wrong_requests_get_the_texts_that_clients_know(
     assert not api.grape.calls
 
 
-@pytest.mark.parametrize("body", [b"5", b'"text"', b"[]", b"null", b"true", b"{}"])
-async def test_a_body_without_data_is_a_request_without_argument(api: Api, body: bytes) -> None:
-    assert await api.raw("lookup", body) == (200, b'"ERR_GRAPE_LOOKUP"')
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -178,20 +142,6 @@ async def test_what_is_no_json_gets_500_and_a_name(api: Api, body: bytes) -> Non
     assert await api.raw("lookup", body, headers=compressed) == (500, b"ERR_GRAPE_PAYLOAD_INVALID")
 
 
-async def test_a_long_name_is_refused_with_the_limit(api: Api) -> None:
-    status, text = await api.ask("lookup", "é" * 129)
-    assert (status, text[:22]) == (200, "ERR_GRAPE_SERVICE_NAME")
-    assert "at most 256 bytes, not 258" in text
-
-
-async def test_methods_and_the_case_of_the_first_letter_do_not_matter(api: Api) -> None:
-    body = b'{"data":"s"}'
-    assert await api.raw("Lookup", body) == (200, b"[]")
-    assert await api.raw("lookup", body, method="PUT") == (200, b"[]")
-    assert await api.raw("lookup", body, method="GET") == (200, b"[]")
-    assert await api.raw("lookup", b"", method="GET") == (500, b"ERR_GRAPE_PAYLOAD_INVALID")
-
-
 # Values
 
 
@@ -201,10 +151,6 @@ async def test_a_value_is_put_and_got(api: Api) -> None:
     assert await api.ask("get", HELLO) == (200, found)
     assert await api.ask("get", HELLO.upper()) == (200, found)
     assert await api.ask("get", {"hash": HELLO, "cache": False}) == (200, found)
-
-
-async def test_an_unknown_value_is_an_empty_body(api: Api) -> None:
-    assert await api.raw("get", json.dumps({"data": "0" * 40}).encode()) == (200, b"")
 
 
 def signed(seq: int = 7, value: str = "green", salt: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from p2p.grenache.link import grape_pool
 from p2p.grenache.link import link_client as link_module
 from p2p.grenache.link.grape_answers import VersionRefused
 from p2p.grenache.link.grape_pool import HEDGE
-from p2p.grenache.link.link_client import CACHE_FOR, REQUEST_TIMEOUT
+from p2p.grenache.link.link_client import REQUEST_TIMEOUT
 
 pytestmark = pytest.mark.looptime(start=1000.0)
 
@@ -21,23 +21,6 @@ TWO = ["192.0.2.1:1337", "192.0.2.2:1338"]
 
 
 # Looking up
-
-
-async def test_a_lookup_gives_addresses_in_random_order():
-    (grape,) = fake_grapes(1, lookup=TWO)
-    async with make_link(grape) as link:
-        orders = {tuple(await link.lookup("rpc")) for _ in range(50)}
-        fresh = {tuple(await link.lookup("rpc", fresh=True)) for _ in range(50)}
-    first, second = ("192.0.2.1", 1337), ("192.0.2.2", 1338)
-    assert orders == fresh == {(first, second), (second, first)}
-
-
-async def test_the_first_grape_is_queried_while_it_is_healthy():
-    grapes = fake_grapes(2, lookup=ONE)
-    async with make_link(*grapes) as link:
-        for number in range(10):
-            await link.lookup(f"rpc{number}")
-    assert [len(grape.kinds()) for grape in grapes] == [10, 0]
 
 
 async def test_a_grape_that_is_gone_costs_nothing_and_is_probed_now_and_then():
@@ -57,23 +40,6 @@ async def test_a_grape_that_is_gone_costs_nothing_and_is_probed_now_and_then():
         assert dead.kinds()[-1] == "lookup"  # the preferred one again
 
 
-async def test_a_grape_that_hangs_delays_one_lookup_by_the_hedge():
-    hangs, good = fake_grapes(2, lookup=ONE)
-    async with make_link(hangs, good) as link:
-        await asyncio.sleep(1)
-        hangs.hangs = True
-        began = now()
-        assert await link.lookup("rpc0") == [("192.0.2.1", 1337)]
-        assert HEDGE <= now() - began < HEDGE + 0.01
-        began = now()
-        for number in range(1, 100):
-            await link.lookup(f"rpc{number}")
-        assert now() - began < 0.3
-        await asyncio.sleep(grape_pool.PROBE_TIMEOUT + 0.1)
-        assert link.status()[0].up is False
-        assert "no answer" in link.status()[0].detail
-
-
 @pytest.mark.parametrize("hanging", [[0], [1], [0, 1], [0, 1, 2]])
 async def test_an_unknown_name_is_answered_by_the_grape_that_lives(hanging: list[int]):
     grapes = fake_grapes(max(2, len(hanging) + 1), lookup=[])
@@ -89,24 +55,6 @@ async def test_an_unknown_name_is_answered_by_the_grape_that_lives(hanging: list
         assert await link.lookup("rpc1") == []
         assert now() - began < 0.015 * len(hanging)
         assert link.status()[hanging[0]].up is True  # not given up yet
-
-
-async def test_a_slow_grape_is_queried_last_but_stays_up():
-    slow, good = fake_grapes(2, lookup=ONE)
-    slow.answers["probe"] = "ERR_REQ_NOTFOUND"
-    async with make_link(slow, good) as link:
-        await asyncio.sleep(1)
-        slow.delay = 4.6  # its neighbours died; the probe is answered late, too, so:
-        good.delay = 0.002
-        await link.lookup("rpc0")
-        slow.delay = 0.002
-        await link.lookup("rpc1")
-        assert len(slow.times("lookup")) == 1
-        await asyncio.sleep(1)
-        assert link.status()[0].up is True
-        await asyncio.sleep(20)
-        await link.lookup("rpc2")
-        assert len(slow.times("lookup")) == 2
 
 
 async def test_a_single_slow_grape_is_waited_for():
@@ -137,44 +85,12 @@ async def test_a_grape_that_answers_requests_is_up_whatever_becomes_of_a_probe()
     assert changes == [False, True]
 
 
-async def test_an_empty_lookup_is_accepted_after_a_second_grape():
-    first, second, third = fake_grapes(3, lookup=[])
-    async with make_link(first, second, third) as link:
-        assert await link.lookup("rpc") == []
-        assert [len(g.kinds()) for g in (first, second, third)] == [1, 1, 0]
-        second.answers["lookup"] = ONE
-        assert await link.lookup("rpc") == [("192.0.2.1", 1337)]
-        second.up = False
-        third.answers["lookup"] = "ERR_GRAPE_LOOKUP"
-        assert await link.lookup("rpc", fresh=True) == []  # one that says so, one that cannot tell
-
-
 async def test_an_empty_answer_is_not_remembered():
     (grape,) = fake_grapes(1, lookup=ONE)
     grape.turns["lookup"] = [[]]
     async with make_link(grape) as link:
         assert await link.lookup("rpc") == []
         assert await link.lookup("rpc") == [("192.0.2.1", 1337)]
-
-
-async def test_an_answer_is_cached_briefly_unless_a_fresh_one_is_requested():
-    (grape,) = fake_grapes(1, lookup=ONE)
-    async with make_link(grape) as link:
-        for _ in range(10):
-            await link.lookup("rpc")
-        assert len(grape.kinds()) == 1
-        await link.lookup("rpc", fresh=True)
-        assert len(grape.kinds()) == 2
-        await asyncio.sleep(CACHE_FOR)
-        await link.lookup("rpc")
-        assert len(grape.kinds()) == 3
-        link.forget("rpc")
-        await link.lookup("rpc")
-        assert len(grape.kinds()) == 4
-    async with make_link(grape, cache_for=0) as link:
-        await link.lookup("rpc")
-        await link.lookup("rpc")
-        assert len(grape.kinds()) == 6
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch):
@@ -189,34 +105,6 @@ async def test_what_is_remembered_is_bounded(monkeypatch):
         assert grape.data("lookup") == ["b", "a"]
 
 
-async def test_changing_an_answer_does_not_change_the_cache():
-    (grape,) = fake_grapes(1, lookup=TWO)
-    async with make_link(grape) as link:
-        (await link.lookup("rpc")).clear()
-        assert len(await link.lookup("rpc")) == 2
-
-
-async def test_equal_lookups_at_once_are_one_request():
-    (grape,) = fake_grapes(1, lookup=ONE)
-    async with make_link(grape, cache_for=0) as link:
-        found = await asyncio.gather(*(link.lookup("rpc") for _ in range(50)))
-        assert found == [[("192.0.2.1", 1337)]] * 50
-        assert len(grape.kinds()) == 1
-
-
-async def test_a_cancelled_caller_leaves_the_shared_answer_to_the_others():
-    (grape,) = fake_grapes(1, lookup=ONE)
-    async with make_link(grape) as link:
-        first = asyncio.create_task(link.lookup("rpc"))
-        second = asyncio.create_task(link.lookup("rpc"))
-        await asyncio.sleep(0.001)
-        first.cancel()
-        assert await second == [("192.0.2.1", 1337)]
-        with pytest.raises(asyncio.CancelledError):
-            await first
-        assert len(grape.kinds()) == 1
-
-
 async def test_an_answer_under_way_is_not_used_after_it_was_to_be_forgotten():
     (grape,) = fake_grapes(1, lookup=TWO)
     async with make_link(grape) as link:
@@ -228,34 +116,6 @@ async def test_an_answer_under_way_is_not_used_after_it_was_to_be_forgotten():
         assert len(await link.lookup("rpc")) == 2
         assert len(await before) == 1
         assert len(await link.lookup("rpc")) == 2  # the older answer did not replace the newer one
-
-
-async def test_an_announcement_is_seen_by_the_next_lookup():
-    (grape,) = fake_grapes(1, lookup=TWO, announce=1)
-    grape.turns["lookup"] = [ONE]
-    async with make_link(grape) as link:
-        await link.lookup("rpc")
-        await link.announce("rpc", 1338)
-        assert len(await link.lookup("rpc")) == 2
-
-
-async def test_without_any_grape_the_error_has_the_reason_and_each_is_tried_once_a_second():
-    first, second = fake_grapes(2, lookup=ONE)
-    first.up = second.up = False
-    async with make_link(first, second) as link:
-        await asyncio.sleep(5.5)  # between probes
-        first.log.clear()
-        second.log.clear()
-        for number in range(100):
-            with pytest.raises(
-                GrapeUnreachable, match=r"grape0:1: connection refused.*grape1:1: conn"
-            ):
-                await link.lookup(f"rpc{number}")
-            await asyncio.sleep(0.05)
-        assert 2 <= len(first.times("lookup")) <= 6
-        first.up = True
-        await asyncio.sleep(1)
-        assert await link.lookup("rpc") == [("192.0.2.1", 1337)]  # no probe needs to come first
 
 
 async def test_what_is_no_grape_is_left_alone():
@@ -273,28 +133,7 @@ async def test_what_is_no_grape_is_left_alone():
         assert link.status()[0].up is False
 
 
-@pytest.mark.parametrize("answer", ["ERR_GRAPE_LOOKUP", None, 5, {}, (500, b"oh dear")])
-async def test_a_lookup_that_is_refused_goes_to_the_next_grape(answer):
-    bad, good = fake_grapes(2, lookup=ONE)
-    bad.answers["lookup"] = answer
-    async with make_link(bad, good) as link:
-        assert await link.lookup("rpc") == [("192.0.2.1", 1337)]
-        assert link.status()[0].up is True
-    async with make_link(bad) as link:
-        with pytest.raises(GrapeRefused, match=bad.url):
-            await link.lookup("rpc")
-
-
 # Values
-
-
-async def test_a_value_is_put_and_got_by_its_key():
-    (grape,) = fake_grapes(1, put=HELLO, get={"id": "00" * 20, "token": None, "v": "hello world"})
-    async with make_link(grape) as link:
-        assert await link.put(b"hello world") == HELLO
-        assert await link.get(HELLO.upper()) == StoredValue(b"hello world")
-    assert grape.data("put") == [{"v": "hello world"}]
-    assert grape.data("get") == [{"hash": HELLO}]
 
 
 async def test_a_put_fails_over_and_is_repaired_by_a_search_for_its_key():
@@ -377,20 +216,6 @@ async def test_of_a_signed_value_the_newest_version_that_any_grape_knows_is_take
         began = now()
         assert (await link.get(key)).seq == 3
         assert now() - began < HEDGE + 0.01
-
-
-async def test_a_signed_value_is_never_searched_for_past_a_grapes_own_copy():
-    """A Node.js Grape spoils its copy when it is asked to."""
-    item, key, answer = signed(3)
-    first, second = fake_grapes(2, put=key, get=answer)
-    first.turns["put"] = second.turns["put"] = ["All queries failed"]
-    async with make_link(first, second) as link:
-        await link.put_mutable(item)
-        await link.get(key)
-        await link.put_mutable(item)
-    asked = first.data("get") + second.data("get")
-    assert len(asked) >= 4
-    assert all("cache" not in data for data in asked)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import ssl
-import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from grenache_client_kit import echo, http_reply, read_request, server, until, unused_address
-from grenache_transport_kit import SOON, answering, ask, blocking_server, echoing
+from grenache_client_kit import echo, http_reply, read_request, server, until
+from grenache_transport_kit import SOON, answering, ask, echoing
 
 from p2p.base import http_pool
 from p2p.base.identity import Identity
@@ -20,20 +18,12 @@ from p2p.grenache.errors import BadInput, RequestFailed, RequestTimeout
 from p2p.grenache.rpc.http_transport import HttpTransport
 from p2p.grenache.rpc.rpc_transport import CLOSED, GENERIC, BadReply
 from p2p.grenache.rpc.rpc_wire import RpcReply
-from p2p.grenache.rpc.ws_transport import WsTransport
-from p2p.wire.tls import client_context, server_context
+from p2p.wire.tls import client_context
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[HttpTransport]:
     transport = HttpTransport()
-    yield transport
-    await transport.close()
-
-
-@pytest.fixture
-async def ws() -> AsyncIterator[WsTransport]:
-    transport = WsTransport()
     yield transport
     await transport.close()
 
@@ -46,48 +36,6 @@ async def test_http_replies_come_back_over_one_kept_connection(http):
             )
         status = http.status()
         assert (status.requests, status.connects, status.busy, status.idle) == (3, 1, 0, 1)
-
-
-async def test_http_the_bytes_that_a_node_worker_expects(http):
-    seen: list[Any] = []
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await read_request(reader))
-        writer.write(http_reply(echo(seen[0][1])))
-
-    async with server(script) as address:
-        await ask(http, address, None)
-    headers, body = seen[0]
-    assert headers["grc-compress"] == "none"
-    assert headers["content-type"] == "text/plain;charset=UTF-8"
-    assert json.loads(body) == ["r1", "svc", None]
-
-
-async def test_http_a_workers_error_is_a_reply_and_a_result_can_come_with_it(http):
-    reply = http_reply(b'["r1","ERR_MY_APP",{"partial":1}]')
-    async with server(answering(reply)) as address:
-        assert await ask(http, address) == RpcReply("r1", "ERR_MY_APP", {"partial": 1})
-
-
-async def test_http_refused_was_not_sent(http):
-    host, port = unused_address()
-    with pytest.raises(RequestFailed) as failed:
-        await ask(http, (host, port))
-    assert failed.value.detail == f"cannot connect to {host}:{port}: connection refused"
-    assert (failed.value.code, failed.value.sent) == (GENERIC, False)
-
-
-async def test_http_a_host_that_does_not_exist_was_not_sent(http):
-    with pytest.raises(RequestFailed) as failed:
-        await ask(http, ("no.such.host.invalid", 80))
-    assert not failed.value.sent
-
-
-async def test_an_impossible_port_fails_like_any_other(http, ws):
-    for transport in (http, ws):
-        with pytest.raises(RequestFailed, match="it is not an address") as failed:
-            await ask(transport, ("127.0.0.1", 99999))
-        assert not failed.value.sent
 
 
 async def test_http_no_connection_in_time_was_not_sent():
@@ -161,32 +109,9 @@ async def test_http_replies_to_another_request_are_refused(http, reply, code):
     assert (failed.value.code, failed.value.sent) == (code, True)
 
 
-async def test_http_an_error_page_is_quoted_and_a_reply_with_an_error_status_is_taken(http):
-    async with server(answering(http_reply(b"disk full", status="500 Oops"))) as address:
-        with pytest.raises(BadReply, match="HTTP 500: disk full"):
-            await ask(http, address)
-    reply = http_reply(b'["r1","ERR_TOO_BIG",null]', status="413 Too Large")
-    async with server(answering(reply)) as address:
-        assert await ask(http, address) == RpcReply("r1", "ERR_TOO_BIG", None)
-
-
 async def test_http_a_payload_that_is_no_json_is_refused_before_anything_is_sent(http):
     with pytest.raises(BadInput):
         http.encode("r1", "svc", {1, 2})
-
-
-async def test_http_gzip_both_ways_without_content_encoding():
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        headers, body = await read_request(reader)
-        assert headers["grc-compress"] == "gzip"
-        assert "content-encoding" not in headers
-        writer.write(http_reply(gzip.compress(echo(gzip.decompress(body)))))
-        await reader.read()
-
-    transport = HttpTransport(compress=True)
-    async with server(script) as address:
-        assert (await ask(transport, address, "x" * 1000)).result == "x" * 1000
-        await transport.close()
 
 
 @pytest.mark.parametrize(
@@ -218,32 +143,6 @@ async def test_http_content_encoding_gzip_is_understood(http):
         assert (await ask(http, address)).result == 1
 
 
-@pytest.mark.parametrize("idempotent", [True, False])
-async def test_http_a_kept_connection_that_the_server_closed_with_the_request(http, idempotent):
-    """The race that cannot be seen: only what is idempotent is sent again, on a new connection."""
-    bodies: list[bytes] = []
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = not bodies
-        bodies.append((await read_request(reader))[1])
-        writer.write(echoing(bodies[-1]))
-        if first:
-            bodies.append((await read_request(reader))[1])
-            return
-        await reader.read()
-
-    async with server(script) as address:
-        await ask(http, address, 1)
-        if idempotent:
-            assert (await ask(http, address, 2, idempotent=True)).result == 2
-            assert http.status().connects == 2
-            assert bodies[1] == bodies[2]
-        else:
-            with pytest.raises(RequestFailed) as failed:
-                await ask(http, address, 2)
-            assert failed.value.sent
-
-
 async def test_http_when_one_kept_connection_is_dead_the_others_are_not_tried(http):
     seen: list[Any] = []
 
@@ -262,66 +161,6 @@ async def test_http_when_one_kept_connection_is_dead_the_others_are_not_tried(ht
         assert (await ask(http, address, "again", idempotent=True)).result == "again"
         assert seen[3:] == ["again", "again"]
         assert http.status().connects == 4
-
-
-async def test_http_a_worker_that_goes_away_after_a_kept_connection_broke_may_have_done_it(http):
-    closing = asyncio.Event()
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(echoing((await read_request(reader))[1]))
-        await read_request(reader)
-        listening.close()
-        writer.close()
-        closing.set()
-
-    listening = await asyncio.start_server(script, "127.0.0.1", 0)
-    address = listening.sockets[0].getsockname()
-    await ask(http, address)
-    with pytest.raises(RequestFailed, match="cannot connect") as failed:
-        await ask(http, address, idempotent=True)
-    assert failed.value.sent
-    assert closing.is_set()
-    await listening.wait_closed()
-
-
-async def test_http_a_close_that_the_event_loop_has_not_seen_yet_is_found(http):
-    """The loop was busy while the server closed: without a look the request would go down the drain."""
-    listening, address = blocking_server()
-    close, closed = threading.Event(), threading.Event()
-    served: list[bytes] = []
-
-    def serve() -> None:
-        for first in (True, False):
-            connection, _ = listening.accept()
-            with connection:
-                data = connection.recv(65536)
-                served.append(data)
-                connection.sendall(echoing(data.partition(b"\r\n\r\n")[2]))
-                if first:
-                    close.wait(SOON)
-            closed.set()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        await ask(http, address, 1)
-        close.set()
-        assert closed.wait(SOON)  # blocks the loop on purpose
-        assert (await ask(http, address, 2)).result == 2  # not idempotent: it must not be lost
-        assert (len(served), http.status().connects) == (2, 2)
-    finally:
-        thread.join()
-        listening.close()
-
-
-async def test_http_a_connection_closed_by_the_server_is_not_used_again(http):
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(echoing((await read_request(reader))[1]))  # and close, without saying so
-
-    async with server(script) as address:
-        for n in range(3):
-            assert (await ask(http, address, n)).result == n
-            await until(lambda: not http.pool._open)  # the loop is told of the end
 
 
 @pytest.mark.parametrize("header", ["Connection: close\r\n", "Keep-Alive: timeout=0\r\n"])
@@ -449,63 +288,3 @@ async def test_http_closing_fails_running_waiting_and_connecting_requests(monkey
     assert [error.sent for error in ended] == [True, False, False]
     with pytest.raises(RequestFailed, match="was closed"):
         await ask(plain, address)
-
-
-async def test_http_an_answer_before_the_request_was_read_ends_the_connection(http):
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(http_reply(b'["r1","ERR_TOO_BIG",null]', status="413 Too Large"))
-        await writer.drain()
-        await done.wait()
-
-    done = asyncio.Event()
-    async with server(script, limit=1024) as address:
-        reply = await ask(http, address, "x" * 30_000_000)
-        assert reply.error == "ERR_TOO_BIG"
-        assert http.status().idle == 0
-        done.set()
-
-
-async def test_http_tls_both_sides_show_a_certificate():
-    theirs, ours = Identity.generate(), Identity.generate()
-    shown: list[Any] = []
-
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        shown.append(writer.get_extra_info("peercert")["subject"])
-        while True:
-            writer.write(echoing((await read_request(reader))[1]))
-
-    transport = HttpTransport(tls=client_context(ours))
-    async with server(script, ssl=server_context(theirs)) as address:
-        for n in range(2):
-            assert (await ask(transport, address, n)).result == n
-        assert transport.status().connects == 1
-        assert ours.node_id in str(shown[0])
-        await transport.close()
-
-
-async def test_http_a_client_without_a_certificate_is_not_served():
-    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise AssertionError("it let a stranger in")
-
-    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    stranger.check_hostname = False
-    stranger.verify_mode = ssl.CERT_NONE
-    transport = HttpTransport(tls=stranger)
-    async with server(script, ssl=server_context(Identity.generate())) as address:
-        with pytest.raises(RequestFailed, match="no reply"):
-            await ask(transport, address)
-        await transport.close()
-
-
-async def test_http_tls_and_plain_do_not_mix(http):
-    transport = HttpTransport(tls=client_context(Identity.generate()))
-    async with server(answering(echoing)) as plain:
-        with pytest.raises(RequestFailed) as failed:
-            await ask(transport, plain)
-        assert not failed.value.sent
-    await transport.close()
-    async with server(answering(echoing), ssl=server_context(Identity.generate())) as secure:
-        with pytest.raises(RequestFailed) as failed:
-            await ask(http, secure)
-        assert failed.value.sent

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from typing import Any
 
-import aiohttp
 import pytest
 from grenache_kit import (
     MemoryDirectory,
     RawConnection,
-    client_context,
     make_certificates,
     request_body,
-    server_context,
 )
 from grenache_worker_kit import Service, ask, ask_ws
 
 from p2p.grenache.link.link_client import Link
-from p2p.grenache.rpc.rpc_worker import Request, Worker
+from p2p.grenache.rpc.rpc_worker import Worker
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -69,29 +65,6 @@ async def test_after_the_grace_callers_get_an_error(
     assert json.loads((await http.answer())[1]) == expected
     assert json.loads((await ws.frame())[1]) == expected
     assert service.finished == 0
-
-
-async def test_a_handler_that_will_not_end_does_not_keep_the_worker(
-    service: Service, worker: Worker, ws: RawConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("p2p.grenache.rpc.dispatcher.LAST_WORDS", 0.05)
-    monkeypatch.setattr("p2p.grenache.rpc.rpc_server.CLOSE_TIMEOUT", 0.05)
-    ended = asyncio.Event()
-
-    async def stubborn(request: Request) -> None:
-        service.entered.set()
-        while not ended.is_set():
-            try:
-                await ended.wait()
-            except asyncio.CancelledError:
-                continue
-
-    worker.serve("stubborn", stubborn)
-    ws.send_frame(request_body("stubborn", 1))
-    await service.entered.wait()
-    async with asyncio.timeout(10):
-        await worker.stop(grace=0.0)
-    ended.set()
 
 
 async def test_a_worker_stops_twice_and_starts_again(service: Service, worker: Worker) -> None:
@@ -167,55 +140,3 @@ async def test_a_directory_that_is_not_started_leaves_nothing_listening(service:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make_certificates(tmp_path_factory.mktemp("certificates"), "worker", "caller")
-
-
-async def test_callers_are_known_by_their_certificates(service: Service, certificates: Any) -> None:
-    tls = server_context(certificates["worker"], ask=True)
-    client = client_context(certificates["caller"], show=True)
-    async with service.worker(tls=tls) as worker:
-        host, port = await worker.start("127.0.0.1")
-        async with aiohttp.ClientSession() as session:
-            url = f"https://{host}:{port}"
-            async with session.post(url, data=request_body("echo", 1), ssl=client) as reply:
-                assert await reply.json() == ["r1", None, 1]
-            async with session.ws_connect(f"wss://{host}:{port}/ws", ssl=client) as ws:
-                await ws.send_str(request_body("echo", 2).decode())
-                assert await ws.receive_json() == ["r1", None, 2]
-        await asyncio.sleep(0)
-    assert [r.certificate for r in service.requests] == 2 * [certificates["caller"].der]
-
-
-async def test_without_its_certificate_a_caller_gets_nothing(
-    service: Service, certificates: Any
-) -> None:
-    tls = server_context(certificates["worker"], ask=True)
-    async with service.worker(tls=tls) as worker:
-        host, port = await worker.start("127.0.0.1")
-        async with aiohttp.ClientSession() as session:
-            with pytest.raises((aiohttp.ClientError, ssl.SSLError, ConnectionError)):
-                await session.post(
-                    f"https://{host}:{port}",
-                    data=request_body("echo", 1),
-                    ssl=client_context(certificates["caller"]),
-                )
-    assert service.requests == []
-
-
-async def test_tls_without_client_certificates_gives_the_handler_none(
-    service: Service, certificates: Any
-) -> None:
-    async with service.worker(tls=server_context(certificates["worker"])) as worker:
-        host, port = await worker.start("127.0.0.1")
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(
-                f"https://{host}:{port}",
-                data=request_body("echo", 1),
-                ssl=client_context(certificates["caller"]),
-            ) as reply,
-        ):
-            assert await reply.json() == ["r1", None, 1]
-        async with await RawConnection.open((host, port)) as plain:
-            plain.send_http(request_body("echo", 1))
-            assert await plain.ended()
-    assert [r.certificate for r in service.requests] == [None]

@@ -18,7 +18,7 @@ from grenache_kit import (
     silence,
     until,
 )
-from grenache_worker_kit import CHUNKED, Service, ask, ask_ws
+from grenache_worker_kit import Service, ask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,33 +29,6 @@ from p2p.grenache.rpc.rpc_worker import Request
 from p2p.grenache.rpc.server_connections import Places, host_of
 
 pytestmark = pytest.mark.timeout(30)
-
-
-async def test_a_body_up_to_the_limit_is_taken_and_no_larger_one(service: Service) -> None:
-    async with service.worker(max_payload=100_000) as worker:
-        address = await worker.start("127.0.0.1")
-        frame = len(request_body("echo", ""))
-        async with await RawConnection.open(address) as http:
-            assert (await ask(http, "echo", "x" * (100_000 - frame)))[1] is None
-            status, answer = await http.http(request_body("echo", "x" * (100_001 - frame)))
-            assert status == 413
-            assert json.loads(answer) == [
-                None,
-                "ERR_PAYLOAD_SIZE: at most 100000 bytes are taken here",
-                None,
-            ]
-
-
-async def test_a_chunked_body_is_limited_as_well(service: Service) -> None:
-    async with service.worker(max_payload=1000, limits=Limits(linger=0.05)) as worker:
-        address = await worker.start("127.0.0.1")
-        async with await RawConnection.open(address) as http:
-            body = request_body("echo", 1)
-            http.writer.write(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
-            assert await http.answer() == (200, b'["r1",null,1]')
-            http.writer.write(CHUNKED + b"1000\r\n" + b"x" * 0x1000)
-            assert (await http.answer())[0] == 413
-            assert await http.ended()
 
 
 async def send_zeros(writer: asyncio.StreamWriter, count: int) -> None:
@@ -76,36 +49,6 @@ async def test_the_connection_of_a_refused_body_that_goes_on_for_long_is_aborted
                 await send_zeros(http.writer, length)
 
 
-async def test_a_message_above_the_limit_ends_the_socket(service: Service) -> None:
-    async with service.worker(max_payload=1000, limits=Limits(linger=0.05)) as worker:
-        address = await worker.start("127.0.0.1")
-        async with await RawConnection.open(address) as ws:
-            assert await ws.upgrade() == 101
-            ws.send_frame(b"x" * 2000)
-            opcode, data = await ws.frame()
-            assert (opcode, int.from_bytes(data[:2], "big")) == (8, 1009)
-
-
-async def test_a_body_that_does_not_arrive_is_not_waited_for(service: Service) -> None:
-    async with service.worker(limits=Limits(body_timeout=0.05, linger=0.05)) as worker:
-        address = await worker.start("127.0.0.1")
-        async with await RawConnection.open(address) as http:
-            http.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n[")
-            status, answer = await http.answer()
-            assert status == 408
-            assert json.loads(answer)[1] == "ERR_TIMEOUT: the body took too long"
-            assert await http.ended()
-
-
-@pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-async def test_a_connection_without_a_request_is_closed(service: Service, sent: bytes) -> None:
-    async with service.worker(limits=Limits(idle=0.1)) as worker:
-        address = await worker.start("127.0.0.1")
-        async with await RawConnection.open(address) as http:
-            http.writer.write(sent)
-            assert await http.ended()
-
-
 async def test_a_client_may_expect_100_continue_before_its_body(http: RawConnection) -> None:
     body = request_body("echo", 1)
     http.writer.write(
@@ -115,9 +58,6 @@ async def test_a_client_may_expect_100_continue_before_its_body(http: RawConnect
     assert (await http.reader.readuntil(b"\r\n\r\n")) == b"HTTP/1.1 100 Continue\r\n\r\n"
     http.writer.write(body)
     assert await http.answer() == (200, b'["r1",null,1]')
-
-
-HALF = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
 
 
 @contextlib.asynccontextmanager
@@ -132,27 +72,6 @@ async def opened(
             connections.append(await stack.enter_async_context(raw))
             raw.writer.write(sent)
         yield connections
-
-
-async def test_connections_above_the_limit_are_cut_in_silence(
-    service: Service, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with service.worker(limits=Limits(max_connections=2)) as worker:
-        address = await worker.start("127.0.0.1")
-        async with opened(address, 2) as held:
-            for connection in held:
-                service.entered.clear()
-                connection.send_http(request_body("held", 1))
-                await service.entered.wait()
-            with silence(caplog):
-                for _ in range(20):
-                    async with await RawConnection.open(address) as late:
-                        assert await late.ended()
-            assert worker.status().connections == 2
-            service.go.set()
-            for connection in held:
-                assert json.loads((await connection.answer())[1]) == ["r1", None, 1]
-                assert await ask(connection, "echo", 1) == ["r1", None, 1]
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -176,24 +95,6 @@ async def test_a_crowd_of_connections_is_bounded_in_silence(
             await until(lambda: w.status().connections == 0)
 
 
-@pytest.mark.parametrize("sent", [b"", HALF, HALF + b"\r\n["], ids=["none", "head", "body"])
-async def test_a_host_with_half_requests_keeps_no_other_host_out(
-    service: Service, sent: bytes
-) -> None:
-    async with service.worker(limits=Limits(max_connections=8, max_per_host=6)) as worker:
-        address = await worker.start("127.0.0.1")
-        async with opened(address, 30, sent=sent) as hogs:
-            for hog in hogs[:24]:
-                assert await hog.ended()
-            assert worker.status().connections == 6
-            async with opened(address, 6, host="127.0.0.2") as others:
-                for n, other in enumerate(others):
-                    assert await ask(other, "echo", n) == ["r1", None, n]
-                for hog in hogs[24:28]:
-                    assert await hog.ended()
-                assert worker.status().connections == 8
-
-
 async def test_a_host_with_all_its_places_can_still_come_in(service: Service) -> None:
     async with service.worker(limits=Limits(max_connections=8, max_per_host=2)) as worker:
         address = await worker.start("127.0.0.1")
@@ -205,55 +106,6 @@ async def test_a_host_with_all_its_places_can_still_come_in(service: Service) ->
                 assert await crowd[2].ended(), "it has waited longer than crowd[1]"
                 for connection in (elder[0], crowd[1], late[0]):
                     assert await ask(connection, "echo", 1) == ["r1", None, 1]
-
-
-async def test_when_the_port_is_full_the_one_that_waited_longest_goes(service: Service) -> None:
-    async with service.worker(limits=Limits(max_connections=4)) as worker:
-        address = await worker.start("127.0.0.1")
-        async with opened(address, 4, sent=HALF) as strangers:
-            strangers[0].writer.write(b"\r\n" + request_body("echo", 1).ljust(100))
-            assert await strangers[0].answer() == (200, b'["r1",null,1]')
-            async with contextlib.AsyncExitStack() as stack:
-                for oldest in (*strangers[1:], strangers[0]):
-                    late = await stack.enter_async_context(await RawConnection.open(address))
-                    assert await oldest.ended()
-                    late.send_http(request_body("held", 1))
-                    await service.entered.wait()
-                    service.entered.clear()
-                    assert worker.status().connections == 4
-                service.go.set()
-
-
-async def test_websockets_and_requests_under_way_are_never_cut_for_others(
-    service: Service,
-) -> None:
-    async with service.worker(limits=Limits(max_connections=3)) as worker:
-        address = await worker.start("127.0.0.1")
-        async with opened(address, 3) as (ws, held, idle):
-            assert await ask(idle, "echo", 1) == ["r1", None, 1]
-            assert await ws.upgrade() == 101
-            held.send_http(request_body("held", 1))
-            await service.entered.wait()
-            async with opened(address, 10, sent=HALF) as crowd:
-                assert await idle.ended()
-                for stranger in crowd[:9]:
-                    assert await stranger.ended()
-                assert await ask_ws(ws, "echo", 1) == ["r1", None, 1]
-                service.go.set()
-                assert json.loads((await held.answer())[1]) == ["r1", None, 1]
-
-
-async def test_the_first_request_has_less_time_to_come_than_others(service: Service) -> None:
-    async with service.worker(limits=Limits(first_head=0.5)) as worker:
-        address = await worker.start("127.0.0.1")
-        async with opened(address, 4) as (idle, ws, half, silent):
-            assert await ask(idle, "echo", 1) == ["r1", None, 1]
-            assert await ws.upgrade() == 101
-            half.writer.write(HALF)
-            assert await half.ended()
-            assert await silent.ended()
-            assert await ask(idle, "echo", 1) == ["r1", None, 1]
-            assert await ask_ws(ws, "echo", 1) == ["r1", None, 1]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket as sockets
 
 import pytest
@@ -11,30 +10,9 @@ from grenache_kit import RawConnection, request_body, until
 from grenache_worker_kit import Service, ask_ws
 
 from p2p.grenache.rpc.limits import Limits
-from p2p.grenache.rpc.rpc_worker import Request, Worker
+from p2p.grenache.rpc.rpc_worker import Request
 
 pytestmark = pytest.mark.timeout(30)
-
-
-async def test_replies_come_as_they_are_ready(service: Service, ws: RawConnection) -> None:
-    ws.send_frame(request_body("held", "slow", "first"))
-    await service.entered.wait()
-    for n in range(100):
-        ws.send_frame(request_body("echo", n, n))
-    got = [json.loads((await ws.frame())[1]) for _ in range(100)]
-    assert got == [[n, None, n] for n in range(100)]
-    service.go.set()
-    assert json.loads((await ws.frame())[1]) == ["first", None, "slow"]
-
-
-async def test_a_binary_message_is_taken_too(ws: RawConnection) -> None:
-    ws.send_frame(request_body("echo", 1), opcode=2)
-    assert await ws.frame() == (1, b'["r1",null,1]')
-
-
-async def test_pings_are_answered(ws: RawConnection) -> None:
-    ws.send_frame(b"abc", opcode=9)
-    assert await ws.frame() == (10, b"abc")
 
 
 async def test_a_socket_that_answers_no_ping_is_cut(service: Service) -> None:
@@ -103,19 +81,3 @@ async def test_who_reads_nothing_at_all_is_cut_in_time(service: Service, transpo
                 lazy.send_http(request_body("big", None))
             await until(lambda: worker.status().cut == 1)
             await until(lambda: worker.status().connections == 0)
-
-
-async def test_a_client_that_disconnects_does_not_stop_its_request(
-    service: Service, worker: Worker
-) -> None:
-    for transport in ("http", "ws"):
-        service.entered.clear()
-        async with await RawConnection.open(worker.address) as caller:
-            if transport == "ws":
-                assert await caller.upgrade() == 101
-                caller.send_frame(request_body("held", 1))
-            else:
-                caller.send_http(request_body("held", 1))
-            await service.entered.wait()
-    service.go.set()
-    await until(lambda: service.finished == 2)

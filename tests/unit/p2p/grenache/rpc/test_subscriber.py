@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from grenache_client_kit import MemoryDirectory, server, until, unused_address
+from grenache_client_kit import MemoryDirectory, until, unused_address
 
-from p2p.base.identity import Identity
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import BadInput, GrapeUnreachable
 from p2p.grenache.rpc import subscriber as subscriber_module
 from p2p.grenache.rpc.publisher import Publisher
 from p2p.grenache.rpc.subscriber import Subscriber
-from p2p.wire.tls import client_context, server_context
 
 SOON = 5.0
 
@@ -56,15 +54,6 @@ async def test_messages_come_as_they_were_published(publishers):
             assert await soon(anext(prices)) == message
         status = prices.status()
         assert (status.connects, status.received, status.dropped) == (1, 4, 0)
-
-
-async def test_publishers_are_chosen_by_chance(publishers):
-    used: set[Address] = set()
-    directory = directory_of(*publishers)
-    for seed in range(12):
-        async with Subscriber(directory, "prices", rng=random.Random(seed)) as prices:
-            used.add(await soon(prices.connected()))
-    assert len(used) == 2
 
 
 async def test_a_dead_publisher_is_passed_over_at_once(publishers):
@@ -163,17 +152,6 @@ async def test_the_buffer_is_bounded_in_bytes_too(publishers, monkeypatch):
         assert prices._bytes == 0
 
 
-async def test_a_message_beyond_the_limit_ends_the_connection_not_the_subscription(publishers):
-    async with subscriber(directory_of(publishers[0]), max_message=1000) as prices:
-        await soon(prices.connected())
-        await until(lambda: publishers[0].subscribers)
-        publishers[0].pub("x" * 2000)
-        await until(lambda: prices.status().connects == 2)
-        await until(lambda: publishers[0].subscribers == 1)
-        publishers[0].pub("small")
-        assert await soon(anext(prices)) == "small"
-
-
 async def test_a_publisher_that_vanished_is_found_by_pings():
 
     async def mute(request: web.Request) -> web.StreamResponse:
@@ -194,19 +172,6 @@ async def test_a_publisher_that_vanished_is_found_by_pings():
     async with prices:
         await until(lambda: prices.status().connects >= 2)
     await runner.cleanup()
-
-
-async def test_a_connection_that_is_not_made_in_time_is_passed_over(publishers, monkeypatch):
-    monkeypatch.setattr(subscriber_module, "CONNECT_TIMEOUT", 0.05)
-
-    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-
-    async with server(never) as silent:
-        directory = directory_of(publishers[0])
-        directory.services["prices"].append(silent)
-        async with subscriber(directory) as prices:
-            assert await soon(prices.connected()) == publishers[0].address
 
 
 async def test_a_broken_directory_does_not_end_the_subscription(publishers, caplog):
@@ -239,27 +204,6 @@ async def test_closing_ends_the_iteration_after_received_messages(publishers):
     await until(lambda: not publishers[0].subscribers)
     await prices.start()  # closed for good
     assert prices.status().publisher is None
-
-
-async def test_closing_wakes_waiting_receivers(publishers):
-    prices = subscriber(directory_of(publishers[0]))
-    await prices.start()
-    waiting = asyncio.ensure_future(anext(prices, "ended"))
-    await soon(prices.connected())
-    await prices.close()
-    assert await soon(waiting) == "ended"
-
-
-async def test_tls(publishers):
-    secure = Publisher("prices", tls=server_context(Identity.generate()))
-    await secure.start("127.0.0.1", 0)
-    tls = client_context(Identity.generate())
-    async with subscriber(directory_of(secure), tls=tls) as prices:
-        await soon(prices.connected())
-        await until(lambda: secure.subscribers)
-        secure.pub("secret")
-        assert await soon(anext(prices)) == "secret"
-    await secure.stop()
 
 
 async def test_an_unstarted_subscriber_raises_instead_of_waiting():

@@ -19,15 +19,14 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from grenache_client_kit import server, until, unused_address
-from grenache_transport_kit import SOON, answering, ask, blocking_server, echoing
+from grenache_client_kit import until, unused_address
+from grenache_transport_kit import SOON, ask, blocking_server
 
 from p2p.base.identity import Identity
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import RequestFailed, RequestTimeout
 from p2p.grenache.rpc import ws_transport
 from p2p.grenache.rpc.rpc_transport import CLOSED, BadReply
-from p2p.grenache.rpc.rpc_wire import RpcReply
 from p2p.grenache.rpc.ws_transport import WsTransport
 from p2p.wire.tls import client_context, server_context
 
@@ -104,14 +103,6 @@ async def test_ws_many_requests_on_one_connection_replies_in_any_order(ws):
     assert ws.status().connects == 1
 
 
-async def test_ws_a_workers_error_and_a_binary_frame_are_replies(ws):
-    async def script(opened: web.WebSocketResponse, frame: Any) -> None:
-        await opened.send_bytes(json.dumps([frame[0], "ERR_MY_APP", {"partial": 1}]).encode())
-
-    async with socket_server(script) as (address, _):
-        assert await ask(ws, address) == RpcReply("r1", "ERR_MY_APP", {"partial": 1})
-
-
 async def test_ws_a_dead_address_is_refused_and_raises_nowhere_else(ws, caplog):
     address = unused_address()
     ended = await asyncio.gather(
@@ -123,36 +114,6 @@ async def test_ws_a_dead_address_is_refused_and_raises_nowhere_else(ws, caplog):
         await ask(ws, address)
     assert failed.value.detail == f"cannot connect to {address[0]}:{address[1]}: connection refused"
     assert not caplog.records
-
-
-async def test_ws_a_connection_that_ends_fails_its_requests_at_once(ws):
-    async def script(opened: web.WebSocketResponse, frame: Any) -> None:
-        if frame[2] == "die":
-            assert opened._req is not None
-            opened._req.transport.abort()
-
-    async with socket_server(script) as (address, _):
-        waiting = [asyncio.ensure_future(ask(ws, address, rid=f"r{n}")) for n in range(3)]
-        await asyncio.sleep(0.01)
-        began = time.monotonic()
-        waiting.append(asyncio.ensure_future(ask(ws, address, "die", rid="last")))
-        ended = await asyncio.gather(*waiting, return_exceptions=True)
-    assert time.monotonic() - began < SOON / 2
-    assert all(isinstance(error, RequestFailed) for error in ended)
-    assert {(error.code, error.sent) for error in ended} == {(CLOSED, True)}
-
-
-async def test_ws_connects_again_after_the_connection_was_closed(ws):
-    async def script(opened: web.WebSocketResponse, frame: Any) -> None:
-        await replying(opened, frame)
-        if frame[2] == "last":
-            await opened.close()
-
-    async with socket_server(script) as (address, sockets):
-        for payload in (1, "last", 2, "last", 3):
-            assert (await ask(ws, address, payload)).result == payload
-            await until(lambda payload=payload: payload != "last" or not ws._links)
-        assert len(sockets) == 3
 
 
 async def test_ws_a_connection_that_ends_at_once_delays_no_other(ws):
@@ -251,28 +212,6 @@ async def test_ws_a_frame_beyond_the_limit_ends_the_connection():
             await ask(ws, address)
         assert failed.value.sent
         await ws.close()
-
-
-async def test_ws_a_worker_that_is_no_websocket_or_sends_elsewhere_is_refused(ws):
-    async def page(request: web.Request) -> web.Response:
-        return web.Response(text="hello")
-
-    async def elsewhere(request: web.Request) -> web.Response:
-        return web.Response(status=302, headers={"Location": "/other"})
-
-    async with server(answering(echoing)) as address:
-        with pytest.raises(RequestFailed):
-            await ask(ws, address, timeout=0.1)
-    app = web.Application()
-    app.router.add_get("/other", page)
-    app.router.add_get("/ws", elsewhere)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    with pytest.raises(RequestFailed, match="redirect") as failed:
-        await ask(ws, runner.addresses[0])
-    assert not failed.value.sent
-    await runner.cleanup()
 
 
 async def test_ws_a_connection_that_is_not_made_in_time(ws):
