@@ -149,7 +149,7 @@ class BlockingTransport:
         except HttpFailed as error:
             raise explained(error, url, self._timeout) from error
         except ValueError as error:
-            raise NotANode(f"{url} cannot be asked: {error}") from error
+            raise NotANode(f"{url} is not the URL of a node: {error}") from error
         self.changed |= method != "GET" and reply.status < 300
         return api_response(reply)
 

@@ -207,7 +207,7 @@ class PooledTransport:
         except HttpFailed as error:
             raise explained(error, url, self._timeout) from error
         except ValueError as error:
-            raise NotANode(f"{url} cannot be asked: {error}") from error
+            raise NotANode(f"{url} is not the URL of a node: {error}") from error
         return api_response(reply)
 
     async def close(self) -> None:

@@ -330,8 +330,7 @@ class StreamingClient(OrderStreamCalls):
                 if refusal.content_type == "application/problem+json":
                     problem = msgspec.json.decode(refusal.body, type=dict[str, Any])
                     raise ApiError(problem) from error
-            text = f"{self.url} has no stream (HTTP status {reply.status})"
-            raise NotANode(text) from error
+            raise NotANode(f"{self.url} has no stream (HTTP status {reply.status})") from error
 
     async def _read(self, socket: WsConnection) -> None:
         """Subscribe for every feed, then hand over what comes, until the connection ends.

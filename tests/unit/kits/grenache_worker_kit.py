@@ -14,6 +14,8 @@ from p2p.grenache.errors import BadInput, RemoteError
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.rpc_worker import Request, Worker
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
 
 class Service:
     """Handlers that tests drive."""

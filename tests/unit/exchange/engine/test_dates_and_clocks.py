@@ -40,3 +40,29 @@ def test_amending_after_the_date_is_too_late() -> None:
 
 
 HOUR_BACK, DAY_AHEAD = -3600 * SECOND, 86_400 * SECOND
+
+
+@pytest.mark.parametrize("jump", [HOUR_BACK, DAY_AHEAD])
+def test_a_reservation_is_kept_for_its_taker_though_the_makers_clock_was_set(jump: int) -> None:
+    net = CoinNetwork(3)
+    net.ask(1, 100, 3)
+    net.ask(2, 101, 3)
+    net.exchange()
+    bid = net.bid(0, 101, 6, tif="fok")
+    questions = net.drain(0)
+    for mail in questions:
+        net.deliver(mail)
+    net.drain(1)
+    net.kill(1)
+    net.nodes[1].epoch_us += jump
+    net.restart(1)
+    assert net.order(1, 1).reserved == 3
+    net.on_mail = lambda mail: [] if mail.to == 1 or mail.sender == 1 else [mail]
+    net.run(20.0)
+    assert net.order(1, 1).reserved == 3
+    net.run(50.0)
+    assert net.order(1, 1).reserved == 0  # and not in an hour
+    net.on_mail = lambda mail: [mail]
+    net.settle()
+    assert bid.filled in (0, 6)
+    net.check()

@@ -111,6 +111,24 @@ def test_an_account_frozen_before_the_node_may_write_has_its_orders_cancelled_th
     assert network.shown(1) == []
 
 
+def test_after_a_restart_nothing_is_matched_with_orders_of_a_frozen_account() -> None:
+    network = CoinNetwork(2)
+    alice = network.account(0, usd=1000, coin=9)
+    network.ask(1, 90, 4)
+    network.exchange()
+    network.kill(1)
+    house = network.bid(0, None, 7)  # 4 are pending with the node that is gone, 3 wait for that
+    ask = network.ask(0, 90, 5, account=alice)
+    network.drain(0)
+    network.fence_max = 5.0
+    network.restart(0)
+    network[0].orders.freeze(network.now, alice)
+    network.run(8.0)
+    house, ask = network.order(0, house.number), network.order(0, ask.number)
+    assert (house.filled, house.pending) == (0, 4)
+    assert (ask.done, ask.reason, ask.filled) == (True, "frozen", 0)
+
+
 def test_a_restart_changes_nothing_of_orders_that_rest() -> None:
     network = CoinNetwork()
     alice = network.account(0, usd=1000, coin=9)

@@ -22,6 +22,7 @@ from exchange.feeds.exchange_messages import pack
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.startup_fence import FENCE_MAX
 from exchange.model.events import BUY, SELL, Closed, Opened
+from exchange.model.records import PutBatch
 
 replace = msgspec.structs.replace
 
@@ -117,6 +118,22 @@ def test_an_old_copy_of_a_data_directory_is_noticed_and_writes_nothing(
     assert net[1].feeds[net.id(0), M].fault is None
 
 
+def test_an_old_copy_that_wrote_before_it_was_noticed_stops_there() -> None:
+    net = old_copy(2, later=3)
+    net.nodes[0].warnings.clear()
+    net._start(0)
+    for i in range(5):  # alone, it gets further than the network
+        net.sell(0, 300 + i, 1)
+        net.drain(0)
+    net.link(0)
+    net.settle()
+    assert net[1].feeds[net.id(0), M].fault is not None
+    assert net.book(1) == []
+    for held in net[1].feeds[net.id(0), M].batches.values():
+        assert net.give(0, held.batch)
+    assert net[0].stale is not None
+
+
 def test_an_old_copy_answers_takes_with_a_refusal_and_takes_nothing_itself() -> None:
     net = old_copy(1, later=1)
     net.restart(0)
@@ -176,6 +193,29 @@ def test_a_batch_of_a_market_that_is_not_traded_here_is_judged_and_not_kept() ->
     assert len(net[0].feeds) == 1
 
 
+def test_a_forged_batch_leaves_nothing() -> None:
+    net = Network(1)
+    forged = replace(Owner(50).batch(Opened(1, SELL, 100, 5, 1)), signature=b"\x01" * 64)
+    assert not net.give(0, forged)
+    assert not net.give(0, replace(forged, key=b"k" * 100_000))
+    assert len(net[0].feeds) == 1
+    owner = Owner(50)
+    assert net.give(0, owner.batch(Opened(1, SELL, 100, 5, 1)))
+    more = owner.batch(Opened(2, SELL, 100, 5, 1))
+    assert not net.give(0, replace(more, signature=b"\x01" * 64))
+    assert net[0].feeds[owner.id, M].number == 1
+    assert all(len(key) == 32 for key in net[0]._ingest._ids)
+
+
+def test_a_first_batch_that_is_at_fault_is_remembered_as_such() -> None:
+    net = Network(1)
+    owner = Owner(50)
+    assert net.give(0, owner.lie(1, b"\x00" * 32, Closed(1, "x")))
+    assert net[0].feeds[owner.id, M].fault is not None
+    assert len(net.nodes[0].warnings) == 1
+    assert net.book(0) == []
+
+
 def test_a_feed_that_was_contradicted_stays_hidden_over_a_restart() -> None:
     net = Network(1)
     owner, other, first_at_fault = Owner(50), Owner(51), Owner(52)
@@ -201,6 +241,32 @@ def test_a_feed_that_was_contradicted_stays_hidden_over_a_restart() -> None:
         assert faults[other.id] is None
         assert [price for _, price, *_ in net.book(0)] == [100]
         net.now += 1.0
+
+
+def test_what_was_applied_before_a_fault_is_written() -> None:
+    """Otherwise the node would restart with another feed than it had. Found by a dishonest node of the simulation."""
+    net = Network(1)
+    owner = Owner(50)
+    first = owner.batch(Opened(1, SELL, 100, 5, 1))
+    engine = net[0]
+    for batch in (
+        owner.lie(2, b"\x00" * 32, Closed(1, "x")),
+        first,
+    ):  # the second one connects both
+        engine.receive(net.now, "order", pack(batch), owner.id, owner.id)
+    feed = engine.feeds[owner.id, M]
+    assert (feed.number, feed.fault is None) == (1, False)
+    records = engine.drain(net.now).records
+    assert [record.batch for record in records if isinstance(record, PutBatch)] == [first]
+
+
+@pytest.mark.parametrize("kind", ["nonsense", "", "order", "take", "presence"])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xc1", b"\x80", b"{}", b"\x81\xa3key\xa1\xff", b"\x91" * 5000]
+)
+def test_garbage_is_invalid(kind: str, payload: bytes) -> None:
+    net = Network(1)
+    assert not net[0].receive(net.now, kind, payload, "a", "b")
 
 
 def test_text_that_is_not_utf8_is_invalid() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +110,16 @@ def test_a_take_that_no_feed_or_journal_could_hold_is_invalid(change: dict[str, 
     assert net[0].drain(net.now).records == []
 
 
+def test_the_largest_take_there_can_be_is_answered(tmp_path: Path) -> None:
+    with closing(Network(1, path=tmp_path)) as net:
+        net.sell(0, 100, 10)
+        net.exchange()
+        top = 2**62 - 1
+        result = asked(net, ask(take=top, below=top, taker_order=MAX_ORDER - 1))
+        assert result is not None
+        assert result.quantity == 5
+
+
 def test_a_taker_that_never_acknowledges_gets_a_bounded_number_of_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -210,6 +222,16 @@ def test_an_absurd_clock_does_not_drag_others_along(ahead: int, restart: bool) -
         net.restart(0)
     own = net.sell(0, 100, 5)
     assert own.time == (time + 1 if ahead <= MAX_DRIFT_US else now_us)
+
+
+def test_the_first_take_of_all_is_its_own_mark_and_is_answered() -> None:
+    net = Network(1)
+    net.sell(0, 100, 5)
+    answer = asked(net, ask(take=1, below=1, quantity=2))
+    assert answer is not None
+    assert answer.quantity == 2
+    assert not net.give(0, ask(take=2, below=3), origin=Keys(99).node_id)
+    assert not net.give(0, ask(take=2, below=0), origin=Keys(99).node_id)
 
 
 def test_the_longest_names_that_there_can_be_are_answered() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from order_kit import KEY, CoinNetwork
+from order_kit import KEY, CoinNetwork, with_fees
 
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Order
@@ -17,6 +17,15 @@ def refusal(call: object, *args: object, **more: object) -> str:
 
 
 # At once
+
+
+def test_market_orders_are_protected_by_the_instrument() -> None:
+    network = CoinNetwork(instrument=with_fees("0", "0", protection="0.01"))
+    network.ask(0, 100, 1)
+    network.ask(0, 102, 1)
+    bid = network.bid(0, None, 2)
+    assert (bid.worst_price, bid.filled, bid.reason) == (101, 1, "no_liquidity")
+    assert network.bid(0, None, 1, worst_price=102).reason == "filled"
 
 
 # Post-only

@@ -94,6 +94,16 @@ def test_holders_of_a_missing_feed_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     assert len(missing.holders) == 3
 
 
+def test_repeated_announcements_do_not_grow_the_schedule() -> None:
+    local = LoneReplicator(A)
+    for second in range(200):
+        local.it.on_digest(second, A, FeedDigest(b"x", ghosts(100)))
+        local.ticked(second)
+    missing = local.it._missing
+    assert len(missing._due) <= len(missing)
+    assert sum(map(len, missing._ready.values())) <= len(missing)
+
+
 # What it costs. The bounds are far above what is measured (docs/threats.md) and far below what version
 # 0.1.0 took for the same: 20 s and 40 ms each.
 

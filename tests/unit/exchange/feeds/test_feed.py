@@ -9,6 +9,7 @@ import pytest
 from exchange_kit import NETWORK, Keys, M, Owner
 
 from exchange.feeds import feed as feed_module
+from exchange.feeds import unconnected_batches as unconnected_module
 from exchange.feeds.feed import (
     Feed,
     FeedFault,
@@ -113,6 +114,31 @@ def test_a_moved_snapshot_is_reported_once(checkpoints: None) -> None:
     assert [i for i, moved in enumerate(moves, start=1) if moved] == [8, 12]
 
 
+def test_a_reload_is_not_news_for_the_journal(checkpoints: None) -> None:
+    owner = Owner(1)
+    chain(owner, 9)
+    feed = Feed(owner.id, M)
+    feed.reload(
+        owner.writer.feed.snapshot,
+        [held.batch for held in owner.writer.feed.batches.values()],
+        NETWORK,
+    )
+    assert not feed.snapshot_moved
+    assert feed.state.orders == owner.writer.feed.state.orders
+    assert feed.base == owner.writer.feed.base
+
+
+def test_after_limits_its_batches_by_bytes_but_gives_at_least_one() -> None:
+    owner = Owner(1)
+    batches = chain(owner, 4)
+    feed = owner.writer.feed
+    sizes = [len(msgspec.msgpack.encode(batch)) for batch in batches]
+    assert feed.after(0, 1) == batches[:1]
+    assert feed.after(0, sum(sizes[:2])) == batches[:2]
+    assert feed.after(0, sum(sizes[:3]) - 1) == batches[:2]
+    assert feed.after(0, sum(sizes[:3])) == batches[:3]
+
+
 # Following
 
 
@@ -126,6 +152,16 @@ def test_a_gap_is_known_until_it_is_closed() -> None:
     assert replica.gap
     assert replica.offer(two) == [two, three]
     assert not replica.gap
+
+
+def test_batches_that_came_early_are_held_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unconnected_module, "MAX_BATCHES", 3)
+    owner, replica = Owner(1), Owner(1).replica()
+    batches = chain(owner, 8)
+    for batch in batches[1:]:
+        assert replica.offer(batch) == []
+    assert replica.offer(batches[0]) == batches[:4]
+    assert replica.offer(batches[4]) == batches[4:5]
 
 
 def faults(replica: feed_module.Replica, batch: Batch, why: str) -> None:
@@ -145,6 +181,14 @@ def test_a_batch_that_follows_something_else_is_a_fault() -> None:
     owner, replica = Owner(1), Owner(1).replica()
     replica.offer(owner.batch(opened(1)))
     faults(replica, owner.lie(2, GENESIS, opened(2)), "does not follow")
+
+
+def test_an_early_batch_that_follows_something_else_is_a_fault_when_its_turn_comes() -> None:
+    owner, replica = Owner(1), Owner(1).replica()
+    one = owner.batch(opened(1))
+    replica.offer(owner.lie(2, GENESIS, opened(2)))
+    faults(replica, one, "number 2 does not follow")
+    assert replica.feed.number == 1
 
 
 def test_a_false_checkpoint_is_a_fault() -> None:
@@ -174,6 +218,14 @@ def snapshot_of(owner: Owner) -> Snapshot:
     snapshot = owner.writer.feed.snapshot
     assert snapshot is not None
     return snapshot
+
+
+def test_a_snapshot_of_a_feed_at_fault_changes_nothing(checkpoints: None) -> None:
+    owner, replica = Owner(1), Owner(1).replica()
+    chain(owner, 9)
+    faults(replica, owner.lie(1, GENESIS, Amended(2, 1)), "without being open")
+    snapshot = snapshot_of(owner)
+    assert replica.offer_snapshot(snapshot.batch, snapshot.pages) is None
 
 
 def test_a_forged_snapshot_is_refused(checkpoints: None) -> None:

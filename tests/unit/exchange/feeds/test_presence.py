@@ -116,6 +116,21 @@ def test_owners_beyond_the_bound_are_not_remembered(monkeypatch: pytest.MonkeyPa
 # On a whole node
 
 
+def test_leases_grow_with_the_owners_of_a_large_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence_module, "STRETCH_FROM", 4)
+    alice = leases(1)
+    for seed in range(2, 6):
+        alice.accept(0.0, leases(seed).make(0.0, []))
+    assert alice.make(0.0, []).lease == 9000
+    for seed in range(6, 10):
+        alice.accept(0.0, leases(seed).make(0.0, []))
+    assert alice.make(1.0, []).lease == 18_000
+    assert alice.next_renewal == 7.0
+    assert alice.make(1.0, [], leaving=True).lease == 0
+    alice.expire(100.0)
+    assert alice.make(100.0, []).lease == 9000
+
+
 def test_a_newcomer_is_answered_in_a_network_of_few_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence_module, "ANSWER_UP_TO", 1)
     alice = leases(1)

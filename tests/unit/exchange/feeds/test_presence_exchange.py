@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from exchange_kit import NETWORK, Keys, M, Network
 
+from exchange.feeds import presence as presence_module
 from exchange.feeds import presence_exchange
 from exchange.feeds.exchange_messages import (
     FeedDigest,
@@ -122,6 +123,13 @@ def test_nothing_is_requested_in_a_small_network_or_with_nearly_as_many() -> Non
     assert not enough.it.busy
 
 
+def test_a_stranger_is_neither_asked_nor_answered() -> None:
+    local = Local(A)
+    local.it.stated(0.0, B, MANY)
+    local.it.on_request(0.0, B, PresenceRequest(0, 1))
+    assert local.ticked(0.0) == []
+
+
 def test_an_answer_counts_once_and_only_from_where_it_was_requested() -> None:
     local = Local(A, B)
     local.it.stated(0.0, A, MANY)
@@ -225,3 +233,21 @@ def test_a_forged_presence_is_invalid(small: None) -> None:
     forged = msgspec.structs.replace(signed(50), lease=60_000)
     assert not hand_on(net, KeptPresence(60_000, forged))
     assert net[0].present == []
+
+
+def test_what_was_handed_on_is_handed_on_with_what_is_left_then(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_module, "RENEWALS_PER_LEASE", 1)
+    net = Network(1)
+    hand_on(net, KeptPresence(5000, signed(50, lease_ms=60_000)))
+    net.run(2.0)
+    net[0].drain(net.now)
+    net.give(0, PresenceRequest(0, 1), origin=A)
+    (answer,) = [
+        unpack(each.type, each.payload)
+        for each in net[0].drain(net.now).messages
+        if each.type == "presences"
+    ]
+    assert isinstance(answer, PresencePart)
+    assert [kept.left for kept in answer.kept] == [pytest.approx(3000, abs=2)]

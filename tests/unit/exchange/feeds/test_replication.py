@@ -56,6 +56,15 @@ def test_neighbours_are_requested_before_distant_nodes() -> None:
     assert local.ticked(0.0) == [(B, request())]
 
 
+def test_no_request_goes_to_a_neighbour_that_is_gone() -> None:
+    local = LoneReplicator(A, B)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    local.it.announced(0.0, B, OWNER, M, 5, grace=0.0)
+    local.it.neighbour_down(A)
+    local.it.neighbour_down("unknown")
+    assert local.ticked(0.0) == [(B, request())]
+
+
 def test_a_sooner_claim_shortens_the_grace_but_does_not_repeat_a_request() -> None:
     local = LoneReplicator(A, B)
     local.it.announced(0.0, A, OWNER, M, 5, grace=1.0)
@@ -108,6 +117,19 @@ def test_a_node_without_the_feed_declines_and_the_owner_is_requested_at_once() -
         assert local.ticked(now + 0.1) == [(OWNER, request())]
         local.it.advanced(now + 0.2, OWNER, M, 5)
     assert local.it.behind == 0
+
+
+def test_the_owner_is_requested_at_last_when_its_claimant_never_answers() -> None:
+    """Found by the simulation: with the claimant's last place its claims went too, again and again."""
+    local = LoneReplicator(A)
+    announce_all(local, 0.0, A, fakes(50))
+    for step in range(1000):  # down to one request at a time, and half a minute for each
+        local.ticked(step / 10)
+    for owner in fakes(50):
+        local.it.forget(owner, M)
+    local.it.announced(100.0, A, OWNER, M, 5, grace=0.0)
+    asked = [to for step in range(400) for to, _ in local.ticked(100.0 + step / 10)]
+    assert asked == [A, OWNER]
 
 
 def decline(local: LoneReplicator, now: float) -> list[str]:

@@ -116,6 +116,14 @@ def test_a_false_page_is_refused_and_requested_from_another_node(
     assert local.it.on_part(2.2, B, answer(owner, request(0, 1))) is not None
 
 
+def test_too_many_pages_are_refused(checkpoints: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replication_module, "MAX_PAGES", 1)
+    owner = owner_with_snapshot()
+    local = asking(owner)
+    assert local.it.on_part(0.1, A, answer(owner, request())) is None
+    assert local.sent() == []
+
+
 def test_pages_of_two_nodes_are_not_mixed(checkpoints: None) -> None:
     owner = owner_with_snapshot()
     local = asking(owner)
@@ -291,3 +299,12 @@ def test_a_false_second_page_drops_what_came_before(checkpoints: None) -> None:
     assert local.it._missing.assembled_bytes == 0
     assert local.it.on_part(0.3, A, answer(owner, request(0, 1))) is None  # out of turn now
     assert [asked for _, asked in local.ticked(0.3 + REQUEST_TIMEOUT)] == [request(0, 0)]
+
+
+def test_a_missing_feed_that_no_one_holds_is_announced_with_number_0() -> None:
+    local, owner = LoneReplicator(A), Owner(1)
+    local.it.announced(0.0, A, OWNER, M, 5, grace=0.0)
+    assert local.it.newest_announced() == {(OWNER, M): 5}
+    local.ticked(0.0)
+    local.it.on_part(0.1, A, part(owner, 0, []))
+    assert local.it.newest_announced() == {(OWNER, M): 0}

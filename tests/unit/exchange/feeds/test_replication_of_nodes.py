@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from exchange_kit import NETWORK, Keys, M, Network, Owner
+from exchange_kit import NETWORK, Keys, M, Mail, Network, Owner
 from replication_kit import answer, opened, replace
 
 from exchange.feeds import feed as feed_module
@@ -16,6 +16,7 @@ from exchange.feeds.feed import state_hash
 from exchange.feeds.feed_limits import FeedLimits
 from exchange.feeds.presence import PresenceLeases
 from exchange.model.events import BUY, GENESIS, Amended, Batch, Checkpoint, Closed
+from exchange.model.records import PutSnapshot
 
 
 @pytest.fixture
@@ -56,6 +57,52 @@ def test_a_node_that_missed_broadcasts_catches_up_after_the_grace() -> None:
     net.run(4.0)
     assert net.book(1) == [(-1, 100, 0, 1, 5)]
     assert count(net, "feed_request") == 1
+
+
+def test_a_snapshot_joins_broadcasts_that_overtook_it(checkpoints: None) -> None:
+    """Found by these tests: what was held back when the snapshot came was never applied."""
+    net = Network(2)
+    net.on_mail = lambda mail: []
+    for i in range(9):
+        net.sell(0, 100 + i, 5)
+        net.exchange()
+    held: list[Mail] = []
+
+    def hold_parts(mail: Mail) -> list[Mail]:
+        if mail.type == "feed":
+            held.append(mail)
+            return []
+        return [mail]
+
+    net.on_mail = hold_parts
+    net.sell(0, 200, 5)
+    net.exchange()
+    net[1].tick(net.now)
+    while not held:
+        net.run(0.1)
+    net.on_mail = lambda mail: [mail]
+    for mail in held:
+        net.deliver(mail)
+    net.settle()
+    assert len(net.book(1)) == 10
+    net.check()
+
+
+def test_a_fork_hides_its_owner_everywhere_though_each_node_saw_another_side_first() -> None:
+    net = Network(2)
+    owner = Owner(50)
+    one, two = owner.lie(1, GENESIS, opened(1)), owner.lie(1, GENESIS, opened(1, price=90))
+    leases = _present(net, 50)
+    assert net.give(0, one)
+    assert net.give(1, two)
+    assert [len(net.book(i)) for i in (0, 1)] == [1, 1]
+    for _ in range(3):
+        net.run(8.0)
+        leases()
+    assert [net[i].feeds[owner.id, M].fault is not None for i in (0, 1)] == [True, True]
+    assert [net.book(i) for i in (0, 1)] == [[], []]
+    assert [len(net.nodes[i].warnings) for i in (0, 1)] == [1, 1]
+    assert "contradicts its own feed" in net.nodes[0].warnings[0]
 
 
 def _present(net: Network, seed: int) -> Callable[[], None]:
@@ -111,6 +158,17 @@ def page_part(batch: Batch, pages: list[bytes], page: int = 0) -> FeedPart:
     hashes = [hashlib.sha256(p).digest() for p in pages]
     owner = Keys(50).node_id
     return FeedPart(owner, M, 99, checkpoint=batch, page=page, pages=hashes, orders=pages[page])
+
+
+def test_a_snapshot_is_adopted_and_written_to_the_journal() -> None:
+    net = Network(1)
+    _present(net, 50)
+    claim(net, 0, 99)
+    batch = Owner(50).lie(7, GENESIS, Checkpoint(state_hash([PAGE])))
+    assert net.give(0, page_part(batch, [PAGE]))
+    assert len(net.book(0)) == 1
+    records = net[0].drain(net.now).records
+    assert [type(r) for r in records if isinstance(r, PutSnapshot)] == [PutSnapshot]
 
 
 def test_an_unsigned_snapshot_is_refused_at_its_first_page() -> None:

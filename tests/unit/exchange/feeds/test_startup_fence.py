@@ -42,6 +42,20 @@ def test_without_a_neighbour_it_is_over_after_the_grace() -> None:
     assert fence.is_down(102.0, doubt=False)
 
 
+@pytest.mark.parametrize(
+    "held",
+    [(), (FeedHead("me", M, 6, b"12345678"),), (FeedHead("me", M, 7, b"otherone"),)],
+    ids=str,
+)
+def test_a_neighbour_that_holds_less_or_another_does_not_end_it(held: tuple[FeedHead, ...]) -> None:
+    fence = StartupFence(grace=2.0)
+    fence.begin(100.0)
+    fence.neighbour_up("a")
+    fence.on_digest("a", digest(*held), [HEAD], same=False)
+    assert not fence.is_down(101.9, doubt=False)
+    assert fence.is_down(102.0, doubt=False)
+
+
 def test_a_neighbour_that_has_not_spoken_is_waited_for() -> None:
     fence = StartupFence(grace=2.0, longest=10.0)
     fence.begin(100.0)
@@ -131,6 +145,29 @@ def test_an_old_copy_is_noticed_while_it_listens_and_writes_nothing() -> None:
 
 def filled(take: int, taker: str) -> Filled:
     return Filled(1, SELL, 2, 100, 3, 3, taker, take, EPOCH_US)
+
+
+def test_take_numbers_of_an_old_copy_are_not_used_a_second_time() -> None:
+    net = Network(2, fence_max=FENCE_MAX)
+    net.sell(1, 100, 50)
+    net.exchange()
+    past = net.nodes[0].store.recover()
+    for _ in range(3):
+        net.buy(0, None, 1)
+        net.exchange()
+    before = {fill.take for fill in net.fills(1)}
+    net.kill(0)
+    net.nodes[0].store = type(net.nodes[0].store)()
+    net.nodes[0].store.commit([PutMeta(name, value) for name, value in past.meta.items()])
+    net.now += 1.0
+    net.restart(0)
+    net.settle()
+    net.buy(0, None, 4)
+    net.settle()
+    (fill,) = net.fills(0)
+    assert fill.quantity == 4
+    assert fill.take not in before
+    assert len(net.fills(1)) == 4
 
 
 def test_a_trade_missing_in_the_journal_is_warned_of_once() -> None:

@@ -56,3 +56,20 @@ def test_a_reader_after_a_frame_has_its_checksum(tmp_path: Path) -> None:
         assert checksum == zlib.crc32(frame(2))
         assert reader.take(3) == [(3, frame(3))]
         reader.close()
+
+
+def test_a_frame_that_a_snapshot_has_replaced_has_no_reader(tmp_path: Path) -> None:
+    with closing(
+        Journal(
+            tmp_path / "one", owner="n", segment_bytes=200, snapshot_bytes=400, background=False
+        )
+    ) as journal:
+        for number in range(1, 60):
+            journal.commit([PutMeta(f"key {number}", number)])
+        while journal.work():
+            pass
+        assert journal.reader_after(0) is None
+        assert journal.reader_after(1) is None
+        found = journal.reader_after(59)
+        assert found is not None
+        found[0].close()

@@ -135,6 +135,23 @@ def test_what_came_of_later_frames_is_set_aside_and_kept(archive: Archive) -> No
     assert lost[0][2] == pack(FILL)
 
 
+@pytest.mark.parametrize("content", [b"no database at all" * 500, b"version"])
+def test_a_file_that_cannot_be_used_is_put_aside(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "archive.sqlite3"
+    if content == b"version":
+        Archive(path).close()
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version = 99")
+        content = path.read_bytes()
+    else:
+        path.write_bytes(content)
+    with closing(Archive(path)) as archive:
+        assert archive.put_aside is not None
+        archive.add([], [(1, FILL)], [], 1)
+        assert archive.fills(limit=1) == [FILL]
+    assert path.with_name("archive.sqlite3.damaged").read_bytes() == content
+
+
 def test_a_directory_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="nowhere"):
         Archive(tmp_path / "nowhere" / "archive.sqlite3")

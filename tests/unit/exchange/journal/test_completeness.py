@@ -205,6 +205,17 @@ def test_others_feeds_that_were_not_flushed_are_nobodys_loss(path: Path) -> None
     assert opened(killed, sync="full") == (1, [])
 
 
+def test_an_archive_alone_knows_that_the_log_is_too_short(path: Path) -> None:
+    written(path, 9)
+    (path / "anchor").unlink()
+    lost_end(path, 3)
+    for _ in range(2):  # it is not made to forget
+        with pytest.raises(JournalError, match=r"archive\.sqlite3 has commits up to 9"):
+            opened(path)
+    (path / "archive.sqlite3").rename(path / "elsewhere")
+    assert opened(path) == (6, [])
+
+
 def test_with_full_sync_an_archive_of_lost_commits_is_refused_though_the_anchor_is_late(
     path: Path,
 ) -> None:
@@ -282,6 +293,16 @@ def test_an_anchor_of_a_later_version_is_refused(path: Path) -> None:
 
 
 # Whose it is
+
+
+def test_another_nodes_journal_is_refused(path: Path) -> None:
+    written(path, 3, owner="node-a")
+    assert owner_of(path) == "node-a"
+    with pytest.raises(
+        JournalError, match=r"journal of node node-a.* key of node node-b\. Restore the"
+    ):
+        opened(path, owner="node-b")
+    assert opened(path, owner="node-a") == (3, [])
 
 
 def test_an_empty_journal_belongs_to_the_node_that_opens_it(path: Path) -> None:

@@ -18,15 +18,20 @@ from zlib import crc32
 
 import msgspec
 import pytest
-from journal_kit import FILL, ORDER, random_records, replace
+from exchange_kit import M, Network, submit
+from journal_kit import FILL, ORDER, RECORDS, random_records, replace
 
+from exchange.engine.engine import Engine
+from exchange.feeds import feed as feed_module
 from exchange.journal import frames, snapshots, write_ahead_log
 from exchange.journal import journal as journal_module
 from exchange.journal.frames import FILE_HEAD_SIZE
 from exchange.journal.journal import SCHEMA_VERSION, Journal, JournalError
 from exchange.journal.state import JournalState
 from exchange.model import records as records_module
-from exchange.model.records import Fill, PutMeta, Record, Recovered
+from exchange.model.events import BUY, SELL
+from exchange.model.records import Fill, PutBatch, PutMeta, Record, Recovered
+from tests.simulation.disk import JournalDisk, MemoryDisk
 
 
 @pytest.fixture
@@ -120,6 +125,33 @@ def test_the_version_goes_with_the_fields_of_the_records() -> None:
 # Killed
 
 
+def test_cut_at_every_byte_of_the_last_commits_it_holds_the_whole_ones(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    written = commits(3, 12, size=2)
+    ends = []
+    killed = tmp_path / "killed"
+    with closing(open_journal(path, segment_bytes=10**6)) as journal:
+        for records in written:
+            journal.commit(records)
+            ends.append(journal._log.size)
+        journal.history()
+        shutil.copytree(path, killed)  # nothing was flushed yet
+    expected = [folded(flat(written[:count])) for count in range(len(written) + 1)]
+    for length in range(ends[-3], ends[-1] + 1):
+        copy = tmp_path / str(length)
+        shutil.copytree(killed, copy)
+        os.truncate(next(copy.glob("*.log")), length)
+        whole = sum(end <= length for end in ends)
+        with closing(open_journal(copy)) as journal:
+            assert journal.recover() == expected[whole], length
+            assert bool(journal.notes) == (whole < len(written))
+            if length % 10 == 0:  # the archive has what the log does not know apart
+                assert journal.history().fills(limit=-1)[::-1] == fills_in(written[:whole])
+        shutil.rmtree(copy)
+
+
 def test_a_flipped_bit_is_found_wherever_it_is(path: Path) -> None:
     with closing(open_journal(path)) as journal:
         for records in commits(4, 60):
@@ -211,6 +243,25 @@ def test_killed_at_any_file_change_it_holds_all_commits(
 # Snapshots
 
 
+def test_segments_stay_until_the_archive_has_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "BEHIND", 1000)
+    written = commits(7, 200)
+    with closing(open_journal(path)) as journal:
+        for records in written:
+            journal.commit(records)
+        for _ in journal._make_snapshot(journal._log.segments[-1] - 1):
+            pass
+        assert journal._log.segments[0] == 1
+        assert journal.history().fills(limit=-1)[::-1] == fills_in(written)
+        monkeypatch.setattr(journal_module, "SNAPSHOT_FACTOR", 0)
+        for records in commits(8, 100):
+            journal.commit(records)
+        work_all(journal)
+        assert journal._log.segments[0] > 1
+
+
 @pytest.mark.parametrize("what", ["log", "state"])
 def test_what_is_missing_is_noticed(what: str, path: Path) -> None:
     with closing(open_journal(path)) as journal:
@@ -274,6 +325,25 @@ def test_commits_wait_for_an_archive_that_is_far_behind(
             journal.commit(records)
             behind = [s for s in journal._log.segments if s > journal._archive.at + 1]
             assert len(behind) <= 3
+
+
+def test_looking_up_an_order_waits_for_the_archive_only_when_that_is_far_behind(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "RECENT", 5)
+    done = replace(ORDER, done=True)
+    with closing(open_journal(path)) as journal:
+        journal.commit([done])
+        journal.commit([PutMeta("a", 1)] * 4)
+        assert journal.order(1) is journal.by_client_id("mine") is None
+        assert not journal.behind
+        journal.commit([PutMeta("a", 1)])
+        assert journal.behind
+        assert journal.order(1) == journal.by_client_id("mine") == done
+    (path / "archive.sqlite3").unlink()
+    with closing(open_journal(path)) as journal:
+        journal.recover()  # has the archive made first
+        assert journal.order(1) == done
 
 
 def test_what_was_committed_is_found_at_once_while_the_thread_archives(path: Path) -> None:
@@ -415,6 +485,23 @@ def test_an_archive_that_cannot_be_written_stops_no_commit(
     assert reopened(path).meta == {"a": 1}
 
 
+@pytest.mark.parametrize(("owner", "waits"), [("other", False), ("me", True)])
+def test_only_a_commit_of_others_feeds_alone_does_not_wait_for_the_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, waits: bool
+) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(write_ahead_log, "flush", flushed.append)
+    batch = next(record for record in RECORDS if isinstance(record, PutBatch))
+    with closing(open_journal(path, sync="full", owner="me")) as journal:
+        journal.commit([PutBatch(owner, batch.batch)])
+        assert bool(flushed) == waits
+        journal.commit([PutBatch(owner, batch.batch), PutMeta("one", 1)])
+        assert len(flushed) == 1 + waits
+    with closing(open_journal(path, sync="normal")) as journal:
+        journal.commit([PutMeta("one", 1)])
+        assert len(flushed) == 1 + waits
+
+
 # Refusals
 
 
@@ -455,3 +542,48 @@ def test_a_frame_that_is_no_records_is_refused_by_its_number(path: Path) -> None
 
 
 # The two journals of these tests
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_journal_agrees_with_a_plain_model(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever engines put: trades, cancels, takes, snapshots."""
+    monkeypatch.setattr(feed_module, "CHECKPOINT_EVERY", 10)
+    monkeypatch.setattr(feed_module, "CHECKPOINT_FACTOR", 0)
+    rng = random.Random(seed)
+    with closing(Network(2, path=tmp_path)) as net:
+        plain = [MemoryDisk() for _ in net.nodes]
+        for node, memory in zip(net.nodes, plain, strict=True):
+            memory.commit(_all_of(node.store.recover()))
+            monkeypatch.setattr(node.store, "commit", _both(node.store.commit, memory.commit))
+        for _ in range(60):
+            i = rng.randrange(2)
+            engine: Engine = net[i]
+            open_orders = [o for o in engine.order_store.open_orders if not o.cancelled]
+            if open_orders and rng.random() < 0.3:
+                engine.orders.cancel(net.now, rng.choice(open_orders).number)
+            else:
+                side, price = rng.choice((BUY, SELL)), rng.choice((None, 99, 100, 101))
+                submit(engine, net.now, M, side, price, rng.randint(1, 9))
+            net.run(0.1)
+        for node, memory in zip(net.nodes, plain, strict=True):
+            assert isinstance(node.store, JournalDisk)
+            assert node.store.recover() == memory.recover()
+            assert node.store.orders() == memory.orders()
+            assert node.store.fills() == memory.fills()
+            assert node.store.postings() == memory.postings()
+
+
+def _both(*commits: Callable[[list[Record]], None]) -> Callable[[list[Record]], None]:
+    def commit(records: list[Record]) -> None:
+        for each in commits:
+            each(records)
+
+    return commit
+
+
+def _all_of(recovered: Recovered) -> list[Record]:
+    """Nothing but counters is there when a test begins."""
+    assert not recovered.orders
+    return [PutMeta(name, value) for name, value in recovered.meta.items()]

@@ -110,6 +110,22 @@ def test_every_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
                 open_log(tmp_path)
 
 
+def test_a_hole_before_a_durable_frame_is_damage(tmp_path: Path) -> None:
+    for sync in (True, False):
+        path = tmp_path / str(sync)
+        path.mkdir()
+        write(path, b"first", b"second" * 500, b"third", sync=sync)
+        file = only_segment(path)
+        data = bytearray(file.read_bytes())
+        data[1024:2048] = bytes(1024)
+        file.write_bytes(data)
+        if sync:
+            with pytest.raises(JournalError, match="checksum is wrong"):
+                open_log(path)
+        else:  # nobody was promised the second and the third
+            assert again(path) == [b"first"]
+
+
 def test_damage_in_an_older_segment_is_found_when_it_is_read(tmp_path: Path) -> None:
     write(tmp_path, *[bytes([i + 1]) * 40 for i in range(4)], segment_bytes=100)
     oldest, _ = sorted(tmp_path.glob("*.log"))
@@ -142,6 +158,15 @@ def test_other_files_are_refused_by_name(tmp_path: Path, head: bytes, text: str)
     path.write_bytes(head + path.read_bytes()[FILE_HEAD_SIZE:])
     with pytest.raises(JournalError, match=rf"{path.name}.*{text}"):
         open_log(tmp_path)
+
+
+def test_a_payload_that_is_too_long_is_refused(
+    opened: WriteAheadLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_ahead_log, "MAX_PAYLOAD", 10)
+    with pytest.raises(ValueError, match="11 bytes"):
+        opened.append(b"x" * 11, sync=True)
+    assert opened.append(b"x" * 10, sync=True) == 1
 
 
 # When the disk is waited for

@@ -233,6 +233,13 @@ def test_signatures_are_those_of_hmac(secret: str, message: bytes):
     assert [_signature(secret, message) for _ in range(2)] == [expected] * 2
 
 
+def test_a_signed_request_gives_its_account_and_key():
+    made = with_key()
+    account, key = made.authenticate(KEY, MS, MESSAGE, sign().upper())
+    assert (account, key) == (made.get(1), made.key(KEY))
+    assert made.records[-1] == PutNonce(KEY, 13, MS)
+
+
 @pytest.mark.parametrize(
     "signature",
     [
@@ -254,6 +261,23 @@ def test_a_wrong_signature_is_refused_and_uses_up_no_nonce(signature: str):
     assert ask(made, MAX_NONCE).name == "alice"
 
 
+def test_unknown_keys_and_wrong_signatures_get_the_same_answer():
+    """Neither from a request with a wrong signature nor from a revoked key."""
+    made = with_key()
+    made.create_key(6, 1, {"read"}, "", "revoked-0123456789", SECRET)
+    made.revoke(7, "revoked-0123456789")
+    answers = set()
+    for key in (KEY, "revoked-0123456789", "unknown-0123456789"):
+        for call in (
+            lambda key=key: ask(made, MS, key, "0" * 96),
+            lambda key=key: made.authenticate_bearer(key, "wrong"),
+        ):
+            with pytest.raises(AuthError) as refused:
+                call()
+            answers.add((refused.value.code, refused.value.detail))
+    assert len(answers) == 1
+
+
 def test_the_secret_that_stands_in_for_unknown_keys_is_refused():
     made = Accounts()
     stand_in = "stands in for the secret of an unknown key: both checks take the same time"
@@ -268,6 +292,27 @@ def test_the_greatest_nonce_is_the_greatest_integer_of_64_bits():
     assert code_of(lambda: ask(made, 2**63)) == "nonce_too_small"
     ask(made, 2**63 - 1)
     assert code_of(lambda: ask(made, 2**63 - 1)) == "nonce_too_small"
+
+
+@pytest.mark.parametrize(
+    "nonce", [0, -1, -(10**13), MAX_NONCE + 1, 1 << 20_000], ids=int.bit_length
+)
+def test_a_nonce_of_an_absurd_size_is_refused(nonce: int):
+    made = with_key()
+    made.records.clear()
+    assert code_of(lambda: ask(made, nonce)) == "nonce_too_small"
+    assert made.records == []
+
+
+def test_a_bearer_secret_needs_no_nonce():
+    made = with_key()
+    made.records.clear()
+    account, key = made.authenticate_bearer(KEY, SECRET)
+    assert (account.name, key.key) == ("alice", KEY)
+    assert made.records == []
+    for wrong in ("", SECRET[:-1], SECRET.upper(), "é", "\ud800"):
+        code = code_of(lambda wrong=wrong: made.authenticate_bearer(KEY, wrong))
+        assert code == "bad_signature"
 
 
 # Restart

@@ -16,6 +16,7 @@ from exchange.model.records import Posting, PutCredit, Transaction
 
 ALICE, BOB = 1, 2
 PEER = "nodepeer"
+FREE = MarketUnits("BTC", "USD", base_units=1000, quote_units=100, maker_ppm=0, taker_ppm=0)
 PAID = MarketUnits("BTC", "USD", base_units=1000, quote_units=100, maker_ppm=1000, taker_ppm=2000)
 
 
@@ -169,6 +170,34 @@ def test_deposits_keep_a_balance_bounded_and_leave_nothing_behind_when_refused()
 # Holds
 
 
+def test_a_hold_above_the_available_balance_is_refused_and_changes_nothing():
+    made = ledger(USD=100)
+    made.hold(1, ALICE, "USD", 60)
+    made.changed.clear()
+    with pytest.raises(InsufficientBalance) as refused:
+        made.hold(1, ALICE, "USD", 101)
+    assert (refused.value.needed, refused.value.available) == (41, 40)
+    with pytest.raises(InsufficientBalance):
+        made.hold(2, ALICE, "USD", 41)
+    with pytest.raises(InsufficientBalance) as refused:
+        made.hold(2, ALICE, "BTC", 1)
+    assert (refused.value.needed, refused.value.available) == (1, 0)
+    assert made.held(ALICE, "USD") == 60
+    assert not made.changed
+
+
+def test_a_hold_can_always_shrink():
+    """Between a trade and the holds that follow it an account may have less than is held."""
+    made = ledger(USD=100_000)
+    made.hold(1, ALICE, "USD", 100_000)
+    made.trade_with(1, "t", FREE, BUY, 500, 2, ALICE, PEER, "maker")
+    with pytest.raises(LedgerError, match="100000 units of USD are held of 0"):
+        made.check()
+    made.hold(1, ALICE, "USD", 20)
+    made.hold(1, ALICE, "USD", 0)
+    made.check()
+
+
 def test_a_hold_makes_no_record_and_is_reported_only_when_changed():
     made = ledger(USD=100)
     made.records.clear()
@@ -192,6 +221,16 @@ def test_the_house_is_bound_by_no_hold():
 
 
 # Trades
+
+
+@pytest.mark.parametrize(("received", "rebate"), [(1000, 1), (1999, 1), (999, 0)])
+def test_a_rebate_is_paid_from_the_fees_and_rounded_down(received: int, rebate: int):
+    rates = MarketUnits("BTC", "USD", received, 1, maker_ppm=-1000, taker_ppm=0)
+    made = ledger(USD=1)
+    assert made.trade_with(9, "ref", rates, BUY, 1, 1, ALICE, PEER, "maker") == -rebate
+    assert made.balance("account:1", "BTC") == received + rebate
+    assert made.balance("fees", "BTC") == -rebate
+    made.check()
 
 
 def test_the_house_pays_no_fees():
@@ -219,6 +258,21 @@ def test_a_credit_limit_is_not_below_zero():
     with pytest.raises(ValueError, match="at least 0"):
         made.set_credit(PEER, "USD", -1)
     assert made.records == []
+
+
+def test_a_settlement_is_between_the_peer_and_the_outside():
+    made = ledger()
+    made.settle(5, PEER, "USD", 30, "wire")
+    made.settle(6, PEER, "USD", -10, "back")
+    assert lines(made) == [
+        ("outside", "USD", -30, "settlement"),
+        ("peer:nodepeer", "USD", 30, "settlement"),
+        ("outside", "USD", 10, "settlement"),
+        ("peer:nodepeer", "USD", -10, "settlement"),
+    ]
+    assert not made.changed
+    with pytest.raises(ValueError, match="more than 0"):
+        made.settle(5, PEER, "USD", 0, "")
 
 
 def test_obligations_are_listed_by_asset_and_peer_without_zeros():
@@ -319,6 +373,13 @@ def test_the_check_finds_an_altered_hold():
     made.hold(1, ALICE, "USD", 60)
     made._balances.account(ALICE, "USD").held = 50
     with pytest.raises(LedgerError, match="its orders hold 60 units of USD, not 50"):
+        made.check()
+
+
+def test_the_check_finds_an_altered_balance():
+    made = ledger(USD=100)
+    made._balances.account(ALICE, "USD").balance += 1
+    with pytest.raises(LedgerError, match="USD: the balances of all holders sum to 1, not to 0"):
         made.check()
 
 

@@ -497,6 +497,16 @@ def test_a_part_that_contradicts_its_statement_is_refused() -> None:
     assert refusal(search.add, ours.part(question), lie) == "contradiction"
 
 
+def test_a_part_of_another_cut_is_refused() -> None:
+    ours, theirs = pair()
+    ours.trades, theirs.trades = [trade()], [trade(price=1)]
+    search = DifferenceSearch(ours.statement(), theirs.statement())
+    question = search.next()
+    assert question is not None
+    theirs.trades.append(trade(WIDE + 2))
+    assert refusal(search.add, ours.part(question), theirs.part(question)) == "malformed"
+
+
 def test_evidence_holds_without_its_nodes_and_not_when_it_is_tampered_with() -> None:
     ours, theirs = pair()
     ours.trades = [trade(WIDE + n) for n in range(3)]

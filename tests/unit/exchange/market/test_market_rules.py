@@ -39,6 +39,19 @@ def refusal(
     return caught.value.code, caught.value.detail
 
 
+def test_the_least_and_the_greatest_quantity_are_allowed_and_one_lot_beyond_is_not() -> None:
+    RULES.check(BUY, 300_000, 100, None)
+    assert refusal(RULES, BUY, 300_000, 99) == (
+        "too_small",
+        "quantity 0.00099 is below the minimum of BTC-USD: order 0.001 BTC or more",
+    )
+    RULES.check(SELL, 1_000, 10_000_000, None)
+    assert refusal(RULES, SELL, 1_000, 10_000_001) == (
+        "too_large",
+        "quantity 100.00001 is above the maximum of BTC-USD: order 100 BTC or less",
+    )
+
+
 def test_a_maximum_below_one_lot_has_its_own_message() -> None:
     rules = MarketRules(Instrument("AA-BB", Decimal(1), Decimal(1), max_notional=Decimal(5)))
     rules.check(BUY, 5, 1, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ STEPS = st.builds(
     st.integers(1, 99),
     st.integers(-10, 3),
 )
+
+
+@pytest.mark.parametrize(
+    "symbol", ["BTCUSD", "btc-usd", "B-USD", "BTC-", "BTC-USD-X", "BTC-USD\n", "BTC-BTC", "A" * 13]
+)
+def test_a_symbol_of_another_form_is_refused(symbol: str) -> None:
+    with pytest.raises(ValueError, match="symbol: expected BASE-QUOTE"):
+        Instrument(symbol, Decimal(1), Decimal(1))
 
 
 @pytest.mark.parametrize("step", ["0", "-1", "1000001", "1E-13", "NaN", "Infinity", "1E+999999"])
@@ -128,6 +137,24 @@ def test_notional_and_average_are_of_the_whole_value() -> None:
     assert BTC.average_price_text(10 * 1 + 11 * 2, 3) == "1.066666667"
     assert BTC.average_price_text(10 * 2 + 11 * 1, 3) == "1.033333333"
     assert BTC.average_price_text(300_000 * 5, 5) == "30000"
+
+
+def test_rules_for_orders_are_no_part_of_the_key_and_absent_they_allow_everything() -> None:
+    ruled = replace(
+        BTC,
+        min_quantity=Decimal("0.0010"),
+        price_band=Decimal("0.2"),
+        maker_fee=Decimal("-0.0001"),
+        taker_fee=Decimal("0.002"),
+        max_notional=Decimal("1E+6"),
+    )
+    assert ruled.key == BTC.key
+    assert str(ruled.min_quantity) == "0.001"
+    assert str(ruled.max_notional) == "1000000"
+    assert (ruled.maker_ppm, ruled.taker_ppm, ruled.price_band_ppm) == (-100, 2000, 200_000)
+    assert (BTC.maker_ppm, BTC.taker_ppm, BTC.price_band_ppm) == (0, 0, None)
+    assert BTC.protection_ppm == 50_000
+    assert (BTC.min_quantity, BTC.max_quantity, BTC.min_notional, BTC.max_notional) == (None,) * 4
 
 
 @given(STEPS, st.integers(1, MAX_TICKS))

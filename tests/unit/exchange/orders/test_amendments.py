@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from order_kit import KEY, CoinNetwork
+from order_kit import KEY, CoinNetwork, with_fees
 
 from exchange.orders.engine_context import CommandRejected
 
@@ -33,6 +33,21 @@ def test_an_iceberg_that_became_small_is_one_again_when_it_grows() -> None:
     network.exchange()
     assert queue(network, 1) == [(iceberg.number, 100, 8)]
     network.check()
+
+
+def test_holds_follow_amendments_and_an_uncovered_one_changes_nothing() -> None:
+    network = CoinNetwork(instrument=with_fees("0", "0", max_notional="100000"))
+    alice = network.account(0, usd=1000)
+    bid = network.bid(0, 100, 5, account=alice)
+    assert refusal(network.amend, 0, bid, price=201) == "insufficient_balance"
+    assert (bid.price, bid.quantity) == (100, 5)
+    assert network.money(0, alice)["USD"] == (1000, 500)
+    network.amend(0, bid, price=200)
+    assert network.money(0, alice)["USD"] == (1000, 1000)
+    network.amend(0, bid, price=50, quantity=2)
+    assert network.money(0, alice)["USD"] == (1000, 100)
+    assert refusal(network.amend, 0, bid, price=70_000, quantity=2) == "notional_too_large"
+    network.same_after_restart(0)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +82,15 @@ def test_the_filled_quantity_in_a_message_is_in_the_asset() -> None:
     network.ask(0, 100, 2)
     with pytest.raises(CommandRejected, match="2 COIN of the order are filled"):
         network.amend(0, bid, quantity=1)
+
+
+def test_finished_and_unknown_orders_are_not_amended() -> None:
+    network = CoinNetwork()
+    bid = network.bid(0, 100, 5)
+    network[0].orders.cancel(network.now, bid.number)
+    assert refusal(network.amend, 0, bid, quantity=2) == "order_done"
+    bid.number = 77
+    assert refusal(network.amend, 0, bid, quantity=2) == "unknown_order"
 
 
 def test_a_price_is_not_changed_while_a_part_is_being_settled() -> None:
@@ -104,3 +128,13 @@ def test_stops_and_distances_are_changed_while_they_wait() -> None:
     assert (stop.untriggered, trailing.untriggered) == (False, True)
     network.trade(0, 90)
     assert trailing.reason == "filled"
+
+
+def test_an_order_is_given_a_date() -> None:
+    network = CoinNetwork()
+    bid = network.bid(0, 100, 5)
+    network.amend(0, bid, expires=network[0].us(network.now) + 1_000_000)
+    assert bid.tif == "gtd"
+    network.same_after_restart(0)
+    network.run(1.1)
+    assert network.order(0, bid.number).reason == "expired"

@@ -123,6 +123,19 @@ def test_orders_that_a_missed_trade_triggers_enter_one_after_another_as_without_
     network.check()
 
 
+@pytest.mark.parametrize("again", [1, 2])
+def test_a_trade_during_the_startup_fence_survives_a_crash(again: int) -> None:
+    network = CoinNetwork(2)
+    stop = network.ask(0, 80, 1, stop=90)
+    start_listening(network)
+    hear_of_a_trade(network, 85)
+    for _ in range(again):
+        start_listening(network)
+        assert untriggered(network, stop)
+    write(network)
+    assert not untriggered(network, stop)
+
+
 def test_a_market_resumed_during_the_startup_fence_continues_after_it() -> None:
     network = CoinNetwork(2)
     sell, hidden = network.ask(0, None, 1, stop=90), network.ask(0, 99, 1, hidden=True)

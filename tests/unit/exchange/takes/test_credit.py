@@ -6,6 +6,7 @@ import msgspec
 from order_kit import KEY, UNIT, CoinNetwork
 
 from exchange.feeds.exchange_messages import Take, TakeResult, pack
+from exchange.model.events import BUY, SELL
 from exchange.model.ports import Send
 
 
@@ -32,6 +33,19 @@ def test_reservations_for_a_peer_count_against_its_limit() -> None:
     assert refusals(network, 1, Take(3, KEY, ask.number, 1, 100, 2, 1), 0) == ""
 
 
+def test_pending_takes_of_a_peer_count_against_its_limit() -> None:
+    network = CoinNetwork(2)
+    network[1].ledger.set_credit(network.id(0), "USD", 500 * UNIT)
+    network.bid(0, 90, 3)
+    network.exchange()
+    own = network.ask(1, 90, 3)  # asks node 0, who would owe 270 USD
+    assert own.pending == 3
+    more = network.ask(1, 100, 8)
+    network.drain(1)
+    assert refusals(network, 1, Take(1, KEY, more.number, 1, 100, 3, 1), 0) == "credit"
+    assert refusals(network, 1, Take(2, KEY, more.number, 1, 100, 2, 1), 0) == ""
+
+
 def test_the_owner_of_a_refused_order_sees_the_reason() -> None:
     network = CoinNetwork(2)
     network[1].ledger.set_credit(network.id(0), "USD", 100 * UNIT)
@@ -47,6 +61,18 @@ def test_the_owner_of_a_refused_order_sees_the_reason() -> None:
     network.drain(0)
     network.restart(0)
     assert [o.reason for o in network[0].order_store.open_orders] == ["credit"]
+
+
+def test_an_order_that_ends_for_lack_of_credit_has_that_reason() -> None:
+    network = CoinNetwork(2)
+    network[0].ledger.set_credit("", "COIN", 3 * UNIT)
+    network.ask(1, 100, 5)
+    network.exchange()
+    order = network.place(0, BUY, 100, 5, tif="ioc")
+    network.exchange()
+    assert (order.filled, order.done, order.reason) == (3, True, "credit")
+    sale = network.place(0, SELL, 100, 1, tif="ioc")
+    assert sale.reason == "ioc"  # nobody buys: that has nothing to do with credit
 
 
 def test_an_order_refused_for_credit_and_then_filled_ends_as_filled() -> None:

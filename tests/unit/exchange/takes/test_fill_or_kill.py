@@ -92,6 +92,19 @@ def test_after_a_refusal_another_attempt_is_made() -> None:
     network.check()
 
 
+def test_a_late_fill_of_a_given_up_take_is_rejected() -> None:
+    network, _ = across()
+    network.on_mail = lambda mail: [] if 2 in (mail.to, mail.sender) else [mail]
+    bid = network.bid(0, 102, 9, tif="fok")
+    network.run(2.5)
+    (take,) = network[0].orders.takes.pending
+    number = network[2].markets[KEY].writer.number
+    for quantity, reason, valid in ((3, "", False), (3, "reserved", True), (0, "gone", True)):
+        answer = TakeResult(take.take, KEY, 1, 102, quantity, 1, number, reason)
+        assert network.give(0, answer, origin=network.id(2)) == valid
+    assert (ended(bid), network[0].orders.takes.pending) == ((True, 0, "fok"), [])
+
+
 @pytest.mark.parametrize("cancelled", [True, False])
 def test_a_restart_before_the_commit_ends_the_order_without_an_owners_answer(
     *, cancelled: bool
@@ -218,6 +231,17 @@ def test_a_fill_instead_of_a_reservation_is_rejected() -> None:
     assert plain.pending == 0
 
 
+def test_a_plain_take_is_not_answered_with_a_reservation() -> None:
+    network = CoinNetwork(2)
+    network.ask(1, 100, 3)
+    network.exchange()
+    bid = network.bid(0, 100, 3)
+    (take,) = network[0].orders.takes.pending
+    answer = TakeResult(take.take, KEY, 1, 100, 3, 1, 5, "reserved")
+    assert not network.give(0, answer, origin=network.id(1))
+    assert bid.pending == 3
+
+
 def test_credit_limits_hold_for_it() -> None:
     network, _ = across()
     network[0].ledger.set_credit("", "COIN", 2 * 10**8)
@@ -238,6 +262,46 @@ def test_an_owners_refusal_for_credit_is_the_reason() -> None:
 
 
 # Restarts at every step
+
+
+@pytest.mark.parametrize("node", [0, 1, 2])
+@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_restart_at_any_step(node: int, step: int, answered: bool) -> None:
+    """A node is killed after so many messages, before or after what it then sends leaves."""
+    network, alice = across()
+    bid = network.bid(0, 102, 8, account=alice, tif="fok")
+    count = 0
+
+    def on_mail(mail: Mail) -> list[Mail]:
+        nonlocal count
+        count += 1
+        if count == step + 1:
+            killed.append(node)
+            return [mail] if answered else []
+        return [mail]
+
+    killed: list[int] = []
+    network.on_mail = on_mail
+    for _ in range(40):
+        under_way = [m for i in range(3) for m in network.drain(i)]
+        while killed:
+            network.restart(killed.pop())
+        for mail in under_way:
+            network.deliver(mail)
+    network.on_mail = lambda mail: [mail]
+    network.run(20.0)
+    after = network.order(0, bid.number)
+    assert after.done
+    assert after.filled in (0, 8)
+    assert (
+        sum(fill.quantity for fill in network.fills(0) if fill.order == bid.number) == after.filled
+    )
+    assert all(
+        order.reserved == 0 for i in range(3) for order in network[i].order_store.open_orders
+    )
+    network.check()
+    network.check_money()
 
 
 @pytest.mark.parametrize("seed", range(60))

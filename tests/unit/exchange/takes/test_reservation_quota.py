@@ -4,7 +4,10 @@ together, however many."""
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
+from order_kit import KEY, CoinNetwork
 
+from exchange.feeds.exchange_messages import Take
 from exchange.model.records import Decision
 from exchange.takes import reservation_quota
 from exchange.takes.reservation_quota import (
@@ -73,3 +76,29 @@ def test_the_takers_with_own_allowances_are_bounded(monkeypatch: pytest.MonkeyPa
 
 
 # In an engine
+
+
+def reserve(network: CoinNetwork, taker: str, take: int, **more: object) -> None:
+    ask = Take(take, KEY, 1, 1, 100, 1, 1, phase="reserve")
+    assert network.give(0, replace(ask, **more), origin=taker)
+
+
+def test_many_identities_cannot_reserve_more_than_one() -> None:
+    network = CoinNetwork()
+    network.ask(0, 100, 1000)
+    order = network.order(0, 1)
+    reserve(network, "good", 1)
+    reserve(network, "good", 1, phase="commit")
+    for i in range(2 * MAX_RESERVATIONS):
+        reserve(network, f"stranger {i}", 1)
+    assert order.reserved == MAX_RESERVATIONS
+    reserve(network, "good", 2)
+    assert order.reserved == MAX_RESERVATIONS + 1
+    reserve(network, "good", 2, phase="commit")
+    network.run(61.0)
+    assert (order.reserved, order.shown) == (0, 998)
+    for i in range(2 * MAX_RESERVATIONS):
+        reserve(network, f"another {i}", 1)
+    assert order.reserved == 0
+    reserve(network, "good", 3)
+    assert order.reserved == 1

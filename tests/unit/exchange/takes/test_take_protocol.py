@@ -47,6 +47,19 @@ def test_a_resolved_take_is_not_repeated() -> None:
         taker.resolve(1)
 
 
+def test_pending_takes_are_found_by_order_and_maker() -> None:
+    taker = PendingTakes()
+    one, two, three = take(1, order=8), take(2, order=9), take(3, order=8)
+    for t in (one, two, three):
+        taker.add(0.0, t)
+    assert len(taker) == 3
+    assert 2 in taker
+    assert taker.get(2) is two
+    assert taker.pending == [one, two, three]
+    assert taker.of_order(8) == [one, three]
+    assert taker.of_order(10) == []
+
+
 def test_a_newer_outcome_does_not_move_below_past_an_older_open_take() -> None:
     taker = PendingTakes()
     for number in (1, 2, 3):
@@ -196,3 +209,14 @@ def test_reservations_get_their_time_again_when_the_clock_was_set(hours: int) ->
     maker.restore(now, [reserved(1, before + 5), reserved(2, before + 9), decision("a", 3)], {})
     assert maker.ended(now + RESERVATION_US - 1) == []
     assert [d.take for d in maker.ended(now + RESERVATION_US)] == [1, 2]
+
+
+def test_a_reservation_outlives_an_early_acknowledgement() -> None:
+    maker = TakeDecisions()
+    maker.record(reserved(1, 100))
+    maker.forget("taker", 50)
+    assert [d.take for d in maker.ended(100)] == [1]
+    maker.drop(reserved(1, 100))
+    assert maker.reservations == []
+    assert maker.decided("taker", 1) is None
+    maker.drop(reserved(1, 100))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exchange.ledger.accounts import Accounts
-from node.api.access import AccessControl, AccessRules
+from node.api.access import AccessControl, AccessRules, is_loopback
 from node.http.rate_limit import RateLimit
 from node.service.account_trading import DeadMansSwitch
 from node.views.views import ServiceError
@@ -95,6 +95,10 @@ def test_keys_in_other_headers_are_refused_and_not_the_operators(name: str, valu
 
 def test_no_secret_is_in_a_repr() -> None:
     assert "token" not in repr(AccessRules(operator_token="token")).replace("operator_token", "")
+
+
+def test_addresses_that_are_none_are_not_loopback() -> None:
+    assert not any(map(is_loopback, ("", "localhost", "x", FAR, "::")))
 
 
 # Rates

@@ -164,6 +164,12 @@ async def test_an_unknown_path_is_a_problem(api: Api) -> None:
     assert answer.json["instance"] == "/v1/nonsense"
 
 
+async def test_a_wrong_method_is_a_problem_that_lists_the_right_ones(api: Api) -> None:
+    answer = await api.call("PUT", "/v1/orders")
+    assert_problem(answer, 405, "method_not_allowed", "PUT", "DELETE, GET, HEAD, POST")
+    assert answer.headers["Allow"] == "DELETE, GET, HEAD, POST"
+
+
 async def test_a_body_over_the_limit_is_refused(api: Api) -> None:
     fits = b'{"market":"' + b"x" * (limits.MAX_BODY - 100) + b'"}'
     headers = {"Content-Type": "application/json"}
@@ -244,6 +250,30 @@ async def test_stopping_the_server_cancels_work_that_is_left(
 async def test_loopback_names_are_served_on_any_port(api: Api, host: str) -> None:
     """Any port: a tunnel on this machine may have another one."""
     assert (await api.get("/v1/health", headers={"Host": host})).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8300",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "10.0.0.1",
+        "",
+        "user@localhost",
+        "localhost/x",
+        "localhost:port",
+        "[::1",
+        "127.1",
+    ],
+)
+async def test_a_foreign_host_header_is_refused(api: Api, host: str) -> None:
+    """DNS rebinding: the page's own name resolves to 127.0.0.1, but the browser says the name."""
+    assert_problem(await api.get("/v1/status", headers={"Host": host}), 403, "forbidden_host")
+    answer = await api.post("/v1/orders", BUY, headers={"Host": host})
+    assert_problem(answer, 403, "forbidden_host")
+    assert api.service.own == []
 
 
 PATHS = ("/v1/status", "/v1/session", "/v1/orders", "/metrics", "/", "/docs", "/v2/platform/status")

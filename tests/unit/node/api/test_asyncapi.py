@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from typing import get_args
 
 import pytest
 from api_kit import Api, running_api
 
-from node.api.asyncapi import document
+from node.api.asyncapi import document, tag_of
+from node.streams.stream_messages import (
+    ClientMessage,
+    ServerMessage,
+)
+
+ALL = (*get_args(ClientMessage), *get_args(ServerMessage))
 
 
 @pytest.fixture
@@ -24,3 +31,10 @@ async def test_the_document_is_served(api: Api) -> None:
     assert answer.json["asyncapi"] == "3.0.0"
     page = await api.get("/docs")
     assert b'href="/asyncapi.json"' in page.body
+
+
+def test_every_message_that_there_is_is_described_and_no_other() -> None:
+    described = document()["components"]["messages"]
+    assert set(described) == {kind.__name__ for kind in ALL}
+    assert document()["channels"]["stream"]["messages"].keys() == described.keys()
+    assert {message["name"] for message in described.values()} == {tag_of(kind) for kind in ALL}

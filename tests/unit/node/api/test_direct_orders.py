@@ -6,13 +6,15 @@ Two equal nodes with equal clocks, one of which has no short way. Each request g
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import orjson
 import pytest
-from direct_kit import BUY, HOST, JSON, KEY, WARM_UP, Pair, post, running
+from direct_kit import BUY, HOST, JSON, KEY, WARM_UP, Answer, Connection, Pair, Side, post, running
 from trading_kit import TOKEN
 
 from exchange.journal.journal import Journal, JournalError
@@ -21,6 +23,9 @@ from node.api import limits
 from node.api.access import AccessRules
 from node.api.direct_orders import DirectOrders
 from p2p.base.direct_requests import MAX_HEAD
+
+SILENCE = 0.05  # seconds after which a node that does not answer may be waiting for more
+MANY = 150  # mutants
 
 
 @pytest.fixture
@@ -127,6 +132,22 @@ async def test_the_rate_is_counted_the_same(tmp_path: Path) -> None:
         assert limits == [[f"RateLimit-Remaining: {left}"] for left in (2, 1, 0, 0)]
 
 
+async def test_requests_follow_each_other_on_a_connection_whichever_way_each_goes(
+    pair: Pair,
+) -> None:
+    look = b"GET /v1/orders/1 HTTP/1.1\r\n" + HOST.encode() + b"\r\n"
+    for side in pair.sides:
+        async with side.connection() as connection:
+            found = [
+                await connection.ask(sent)
+                for sent in (look, post(), look, post(b"{"), post(), look, post(headers="A: b\r\n"))
+            ]
+            statuses = [int(answer[0].split(" ")[1]) for answer in found]
+            assert statuses == [404, 201, 200, 400, 201, 200, 201]
+            assert [orjson.loads(found[at][2])["number"] for at in (1, 4, 6)] == [1, 2, 3]
+    assert pair.taken == [True, False, True]
+
+
 def hold_commits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Commits wait in their thread until the event is set."""
     gate, commit = threading.Event(), Journal.commit
@@ -226,6 +247,83 @@ async def test_a_mistake_in_the_engine_is_an_incident_on_both_ways(
 
 
 # Mutants
+
+
+def mutant(rng: random.Random) -> list[bytes]:
+    """A request with some bytes changed, taken out, repeated or put in, in one piece or in two."""
+    data = bytearray(rng.choice((post(), post(headers=PLAIN), keyed(), post(BUY | {"price": "1"}))))
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 5))):
+        at = rng.randrange(len(data))
+        what = rng.randrange(5)
+        if what == 0:
+            data[at] = rng.choice(b'\r\n :;,\x00\x7f\xff0aA"{}/?')
+        elif what == 1:
+            del data[at : at + rng.choice((1, 1, 4))]
+        elif what == 2:
+            data[at:at] = data[at : at + rng.randrange(1, 40)]
+        elif what == 3:
+            data[at:at] = rng.choice((b"\r\n", b"\n", b" ", b"\t", b"\r\nA: b", b"\r\n x", b"%"))
+        elif (line := data.find(b"\r\n", at)) >= 0:
+            data[line + 2 : line + 2] = data[data.find(b"\r\n") + 2 : line + 2]
+    if rng.random() < 0.2:
+        cut = rng.randrange(1, max(2, len(data)))
+        return [bytes(data[:cut]), bytes(data[cut:])]
+    return [bytes(data)]
+
+
+async def send_to(side: Side, connection: Connection, pieces: list[bytes]) -> asyncio.Task[Answer]:
+    """Send a request; return the task that reads its answer."""
+    await connection.ask(WARM_UP)
+    for piece in pieces:
+        if piece is not pieces[0]:
+            await asyncio.sleep(0.01)  # so that it comes as a piece of its own
+        connection.writer.write(piece)
+        await connection.writer.drain()
+    return asyncio.create_task(connection.answer())
+
+
+async def answers_to_both(pair: Pair, pieces: list[bytes]) -> list[Answer] | None:
+    """Send a request to both nodes; return the answers, or None if both wait for more of it.
+
+    A node that has not answered may be slow. It waits for more if it has answered an order that came later, which is
+    placed and made durable after whatever came before.
+    """
+    async with AsyncExitStack() as stack:
+        tasks = []
+        for side in pair.sides:
+            connection = await stack.enter_async_context(side.connection())
+            tasks.append(await send_to(side, connection, pieces))
+        done, _ = await asyncio.wait(tasks, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            await pair.ask(post())
+            done, _ = await asyncio.wait(tasks, timeout=0, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            return list(await asyncio.wait_for(asyncio.gather(*tasks), 10))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return None
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_mutants_of_requests_are_answered_the_same(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    async with running(tmp_path, AccessRules(operator_token=TOKEN), DirectOrders) as pair:
+        await pair.account("read", "trade")
+        answered = 0
+        for _ in range(MANY):
+            pieces = mutant(rng)
+            answers = await answers_to_both(pair, pieces)
+            if answers is None:
+                continue
+            assert answers[0] == answers[1], pieces
+            answered += 1
+        assert answered > MANY / 2
+        assert sum(pair.taken) > MANY / 10
+        first, second = (side.node for side in pair.sides)
+        assert first.trading.order_count == second.trading.order_count
+        books = [[m.digest() for m in node.engine.markets.values()] for node in (first, second)]
+        assert books[0] == books[1]
 
 
 # Heads

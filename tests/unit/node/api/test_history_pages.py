@@ -12,6 +12,7 @@ from bitfinex_kit import Credentials
 from trading_kit import CheckedApi, client_of, running_api
 
 from exchange.model.commands import NewOrder
+from node.views.paging import Cursor, end_of_page, read_cursor
 
 MANY: Final = 2000
 
@@ -77,6 +78,31 @@ async def every_page(
     return found, pages
 
 
+NATIVE: Final[list[tuple[str, int, Callable[[Any], Any]]]] = [
+    ("/v1/fills?", MANY, lambda row: (row["id"], row["order_id"])),
+    ("/v1/trades?", MANY, lambda row: row["id"]),
+    ("/v1/trades?market=BTC-USD&", MANY, lambda row: row["id"]),
+    ("/v1/fills?market=BTC-USD&", MANY, lambda row: row["id"]),
+    ("/v1/ledger?asset=USD&", MANY + 1, lambda row: (row["transaction"], row["kind"])),
+]
+
+
+@pytest.mark.parametrize("sort", ["asc", "desc"])
+async def test_cursors_lead_to_every_row_once(world: World, sort: str) -> None:
+    for path, count, identity in NATIVE:
+
+        async def rows_of(limit: int, path: str = path, identity: Any = identity) -> list[Any]:
+            async def read(cursor: str | None) -> tuple[list[Any], str | None]:
+                more = "" if cursor is None else f"&cursor={cursor}"
+                return await world.get(f"{path}limit={limit}&sort={sort}{more}")
+
+            return (await every_page(read, identity))[0]
+
+        found = await rows_of(700)
+        assert len(found) == len(set(found)) == count, path
+        assert found == await rows_of(1000), "pages of another length have the same order"
+
+
 @pytest.mark.parametrize("open_only", ["true", "false"])
 async def test_orders_of_one_moment_are_on_pages_too(tmp_path: Path, open_only: str) -> None:
     async with running_api(tmp_path / "journal") as api:
@@ -129,6 +155,24 @@ async def dialect_page(world: World, path: str, **body: Any) -> tuple[list[Any],
     return await world.public(f"{path}?{query}")
 
 
+@pytest.mark.parametrize("sort", [1, -1])
+async def test_clients_that_page_by_time_get_every_row(world: World, sort: int) -> None:
+    """A loop as clients of Bitfinex have it: the next page begins a millisecond after the last row, or before it."""
+    for path, count in DIALECT:
+        time_at = 1 if path.startswith("/v2/trades") else (3 if "ledgers" in path else 2)
+        for limit in (100, 1000):
+            found: list[Any] = []
+            bound: dict[str, int] = {}
+            while True:
+                rows, _ = await dialect_page(world, path, limit=limit, sort=sort, **bound)
+                if not rows:
+                    break
+                found += [tuple(row) for row in rows]
+                last = rows[-1][time_at]
+                bound = {"start": last + 1} if sort == 1 else {"end": last - 1}
+            assert len(found) == len(set(found)) == count, (path, limit)
+
+
 async def test_cursors_work_in_the_dialect(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "node.annexes.bitfinex.pages.ROWS_MAX", 400
@@ -156,3 +200,13 @@ async def test_other_texts_are_no_cursors(tmp_path: Path, cursor: str) -> None:
         for path, _ in DIALECT:
             told, _ = await dialect_page(world, path, cursor=cursor)
             assert told[:2] == ["error", 10020]
+
+
+def test_a_page_within_one_moment_counts_on() -> None:
+    assert end_of_page([1, 2, 2], int, None) == Cursor(2, 2)
+    assert end_of_page([2, 2, 2], int, Cursor(2, 5)) == Cursor(2, 8)
+    assert end_of_page([2, 3], int, Cursor(2, 5)) == Cursor(3, 1)
+    assert end_of_page([3, 3], int, Cursor(2, 5)) == Cursor(3, 2)
+    assert read_cursor(str(Cursor(1_700_000_000_000, 7))) == Cursor(1_700_000_000_000, 7)
+    with pytest.raises(ValueError, match="Next-Cursor"):
+        read_cursor(None)

@@ -18,6 +18,7 @@ from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
 from exchange.market.candles import HOUR
 from node.cli.tables import candle_table, to_ansi
+from node.client.exchange_client import ApiError, ExchangeClient
 from node.daemon.exchange import make_exchange
 from node.service.committer import Committer
 from node.service.market_steps import MarketSteps
@@ -76,6 +77,17 @@ async def test_wrong_spans_are_refused_by_name(api: Api, path: str, name: str, v
     answer = await api.get(f"{path}{name}={value}")
     assert (answer.status, answer.json["code"]) == (400, "invalid_parameter")
     assert answer.json["parameter"] == name
+
+
+async def test_the_client_reads_candles_and_spans(api: Api) -> None:
+    async with ExchangeClient(api.url) as client:
+        candles = await client.candles(BTC, "5m", newest_first=False)
+        assert [candle.close for candle in candles] == ["100", "101", "102"]
+        assert [c.open for c in await client.candles(BTC, start=candles[2].time)] == ["102"]
+        trades = await client.trades(market=BTC, end=candles[0].time, limit=5, newest_first=False)
+        assert [trade.price for trade in trades] == ["100"]
+        with pytest.raises(ApiError, match="no market"):
+            await client.candles("NO-SUCH")
 
 
 def test_a_table_of_candles_is_aligned_and_coloured() -> None:

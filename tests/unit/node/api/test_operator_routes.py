@@ -50,6 +50,27 @@ async def test_accounts_are_made_listed_and_shown_by_name_and_number(api: Checke
 
 
 @pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"name": "house"}, 409, "name_taken"),
+        ({"name": "HOUSE"}, 409, "name_taken"),
+        ({"name": "12"}, 400, "bad_name"),
+        ({"name": "a b"}, 422, "bad_name"),
+        ({"name": ""}, 422, "bad_name"),
+        ({"name": "x" * 33}, 422, "bad_name"),
+        ({"name": "a", "max_open_orders": -1}, 422, "bad_limit"),
+        ({"name": "a", "colour": "red"}, 400, "invalid_body"),
+        ({}, 400, "invalid_body"),
+    ],
+)
+async def test_accounts_that_cannot_be_are_refused(
+    api: CheckedApi, body: dict[str, Any], status: int, code: str
+) -> None:
+    assert_problem(await api.post("/v1/accounts", body), status, code)
+    assert len((await api.get("/v1/accounts")).json) == 1
+
+
+@pytest.mark.parametrize(
     ("method", "path"),
     [
         ("GET", "/v1/accounts/nobody"),
@@ -102,6 +123,15 @@ async def test_amounts_that_cannot_be_are_refused_and_move_nothing(
     answer = await api.post("/v1/accounts/alice/deposits", body)
     assert_problem(answer, status, code, words)
     assert await api.balances("alice") == {}
+
+
+async def test_no_more_is_withdrawn_than_is_available(api: CheckedApi) -> None:
+    key = await api.account("alice", USD="3000")
+    await api.post("/v1/orders", BUY | {"quantity": "0.05"}, key=key)
+    answer = await api.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "1500.01"})
+    assert_problem(answer, 422, "insufficient_balance", "alice has 1500 USD", "1500.01 are needed")
+    answer = await api.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "1500"})
+    assert answer.json["available"] == "0"
 
 
 async def test_a_frozen_account_looks_and_cancels_only(api: CheckedApi) -> None:
@@ -236,6 +266,22 @@ async def test_where_keys_are_required_no_request_is_the_operators(tmp_path: Pat
         answer = await api.get("/v1/book/BTC-USD", key=operator)
         assert answer.json["bids"][0]["own"] == "0.1"
         assert_problem(await api.get("/v1/accounts", key=f"operator:{TOKEN}x"), 401, "bad_token")
+
+
+async def test_requests_beyond_the_rate_are_refused_until_it_allows_them(tmp_path: Path) -> None:
+    rules = AccessRules(rate_limit=3, operator_token=TOKEN)
+    async with running_api(tmp_path / "journal", rules=rules) as api:
+        key = await api.account("alice")
+        answers = [await api.get("/v1/balances", key=key) for _ in range(3)]
+        assert [a.headers["RateLimit-Remaining"] for a in answers] == ["2", "1", "0"]
+        answer = await api.get("/v1/balances", key=key)
+        assert_problem(answer, 429, "rate_limited", "3 requests a minute")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 20
+        assert answer.headers["RateLimit-Limit"] == "3"
+        # Others are not held up by it, and who guesses keys is counted by address.
+        assert "RateLimit-Limit" not in (await api.get("/v1/accounts")).headers
+        guesses = [(await api.get("/v1/markets", key=f"{n:032}:x")).status for n in range(4)]
+        assert guesses == [401, 401, 401, 429]
 
 
 # Orders
@@ -426,6 +472,28 @@ async def test_credit_is_set_shown_and_taken_back(api: CheckedApi) -> None:
 
 
 # What stays
+
+
+async def test_a_restart_finds_everything_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    async with running_api(path) as api:
+        key = await api.account("alice", USD="6000")
+        order = (await api.post("/v1/orders", BUY | {"client_id": "a"}, key=key)).json
+        await api.post("/v1/orders/cancel-after", {"timeout_ms": 10_000}, key=key)
+        await api.account("bob")
+        await api.patch("/v1/accounts/bob", {"frozen": True})
+        await api.post("/v1/markets/ETH-USD/halt", {"reason": "in doubt"})
+    async with running_api(path, now=2.0) as api:
+        api.node.tick()
+        assert (await api.get("/v1/accounts/bob")).json["frozen"]
+        halt = next(h for h in (await api.get("/v1/halts")).json if h["halted"])
+        assert halt == {"market": "ETH-USD", "halted": True, "reason": "in doubt"}
+        assert (await api.get("/v1/orders", key=key)).json == [order]
+        assert await api.balances("alice") == {"USD": ("6000", "3000")}
+        api.node.tick(10.0)
+        found = await api.get("/v1/orders/by-client-id/a", key=key)
+        assert found.json["reason"] == "dead_man"
+        assert await api.balances("alice") == {"USD": ("6000", "0")}
 
 
 async def test_an_order_waits_for_other_nodes_on_request(

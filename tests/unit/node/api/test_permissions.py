@@ -143,6 +143,15 @@ async def test_metrics_need_the_permission_to_see_the_node(gates: Gates) -> None
         assert (status in (401, 403)) == ("node" not in allowed), caller
 
 
+async def test_the_part_of_a_book_that_is_ones_own_is_for_readers(gates: Gates) -> None:
+    order = {"market": "BTC-USD", "side": "buy", "quantity": "0.1", "price": "20000"}
+    status, _ = await gates.native("POST", "/v1/orders", "trader", order)
+    assert status == 201
+    for caller, own in (("nobody", "0"), ("trader", "0"), ("reader", "0.1"), ("both", "0.1")):
+        _, book = await gates.native("GET", "/v1/book/BTC-USD", caller)
+        assert [level["own"] for level in book["bids"]] == [own], caller
+
+
 async def test_only_the_operator_reads_the_channels_of_any_account(gates: Gates) -> None:
     for caller, allowed in CALLERS.items():
         async with gates.api.session.ws_connect(
@@ -213,11 +222,53 @@ async def test_orders_over_the_stream_need_the_trade_permission(gates: Gates, op
                 assert (told_problem["status"], told_problem["code"]) == (403, "operator_only")
 
 
+async def test_a_revoked_key_on_an_open_stream_trades_no_more(gates: Gates) -> None:
+    async with gates.api.session.ws_connect(
+        gates.api.url + "/v1/stream", headers=gates.headers("both")
+    ) as socket:
+        await gates.revoke("both")
+        for op, fields in STREAM_ORDERS.items():
+            await socket.send_json({"op": op, "id": "1", **fields})
+            problem = (await socket.receive_json(timeout=5))["problem"]
+            assert (problem["status"], problem["code"]) == (401, "key_revoked")
+
+
 # The Bitfinex dialect
 
+SIGNED: Final = {
+    **dict.fromkeys(
+        (
+            "r/wallets", "r/orders", "r/orders/hist", "r/orders/tBTCUSD", "r/orders/tBTCUSD/hist",
+            "r/order/tBTCUSD:1/trades", "r/trades/hist", "r/trades/tBTCUSD/hist",
+            "r/ledgers/hist", "r/ledgers/USD/hist", "r/positions", "r/summary", "r/info/user",
+            "calc/order/avail",
+        ),
+        "read",
+    ),
+    **dict.fromkeys(
+        (
+            "w/order/submit", "w/order/update", "w/order/cancel", "w/order/cancel/multi",
+            "w/order/multi",
+        ),
+        "trade",
+    ),
+    **dict.fromkeys(("r/permissions", "w/token", "w/token/del"), ""),
+}  # fmt: skip
 KEYS: Final[dict[str, set[str]]] = {
     "reader": {"read", ""}, "trader": {"trade", ""}, "both": {"read", "trade", ""},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SIGNED)
+async def test_every_signed_path_needs_its_permission(gates: Gates, path: str) -> None:
+    for caller, allowed in KEYS.items():
+        told = await gates.signed(f"/v2/auth/{path}", caller)
+        denied = told[:2] == ["error", 10100]
+        assert denied == (SIGNED[path] not in allowed), (caller, told)
+    for caller in STRANGERS:
+        assert (await gates.signed(f"/v2/auth/{path}", caller))[:2] == ["error", 10100]
+    async with gates.api.session.post(f"{gates.api.url}/v2/auth/{path}", json={}) as response:
+        assert (await response.json())[:2] == ["error", 10100]
 
 
 class Line:
@@ -281,6 +332,13 @@ async def test_every_input_needs_its_permission(gates: Gates, caller: str) -> No
     else:
         assert [message["code"] for message in heard] == [10100]
     await line.socket.close()
+
+
+async def test_the_dead_mans_switch_is_for_traders(gates: Gates) -> None:
+    for caller, allowed in KEYS.items():
+        line, told = await connect(gates, caller, dms=4)
+        assert (told["status"] == "OK") == ("trade" in allowed)
+        await line.socket.close()
 
 
 async def test_a_revoked_key_does_nothing_more_on_an_open_connection(

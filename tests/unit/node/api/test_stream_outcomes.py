@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +20,7 @@ from node.api.stream_requests import ReadMessage
 from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateVerdict
 from node.service.account_trading import AccountTrading
-from node.streams.order_messages import SubmitOrder
+from node.streams.order_messages import AmendOrder, CancelOrder, SubmitOrder
 from node.views.views import AmendRequest, OrderRequest
 
 LONG = 30.0  # seconds; no test here takes as long
@@ -147,6 +148,16 @@ async def test_the_acknowledgement_may_wait_for_the_decision(taker: Taker) -> No
     assert taker.shown() == [("accepted", "a", True, [(8, 0)])]
 
 
+async def test_it_waits_for_a_bounded_time(network: Network) -> None:
+    taker = Taker(network, wait=0.01)
+    await taker.take(buy("a", 101, 8, wait=True))
+    taker.commit()
+    await asyncio.sleep(0.05)
+    assert taker.shown() == [("accepted", "a", False, [(0, 8)])]
+    taker.decide()
+    assert taker.shown() == [("outcome", "a", None, [(8, 0)])]
+
+
 async def test_each_request_of_many_has_its_outcome(taker: Taker) -> None:
     await taker.take(buy("a", 100, 5), buy("b", 50, 1), buy("c", 101, 5), many=True)
     taker.commit()
@@ -168,6 +179,28 @@ async def test_many_waits_only_for_orders_that_request_it(taker: Taker) -> None:
     assert [each[:3] for each in taker.shown()] == [
         ("accepted", "a", False),
         ("accepted", "b", True),
+    ]
+
+
+async def test_every_request_about_a_pending_order_has_its_outcome(taker: Taker) -> None:
+    await taker.take(buy("a", 100, 8))
+    taker.commit()
+    (first,) = taker.told
+    number = str(first["orders"][0]["number"])
+    taker.told.clear()
+    changes = AmendRequest(quantity="9")
+    await taker.take(AmendOrder(id="b", order_id=number, changes=changes))
+    await taker.take(CancelOrder(id="c", order_id=number))
+    taker.commit()
+    assert [each[:3] for each in taker.shown()] == [
+        ("accepted", "b", False),
+        ("accepted", "c", False),
+    ]
+    taker.decide()
+    assert [(each[0], each[1]) for each in taker.shown()] == [
+        ("outcome", "a"),
+        ("outcome", "b"),
+        ("outcome", "c"),
     ]
 
 

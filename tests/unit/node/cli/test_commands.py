@@ -48,6 +48,21 @@ def run_json(*words: str) -> Any:
 # Trading
 
 
+def test_an_order_is_placed_listed_and_cancelled(node: RunningNode) -> None:
+    placed = run("order", "buy", "btc-usd", "0.5", "@", "30000")
+    assert placed.exit_code == 0
+    assert placed.stdout == (
+        f"order {ME}-1: buy 0.5 BTC-USD @ 30000: open\n  0.5 rests in the book\n"
+    )
+    listed = run("orders").stdout.splitlines()
+    assert len(listed) == 2
+    assert listed[1].startswith(f"{ME}-1  BTC-USD  buy ")
+    assert run("cancel", "1").stdout.startswith(f"order {ME}-1: buy 0.5 BTC-USD @ 30000: cancelled")
+    assert run("orders").stdout == ""
+    assert "no open orders" in run("orders").stderr
+    assert "cancelled" in run("orders", "--all").stdout
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -216,6 +231,13 @@ def test_wrong_usage_is_code_2_with_an_example(
     assert node.service.own == []
 
 
+def test_a_fault_of_the_node_is_code_4(node: RunningNode) -> None:
+    node.service.fail_with = RuntimeError("secret")
+    result = run("orders")
+    assert (result.exit_code, "incident" in result.stderr) == (4, True)
+    assert "secret" not in result.stderr
+
+
 def test_an_unexpected_failure_is_code_4_in_one_line(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +298,21 @@ def assert_no_node(result: Result, *words: str) -> None:
         assert word in result.stderr
 
 
+def test_without_a_node_the_command_names_the_searched_place_and_the_start_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert_no_node(run("orders"), f"{tmp_path}/.exchange-node", "exchange-node start,", "--api URL")
+    other = tmp_path / "other"
+    assert_no_node(
+        run("orders", "--data-dir", str(other)), f"exchange-node start --data-dir {other}"
+    )
+    result = run("orders", "--json")
+    assert json.loads(result.stdout)["code"] == "no_node"
+
+
 def test_a_file_left_behind_is_explained(node: RunningNode, tmp_path: Path) -> None:
     node.stop_server()
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1)
@@ -314,6 +351,42 @@ def test_a_coroutine_that_waits_cannot_be_run_without_a_loop() -> None:
 # start, demo, config, version
 
 
+def test_start_hands_the_settings_to_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    daemon = ModuleType("node.daemon.run_node")
+    daemon.run = lambda loaded, **_: seen.append(loaded) or 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "node.daemon.run_node", daemon)
+    monkeypatch.chdir(tmp_path)
+    result = run(
+        *("start", "--data-dir", str(tmp_path), "--p2p-host", "127.0.0.1", "--p2p-port", "4000"),
+        *("--api-port", "0", "--bootstrap", "10.0.0.1:1,10.0.0.2:2", "--bootstrap", "10.0.0.3:3"),
+        *("--network", "test", "--security", "off", "--no-mdns", "--max-peers", "7"),
+        *("--log-level", "debug", "--instruments", "markets.toml"),
+    )
+    assert result.exit_code == 0, result.output
+    settings = seen[0].settings
+    assert settings.data_dir == tmp_path
+    assert (settings.p2p_host, settings.p2p_port, settings.api_port) == ("127.0.0.1", 4000, 0)
+    assert [str(peer) for peer in settings.bootstrap_peers] == [
+        "10.0.0.1:1",
+        "10.0.0.2:2",
+        "10.0.0.3:3",
+    ]
+    assert (settings.p2p_network, settings.p2p_security, settings.discovery_mdns) == (
+        "test",
+        "off",
+        False,
+    )
+    assert (settings.max_peers, settings.log_level) == (7, "debug")
+    assert settings.instruments_file.name == "markets.toml"
+    assert not seen[0].is_default("p2p_port")
+    assert run("start").exit_code == 0
+    assert seen[1].is_default("p2p_port")
+    assert seen[1].is_default("discovery_mdns")
+
+
 def test_the_daemon_s_exit_code_is_the_command_s(monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = ModuleType("node.daemon.run_node")
     daemon.run = lambda loaded, **_: 1  # type: ignore[attr-defined]
@@ -332,6 +405,19 @@ def test_wrong_settings_are_named_one_in_a_line_and_code_2(
     assert [line for line in lines if "P2P_PORT=99999 (command line --p2p-port)" in line]
     assert run("start", "--config", str(tmp_path / "missing.toml")).exit_code == 2
     assert run("start", env={"API_PORT": "x"}).exit_code == 2
+
+
+def test_the_demo_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    demo = ModuleType("node.annexes.demos.trading_demo")
+    demo.run = lambda **options: seen.append(options) or 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "node.annexes.demos.trading_demo", demo)
+    assert run("demo").exit_code == 0
+    assert run("demo", "--nodes", "5", "--seconds", "2.5", "--seed", "7", "--json").exit_code == 0
+    assert seen == [
+        {"nodes": 3, "seconds": 10.0, "seed": None, "json": False, "open_page": None},
+        {"nodes": 5, "seconds": 2.5, "seed": 7, "json": True, "open_page": None},
+    ]
 
 
 def test_config_shows_every_setting_its_value_and_where_it_came_from(
@@ -368,6 +454,15 @@ def test_the_help_of_every_command_teaches_with_examples(name: str) -> None:
     assert result.exit_code == 0
     assert "Examples:" in result.stdout
     assert f"exchange-node {name}" in result.stdout
+
+
+def test_the_help_lists_exit_codes_and_every_command() -> None:
+    text = run("--help").stdout
+    for line in ("0    done", "1    the node refused", "3    no running node", "130  interrupted"):
+        assert line in text
+    for name in COMMANDS:
+        assert f"\n  {name} " in text
+    assert "..." not in text.partition("Options:")[2]  # no summary is cut off
 
 
 # As a process
@@ -481,3 +576,20 @@ def test_a_worker_has_the_options_of_start_and_more(node: RunningNode) -> None:
     ):
         assert option in text
     assert "e.g. 50ms" in run("worker", "--handler", "a:b", "--latency", "5 min").stderr
+
+
+def test_options_that_name_the_node_are_taken_before_the_subcommand_too(tmp_path: Path) -> None:
+    """The option beside the command wins over one before it."""
+    for words in (
+        ("--data-dir", str(tmp_path), "orders"),
+        ("account", "--data-dir", str(tmp_path), "list"),
+        ("--data-dir", "/nowhere", "orders", "--data-dir", str(tmp_path)),
+        ("--api", "http://127.0.0.1:1", "orders", "--data-dir", str(tmp_path)),
+    ):
+        result = run(*words)
+        assert result.exit_code == 3
+        assert f"no node runs on {tmp_path}" in result.output
+    result = run("--json", "--api", "http://127.0.0.1:1", "status")
+    assert json.loads(result.output.split("exchange-node:")[0])["code"] == "no_node"
+    shown = run("--data-dir", str(tmp_path), "config", "--json")
+    assert str(tmp_path) in shown.output

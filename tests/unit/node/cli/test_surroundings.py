@@ -17,7 +17,7 @@ from cli_kit import RunningNode
 from click.testing import CliRunner, Result
 
 from node.cli.client_session import VARIABLES
-from node.cli.main import COMMANDS, GROUPS, cli
+from node.cli.main import COMMANDS, EMPTY_OK, GROUPS, cli
 from node.cli.service_unit import hidden_parts, unit
 
 KEY = "f383c83c61392bea"
@@ -156,6 +156,18 @@ def test_a_variable_that_is_set_but_empty_is_code_2(
 def test_an_empty_argument_is_code_2(node: RunningNode, words: tuple[str, ...]) -> None:
     result = run(*words)
     assert (result.exit_code, "is empty" in result.stderr) == (2, True), result.output
+
+
+def test_only_texts_for_people_and_a_list_of_the_grape_may_be_empty() -> None:
+    empty = {
+        option
+        for command in _commands()
+        for param in command.params
+        if isinstance(param, click.Option) and param.default == ""
+        for option in param.opts
+    }
+    assert empty - EMPTY_OK == {"--id"}  # of a call: an empty one would not be unique
+    assert EMPTY_OK - empty == {"--bn"}
 
 
 @pytest.mark.parametrize(

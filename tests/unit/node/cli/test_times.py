@@ -9,6 +9,23 @@ from node.cli.times import TimeTextError, parse_expiry, parse_moment, timeframe
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "2027-11-25T10:00:00Z",
+        "2027-11-25 10:00Z",
+        "2027-11-25 10:00+01:00",
+        "2027-11-25T10:00:00.123-05:00",
+        "20271125T100000Z",
+        "1795600800000",
+        "179560080000",
+    ],
+)
+def test_a_time_with_its_zone_and_milliseconds_are_taken(text: str) -> None:
+    assert parse_moment(text, "--start") == text
+    assert parse_expiry(text, 0) == text
+
+
+@pytest.mark.parametrize(
     ("text", "instead"),
     [
         ("2027-11-25 10:00", "2027-11-25T10:00:00Z"),

@@ -11,9 +11,10 @@ from node.client.credentials import (
     KeyRefused,
     looks_like_key,
     parse_key,
+    read_text,
     without_password,
 )
-from node.client.exchange_client import ExchangeClient, checked_url
+from node.client.exchange_client import ExchangeClient, checked_url, client_headers
 from node.client.node_finder import api_url
 from node.client.streaming_client import StreamingClient
 
@@ -62,6 +63,31 @@ def test_clients_refuse_a_secret_that_no_header_can_have(client: type, secret: s
     assert not secret.strip() or secret not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ("a".encode("utf-16"), "UTF-16"),
+        ("a".encode("utf-16-be").join([b"\xfe\xff", b""]), "UTF-16"),
+        (b"a\nb\n\xe9", r"line 3.*save it as UTF-8"),
+        (b"x" * 11, "longer than 10 bytes"),
+    ],
+)
+def test_files_that_are_no_utf8_text_are_named_with_line_and_cure(
+    tmp_path: Path, data: bytes, why: str
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=why):
+        read_text(path, 10)
+
+
+def test_a_profile_of_another_system_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "desk.toml"
+    path.write_bytes(b'\xef\xbb\xbf[[node]]\r\nname = " a "\r\napi = "https://x:1 "\r\n')
+    (node,) = read_profile(path)
+    assert (node.name, node.api) == ("a", "https://x:1")
+
+
 def test_a_key_in_the_place_of_its_file_is_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "desk.toml"
     path.write_text(f'[[node]]\napi = "https://x:1"\nkey_file = "{KEY}:{SECRET}"\n')
@@ -79,3 +105,14 @@ def test_a_password_in_an_address_is_not_repeated(check: object, url: str) -> No
         check(url)  # type: ignore[operator]
     assert "pass" not in str(caught.value)
     assert without_password("http://h:1/a") == "http://h:1/a"
+
+
+@pytest.mark.parametrize(
+    ("key", "secret"), [(None, "secret"), ("key", None), ("", ""), ("key", "")]
+)
+def test_half_of_a_key_is_refused_and_does_not_act_as_operator(
+    key: str | None, secret: str | None
+) -> None:
+    with pytest.raises(KeyRefused):
+        client_headers(key, secret, None)
+    assert client_headers(None, None, None) == {}

@@ -111,6 +111,19 @@ async def test_what_is_no_node_is_called_so(make: MakeTransport, data: bytes) ->
 
 
 @both
+@pytest.mark.parametrize(
+    "data",
+    [http(b"[]"), http(b"[]", "application/json", "404 Not Found")],
+)
+async def test_an_answer_of_another_kind_or_status_is_not_taken_for_a_node_s(
+    make: MakeTransport, data: bytes
+) -> None:
+    async with answering(data) as url, ExchangeClient(url, transport=make()) as client:
+        with pytest.raises(NotANode, match="HTTP status"):
+            await client.orders()
+
+
+@both
 async def test_a_connection_closed_without_answer_is_unreachable(make: MakeTransport) -> None:
     async with answering(b"") as url, ExchangeClient(url, transport=make()) as client:
         with pytest.raises(NodeUnreachable, match="closed the connection without"):

@@ -12,10 +12,11 @@ from aiohttp import web
 from api_kit import Api, running_api
 from fake_service import ME, PEER, FakeService
 
+from exchange.model.records import Order
 from node.api import ApiServer
 from node.client import subscriptions
 from node.client.book_replica import ChecksumMismatch
-from node.client.exchange_client import ApiError, NotANode, StreamClosed
+from node.client.exchange_client import ApiError, NodeUnreachable, NotANode, StreamClosed
 from node.client.streaming_client import StreamingClient
 from node.service.trading import Balance
 from node.streams.stream_messages import (
@@ -41,6 +42,18 @@ async def api() -> AsyncIterator[Api]:
         yield api
 
 
+async def test_a_book_is_kept_and_verified(api: Api) -> None:
+    api.service.place_remote(MARKET, "buy", "1", "29999")
+    async with StreamingClient(api.url, node_id=ME) as client:
+        feed = client.book(MARKET)
+        assert isinstance(await anext(feed), BookL2Snapshot)
+        assert feed.book.best_bid == Level("29999", "1", 1)
+        api.service.place_remote(MARKET, "buy", "2", "30000")
+        assert isinstance(await anext(feed), BookL2)
+        assert feed.book.bids() == [Level("30000", "2", 1), Level("29999", "1", 1)]
+        assert feed.stream == "book/BTC-USD/L2/25/network"
+
+
 async def test_every_channel_has_its_types_on_one_connection(api: Api) -> None:
     api.service.trading.balances[0] = [Balance("USD", 10**8, 0)]
     async with StreamingClient(api.url) as client:
@@ -59,6 +72,16 @@ async def test_every_channel_has_its_types_on_one_connection(api: Api) -> None:
         assert [entry.id for entry in orders.book.asks()] == [order_id]
         await anext(best)
         assert best.book.best_ask == Level("30000", "1", 1)
+
+
+async def test_an_account_stream_brings_typed_orders(api: Api) -> None:
+    async with StreamingClient(api.url) as client:
+        feed = client.orders()
+        await anext(feed)
+        key = api.service.shown.instruments[MARKET].key
+        api.service.trading.tell(0, orders=[Order(7, key, 1, 100, 5, 1)])
+        (order,) = (await anext(feed)).orders
+        assert (order.number, order.status) == (7, "open")
 
 
 async def test_a_broken_connection_is_made_again_and_nothing_is_missing(
@@ -85,6 +108,26 @@ async def test_a_broken_connection_is_made_again_and_nothing_is_missing(
         assert all(isinstance(message, BookL2) for message in seen)
 
 
+async def test_a_node_that_came_back_begins_with_a_snapshot() -> None:
+    service = FakeService()
+    server = ApiServer(service)
+    url = await server.start()
+    port = int(url.rpartition(":")[2])
+    async with StreamingClient(url) as client:
+        feed = client.book(MARKET)
+        await anext(feed)
+        await server.stop()
+        again = FakeService()
+        again.place_remote(MARKET, "sell", "3", "30000")
+        server = ApiServer(again)
+        await server.start(port=port)
+        message = await anext(feed)
+        assert isinstance(message, BookL2Snapshot)
+        assert message.reason == "restarted"
+        assert feed.book.best_ask == Level("30000", "3", 1)
+    await server.stop()
+
+
 async def test_without_patience_the_end_is_reported_at_once() -> None:
     server = ApiServer(FakeService())
     url = await server.start()
@@ -95,6 +138,15 @@ async def test_without_patience_the_end_is_reported_at_once() -> None:
         with pytest.raises(StreamClosed, match="the node is stopping"):
             await anext(feed)
         await stopping
+
+
+async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ApiServer(FakeService())
+    url = await server.start()
+    await server.stop()
+    async with StreamingClient(url, patience=0.3) as client:
+        with pytest.raises(NodeUnreachable, match="no answer from"):
+            await anext(client.book(MARKET))
 
 
 async def test_a_refused_subscription_has_a_reason_and_the_others_go_on(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterable, Iterator
 
@@ -29,6 +30,31 @@ def lines(*found: GateStatus) -> list[str]:
     registry = CollectorRegistry()
     registry.register(Only(found))
     return [line for line in generate_latest(registry).decode().splitlines() if line[:1] != "#"]
+
+
+async def test_a_gate_is_in_the_metrics_with_the_time_to_delivery() -> None:
+    tries = iter([False, True])
+
+    async def flaky() -> str:
+        await asyncio.sleep(0.1)
+        if next(tries, True):
+            return "ok"
+        raise TimeoutError
+
+    async with Gate(name="chat", rng=random.Random(1)) as gate:
+        began = asyncio.get_running_loop().time()
+        await gate.call(flaky)
+        took = asyncio.get_running_loop().time() - began
+        status = gate.status()
+        found = dict(line.rsplit(" ", 1) for line in lines(status))
+    assert took > 0.2  # two attempts and a wait
+    assert status.delivery.count == 1
+    assert float(found['exchange_node_gate_delivery_seconds{gate="chat",quantile="0.5"}']) == (
+        pytest.approx(took, rel=0.06)
+    )
+    assert found['exchange_node_gate_actions_total{gate="chat",kind="attempts"}'] == "2.0"
+    assert found['exchange_node_gate_actions_total{gate="chat",kind="delivered"}'] == "1.0"
+    assert found['exchange_node_gate_breaker_open{gate="chat"}'] == "0.0"
 
 
 async def test_the_number_of_gates_is_bounded_and_names_are_unique() -> None:

@@ -21,6 +21,14 @@ class Clock:
         return self.now
 
 
+def test_short_work_shows_nothing() -> None:
+    out, clock = Terminal(), Clock()
+    with Progress("reading", stream=out, clock=clock) as progress:
+        clock.now = 1.9
+        progress.update(0.9)
+    assert out.getvalue() == ""
+
+
 def test_a_terminal_gets_one_line_that_is_cleared_at_the_end() -> None:
     out, clock = Terminal(), Clock()
     with Progress("reading", stream=out, clock=clock) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ from node.http.api_tls import Tls, TlsError, load_tls, self_signed
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     return self_signed(tmp_path_factory.mktemp("tls"), ["exchange.example"])
+
+
+def test_the_nodes_own_certificate_is_kept_and_its_key_is_secret(tls: Tls) -> None:
+    directory = tls.certificate.parent
+    assert self_signed(directory, ["exchange.example"]).fingerprint == tls.fingerprint
+    assert {"localhost", "127.0.0.1", "exchange.example"} <= tls.names
+    assert stat.S_IMODE((directory / "api-key.pem").stat().st_mode) == 0o600
+    assert sorted(path.name for path in directory.iterdir()) == ["api-cert.pem", "api-key.pem"]
 
 
 def test_a_damaged_certificate_of_its_own_is_replaced(tmp_path: Path) -> None:

@@ -147,3 +147,18 @@ async def test_connections_with_unfinished_headers_are_cut(
         async with asyncio.timeout(5):
             assert all([await ended(reader) for reader in readers])
         assert (await api.get("/v1/markets")).status == 200
+
+
+async def test_a_full_server_serves_clients_that_send_a_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS", 20)
+    async with (
+        running_api(tmp_path / "journal") as api,
+        connections(api, 60, b"GET ") as readers,
+    ):
+        for _ in range(30):
+            answer = await api.session.get(api.url + "/v1/markets", headers={"Connection": "close"})
+            assert answer.status == 200
+        cut = [reader for reader in readers if reader.at_eof() or reader.exception()]
+        assert len(cut) >= 40

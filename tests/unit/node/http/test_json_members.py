@@ -34,6 +34,10 @@ def test_repeated_members_are_found_at_any_depth(text: str, name: str) -> None:
         assert repr(name) in caught.value.detail
 
 
+def test_numbers_of_any_length_are_no_matter() -> None:
+    check_members("[" + "9" * 10_000 + "," + "1." + "0" * 10_000 + "]")
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -17,7 +17,7 @@ from exchange.journal.journal import Journal
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.records import Order, Record
 from exchange.orders.engine_context import CommandRejected
-from node.service.trading import Span
+from node.service.trading import AccountNews, Span
 from node.streams.account_streams import BalancesStream, OrdersStream
 from node.views.order_mapping import OrderMapping
 
@@ -48,6 +48,25 @@ async def house(tmp_path: Path) -> AsyncIterator[TradingNode]:
         fund(house)
         await house.committer.durable()
         yield house
+
+
+async def test_listeners_get_events_of_their_account_alone_and_in_order(house: TradingNode) -> None:
+    heard: dict[int, list[AccountNews]] = {ALICE: [], BOB: []}
+    stops = [house.trading.listen(account, heard[account].append) for account in heard]
+    await house.trading.place(buy(ALICE))
+    assert [len(news) for news in heard.values()] == [1, 0]
+    assert [(b.asset, b.held > 0) for b in heard[ALICE][0].balances] == [("USD", True)]
+    await house.trading.place(sell(BOB, quantity=4))
+    bought, sold = heard[ALICE][1], heard[BOB][0]
+    assert [fill.role for fill in bought.fills] == ["maker"]
+    assert [fill.role for fill in sold.fills] == ["taker"]
+    assert {order.account for order in bought.orders} == {ALICE}
+    assert {b.asset for b in sold.balances} == {"BTC", "USD"}
+    assert bought.balances == house.trading.balances_of(ALICE)[: len(bought.balances)]
+    stops[0]()
+    stops[0]()
+    await house.trading.cancel(ALICE, 1)
+    assert len(heard[ALICE]) == 2
 
 
 async def test_other_accounts_orders_are_as_if_they_did_not_exist(house: TradingNode) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
-from exchange.journal.journal import JournalError
+from exchange.journal.journal import Journal, JournalError
 from exchange.model.records import PutMeta
 from exchange.orders.engine_context import CommandRejected, Drained
 from node.service.committer import Committer
@@ -142,6 +144,33 @@ async def test_stopping_writes_the_remainder(engine, journal):
     await running
     assert journal.committed == [[1]]
     assert released == [1]
+
+
+async def test_on_a_full_disk_nothing_is_acknowledged_and_the_next_start_has_all_acknowledged(
+    engine, tmp_path, monkeypatch
+):
+    released = []
+    with closing(Journal(tmp_path / "journal", background=False)) as real:
+        committer = Committer(engine, real, lambda drained: released.extend(drained.messages))
+        running = asyncio.create_task(committer.run())
+        engine.numbers.append(1)
+        await committer.durable()
+        write = os.write
+
+        def full(fd, data):
+            write(fd, data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "write", full)
+        engine.numbers.append(2)
+        with pytest.raises(CommandRejected, match=r"No space left.*Free at least 64 MiB"):
+            await committer.durable()
+        monkeypatch.undo()
+        with pytest.raises(JournalError):
+            await running
+    assert released == [1]
+    with closing(Journal(tmp_path / "journal", background=False)) as again:
+        assert again.recover().meta == {"1": 1}
 
 
 class FakeGate:

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from node.service.committer import COMMIT_BOUNDS
 from node.service.diagnostics import Diagnostics
+from node.service.quantiles import quantile
 
 
 @dataclass
@@ -26,6 +29,34 @@ class Parts:
 
 def diagnostics(parts: Parts, folder: Path) -> Diagnostics:
     return Diagnostics(cast(Any, parts), folder)
+
+
+@pytest.mark.parametrize(
+    ("bins", "part", "wanted"),
+    [
+        ([0] * 13, 0.5, None),
+        ([1] + [0] * 12, 0.99, COMMIT_BOUNDS[0]),
+        ([50, 50] + [0] * 11, 0.5, COMMIT_BOUNDS[0]),
+        ([50, 50] + [0] * 11, 0.51, COMMIT_BOUNDS[1]),
+        ([99] + [0] * 11 + [1], 0.99, COMMIT_BOUNDS[0]),
+        ([98] + [0] * 11 + [2], 0.99, float("inf")),
+    ],
+)
+def test_a_quantile_is_the_upper_bound_of_its_bin(
+    bins: list[int], part: float, wanted: float | None
+) -> None:
+    assert quantile(COMMIT_BOUNDS, bins, part) == wanted
+
+
+def test_lag_is_that_of_the_newest_minute(tmp_path: Path) -> None:
+    found = diagnostics(Parts(), tmp_path)
+    for second, lag in enumerate((5.0, *[0.001] * 60)):
+        found.note_lag(lag, float(second))
+    assert found.view(orders=0, fills=0, uptime_s=61).loop_lag_max_ms == 5000.0
+    found.note_lag(0.001, 60.5)
+    view = found.view(orders=1, fills=2, uptime_s=3.0)
+    assert (view.loop_lag_p95_ms, view.loop_lag_max_ms) == (1.0, 1.0)
+    assert view.warnings == []
 
 
 def test_errors_come_with_a_remedy(tmp_path: Path) -> None:

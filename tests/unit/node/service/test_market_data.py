@@ -58,6 +58,20 @@ async def test_trades_are_found_at_once_and_after_the_save(markets: FakeMarkets)
     assert await prices(markets) == [1000, 1020, 1010]
 
 
+async def test_the_same_trade_counts_once_from_any_sender(markets: FakeMarkets) -> None:
+    trade = markets.trade(BTC, 1, "100", "2")
+    markets.data.add([], [(key_of(markets), trade)] * 3)
+    again = FakeMarkets()
+    await saved(markets)
+    again.history = markets.history
+    again.data = MarketData(again.instruments, again.markets, again.history, lambda: NOW)  # type: ignore[arg-type]
+    again.data.add([], [(key_of(markets), trade)])
+    for shown in (markets, again):
+        (candle,) = await shown.data.candles(key_of(markets), "1D", limit=10)
+        assert (candle.trades, candle.volume) == (1, 200_000)
+        assert await prices(shown) == [1000]
+
+
 async def test_candles_join_disk_and_memory(markets: FakeMarkets) -> None:
     key = key_of(markets)
     markets.trade(BTC, 1, "100", "1", time=NOW - HOUR)

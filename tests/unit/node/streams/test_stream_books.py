@@ -245,6 +245,11 @@ def held() -> BookReplica[Level]:
     return found
 
 
+def test_a_missing_message_is_noticed() -> None:
+    with pytest.raises(SequenceGap, match="follows 6, and 5"):
+        held().apply(level(7, 6, 0))
+
+
 def test_a_message_of_another_life_is_noticed() -> None:
     with pytest.raises(SequenceGap):
         held().apply(msgspec.structs.replace(level(6, 5, 0), epoch="f"))

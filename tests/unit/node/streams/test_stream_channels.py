@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from market_kit import NOW, PEER
+import pytest
+from market_kit import ME, NOW, PEER
 from stream_kit import BTC, Place, reading
 
 from exchange.market.candles import MINUTE
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Fill, Order
+from node.service.trading import Balance
 from node.streams.market_streams import SNAPSHOT_TRADES, TickerStream
+from node.streams.stream import MAX_HISTORY, ReaderTooSlow
 
 # Trades
 
@@ -28,6 +31,20 @@ async def test_trades_come_newest_first_and_then_as_they_happen() -> None:
     (trade,) = message.trades
     assert (trade.side, trade.price, trade.quantity, trade.maker) == ("sell", "29999", "0.5", PEER)
     assert (message.previous, message.sequence) == (0, 1)
+
+
+async def test_no_trade_is_left_out_for_a_slow_reader() -> None:
+    place = Place()
+    client = await reading(place, "trades", conflate_ms=100)
+    client.take()
+    for number in range(MAX_HISTORY):
+        place.fake.trade(BTC, BUY, f"{30000 + number}", "1")
+    (message,) = client.take(1.0)
+    assert [trade.price for trade in message.trades] == [f"{30000 + n}" for n in range(MAX_HISTORY)]
+    for _ in range(MAX_HISTORY + 1):
+        place.fake.trade(BTC, BUY, "1", "1")
+    with pytest.raises(ReaderTooSlow):
+        client.take(2.0)
 
 
 # Tickers
@@ -96,6 +113,19 @@ def fill(place: Place, take: int) -> Fill:
     return Fill(PEER, take, "maker", key, 7, BUY, 300000, 1000, NOW, PEER, 9, 1, 5, "BTC")
 
 
+async def test_an_account_gets_its_own_orders_only() -> None:
+    place = Place()
+    place.trading.open[1] = [order(place, 7)]
+    client = await reading(place, "orders", 1)
+    (snapshot,) = client.take()
+    assert [view.id for view in snapshot.orders] == [f"{ME}-7"]
+    place.trading.tell(2, orders=[order(place, 8)])
+    assert client.take() == []
+    place.trading.tell(1, orders=[order(place, 7, filled=50000, value=50000 * 300000)])
+    (message,) = client.take()
+    assert [(view.number, view.filled) for view in message.orders] == [(7, "0.5")]
+
+
 async def test_no_fill_is_left_out_and_the_newest_come_first() -> None:
     place = Place()
     place.trading.tell(1, fills=[fill(place, 1), fill(place, 2)])
@@ -110,6 +140,18 @@ async def test_no_fill_is_left_out_and_the_newest_come_first() -> None:
     late = await reading(place, "fills", 1)
     (snapshot,) = late.take()
     assert [view.id for view in snapshot.fills] == [f"{PEER}:{take}" for take in (4, 3, 2, 1)]
+
+
+async def test_balances_are_sent_with_the_available_amount() -> None:
+    place = Place()
+    place.trading.balances[1] = [Balance("USD", 10**10, 2 * 10**9)]
+    client = await reading(place, "balances", 1)
+    (snapshot,) = client.take()
+    (view,) = snapshot.balances
+    assert (view.asset, view.total, view.held, view.available) == ("USD", "100", "20", "80")
+    place.trading.tell(1, balances=[Balance("USD", 10**10, 0)])
+    (message,) = client.take()
+    assert message.balances[0].available == "100"
 
 
 async def test_two_accounts_do_not_share_a_stream() -> None:

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stream_kit import BTC, Client, Place
+from stream_kit import BTC, Client, Place, reading
 
+from exchange.model.events import BUY
+from node.service.market_data import Change
+from node.streams.stream import Ended
 from node.streams.stream_messages import Resume, Subscribe
+from node.streams.stream_registry import LINGER
 from node.views.views import ServiceError
 
 
@@ -31,6 +35,59 @@ async def test_what_there_is_not_is_refused(request_: Subscribe, code: str) -> N
     with pytest.raises(ServiceError) as refused:
         await Place().stream_registry.find(request_, 0)
     assert refused.value.code == code
+
+
+async def test_a_stream_is_shared_and_outlives_its_readers_for_a_while() -> None:
+    place = Place()
+    first = await reading(place, "trades", market="btc/usd")
+    second = await reading(place, "trades")
+    assert first.reader is not None
+    assert second.reader is not None
+    stream = first.reader.stream
+    assert second.reader.stream is stream
+    place.stream_registry.sweep(0.0)
+    first.leave()
+    second.leave()
+    place.stream_registry.sweep(10.0)
+    place.stream_registry.sweep(9.0 + LINGER)
+    assert len(place.stream_registry) == 1
+    again = await reading(place, "trades")
+    place.stream_registry.sweep(11.0 + LINGER)
+    assert again.reader is not None
+    assert again.reader.stream is stream
+    again.leave()
+    place.stream_registry.sweep(12.0 + LINGER)
+    place.stream_registry.sweep(12.0 + 2 * LINGER)
+    assert len(place.stream_registry) == 0
+    line = place.fake.data._lines[place.fake.instruments[BTC].key]
+    assert not line.listeners
+    anew = await reading(place, "trades")
+    assert anew.reader is not None
+    assert anew.reader.stream.epoch != stream.epoch
+
+
+async def test_a_failure_ends_the_stream_and_nothing_else(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place()
+    trades, book = await reading(place, "trades"), await reading(place, "book")
+    trades.take()
+    book.take()
+    assert trades.reader is not None
+
+    def fail(change: Change) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(trades.reader.stream, "offer", fail)
+    place.fake.trade(BTC, BUY, "30000", "1")
+    with pytest.raises(Ended) as ended:
+        trades.take()
+    assert ended.value.code == "internal_error"
+    assert "secret" not in ended.value.detail
+    assert "secret" in caplog.text
+    place.step()
+    assert book.take()
+    assert (await reading(place, "trades")).take()[0].trades
 
 
 REFUSALS = {"invalid_message", "unknown_market", "bad_timeframe", "key_required"}

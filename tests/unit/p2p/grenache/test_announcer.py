@@ -10,7 +10,7 @@ import random
 import pytest
 from grenache_kit import MemoryDirectory
 
-from p2p.grenache.announcer import FIRST_RETRY, LAST_RETRY, SPREAD, Announcer
+from p2p.grenache.announcer import FIRST_RETRY, LAST_RETRY, SPREAD, Announcer, Repeater
 from p2p.grenache.errors import BadInput, GrapeUnreachable
 
 pytestmark = pytest.mark.looptime
@@ -79,6 +79,25 @@ class Grapes:
         return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
+async def test_with_return_events_announcements_are_retried_seldom_and_then_at_once() -> None:
+    grapes = Grapes()
+    grapes.state = "down"
+    repeater = Repeater(grapes.announce, returned=lambda: grapes.returned, rng=random.Random(1))
+    repeater.start("a", 1, 60.0)
+    await asyncio.sleep(600)
+    pauses = grapes.pauses("a")
+    assert pauses[0] <= FIRST_RETRY * (1 + SPREAD) + 0.01
+    assert pauses[-1] >= 60 * (1 - SPREAD)
+    now = asyncio.get_running_loop().time()
+    grapes.come_back()
+    await asyncio.sleep(0.01)
+    assert grapes.calls[-1][0] == pytest.approx(now, abs=0.01)
+    grapes.calls.clear()
+    await asyncio.sleep(600)
+    assert min(grapes.pauses("a")) >= 60 * (1 - SPREAD)
+    await repeater.close()
+
+
 async def test_a_failure_is_tried_again_soon_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -98,6 +117,33 @@ async def test_a_failure_is_tried_again_soon_and_logged_once(
     directory.times.clear()
     await asyncio.sleep(100)
     assert min(directory.pauses) > 20.0, "back to the interval"
+    await announcer.close()
+
+
+async def test_a_service_that_is_stopped_is_announced_no_more() -> None:
+    directory = Times()
+    announcer = Announcer(directory, interval=10.0)
+    announcer.start("a", 1)
+    announcer.start("b", 1)
+    await asyncio.sleep(1)
+    announcer.stop("a")
+    announcer.stop("a")
+    announcer.stop("never started")
+    directory.calls.clear()
+    await asyncio.sleep(50)
+    assert set(directory.calls) == {("b", 1)}
+    await announcer.close()
+
+
+async def test_starting_again_changes_the_port() -> None:
+    directory = Times()
+    announcer = Announcer(directory, interval=10.0)
+    announcer.start("a", 1)
+    await asyncio.sleep(1)
+    announcer.start("a", 2)
+    directory.calls.clear()
+    await asyncio.sleep(50)
+    assert set(directory.calls) == {("a", 2)}
     await announcer.close()
 
 

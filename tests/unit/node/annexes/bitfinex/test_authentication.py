@@ -32,6 +32,15 @@ async def refused(
     return code, text
 
 
+async def test_the_body_is_signed_as_it_came(exchange: Exchange) -> None:
+    key = exchange.key()
+    for raw in (b"", b"{}", b"{ }", b'{"a": 1.50, "b":[ ]}', b"  "):
+        answer = await exchange.post(key, "r/wallets", raw=raw)
+        assert (answer.status, answer.json) == (200, [])
+    headers = key.headers(PATH, b'{"a":1}')
+    assert await refused(exchange, headers, b'{"a": 1}') == (10100, "apikey: digest invalid")
+
+
 async def test_unknown_paths_need_a_key_first(exchange: Exchange) -> None:
     path = "/v2/auth/r/nothing"
     assert await refused(exchange, {}, path=path) == (10100, "apikey: invalid")
@@ -93,3 +102,25 @@ def test_keys_come_over_tls_or_from_this_machine(
         with pytest.raises(BitfinexError, match="over TLS only") as refused:
             both()
         assert refused.value.code == 10100
+
+
+def test_the_payload_of_an_event_is_bound_to_its_nonce() -> None:
+    guard, key = gate()
+
+    def enter(**more: object) -> KeySession:
+        return guard.of_event(key.event(**more), secure=True, remote="")
+
+    def signed(payload: str, nonce: object) -> KeySession:
+        return enter(authNonce=nonce, authPayload=payload, authSig=key.sign(payload.encode()))
+
+    assert enter() == KeySession(BOB, READ, "the-key-of-bob-01")
+    assert signed("AUTH100100", "100") == KeySession(
+        BOB, READ, "the-key-of-bob-01"
+    )  # bitfinex-api-node writes it twice
+    assert signed("AUTH101", "101") == KeySession(BOB, READ, "the-key-of-bob-01")
+    for payload, nonce in (("AUTH1", 5000), ("AUTH", ""), ("AUTHx", "x"), ("AUTH5", 5.0)):
+        with pytest.raises(BitfinexError):
+            signed(payload, nonce)
+    for more in ({"authSig": None}, {"apiKey": 7}, {"authPayload": ["AUTH1"]}, {"authNonce": None}):
+        with pytest.raises(BitfinexError):
+            enter(**more)

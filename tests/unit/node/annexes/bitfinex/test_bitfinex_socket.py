@@ -8,6 +8,7 @@ import socket as system_socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from zlib import crc32
 
 import aiohttp
 import pytest
@@ -193,6 +194,20 @@ async def test_an_unsubscribed_channel_sends_nothing_more(
 
 
 # Channels
+
+
+async def test_checksums_follow_each_batch_on_request(api: Api, reader: Reader) -> None:
+    shown = api.service.shown
+    told, _ = await reader.subscribe("book", symbol="tBTCUSD")
+    shown.order(BTC, 1, "6000", "1", number=1)
+    await reader.hear()
+    await reader.ask({"event": "conf", "flags": CHECKSUMS})
+    shown.order(BTC, -1, "6100", "3", number=2)
+    shown.order(BTC, 1, "5900", "2.5", number=3)
+    assert [(await reader.hear())[1] for _ in range(2)] == [[5900, 1, 2.5], [6100, 1, -3]]
+    value = crc32(b"6000:1:6100:-3:5900:2.5")
+    signed = value if value < 2**31 else value - 2**32
+    assert await reader.hear() == [told["chanId"], "cs", signed]
 
 
 async def test_bulk_updates_are_one_message(api: Api, reader: Reader) -> None:

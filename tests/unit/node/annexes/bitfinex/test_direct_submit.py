@@ -13,6 +13,7 @@ import orjson
 import pytest
 from direct_kit import HOST, KEY, WARM_UP, Pair, post, running
 
+from node.annexes.bitfinex import authentication, dialect
 from node.annexes.bitfinex.direct_submit import PATH, DirectSubmit
 from node.api.access import AccessRules
 
@@ -139,6 +140,32 @@ async def test_an_order_that_waits_for_other_nodes_is_answered_when_they_have_de
             status, _, body = await asking
         assert status.startswith("HTTP/1.1 200 ")
         assert b"SUCCESS" in body
+
+
+MILLISECOND = 1_795_473_194_887
+
+
+@pytest.mark.parametrize("order", [ORDER, {**ORDER, "symbol": "tX"}], ids=["taken", "refused"])
+async def test_an_answer_waits_until_a_clock_of_milliseconds_gives_another_nonce(
+    order: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients on the same machine would else send the nonce of the first request again."""
+    now = MILLISECOND * 1000 + 300
+    monkeypatch.setattr(dialect, "_now", lambda: now)
+    async with running(tmp_path, AccessRules(), DirectSubmit) as pair:
+        await pair.account("read", "trade")
+        for side in pair.sides:
+            async with side.connection() as connection:
+                await connection.ask(WARM_UP)
+                monkeypatch.setattr(authentication, "PAUSE", 0.3)
+                began = time.monotonic()
+                await connection.ask(signed(order, nonce=MILLISECOND))
+                assert time.monotonic() - began >= 0.3
+                # Of the past or of microseconds: no wait, which would be longer than that of `ask`.
+                monkeypatch.setattr(authentication, "PAUSE", 30.0)
+                await connection.ask(signed(order, nonce=MILLISECOND + 1))
+                await connection.ask(signed(order, nonce=now))
+        assert pair.taken == [True] * 3
 
 
 async def test_requests_one_after_another_with_milliseconds_as_nonces_are_all_taken(

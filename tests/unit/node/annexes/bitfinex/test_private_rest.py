@@ -66,6 +66,20 @@ async def test_of_a_pair_the_first_is_answered_and_both_exist(
     assert second[16] == 29000
 
 
+async def test_an_order_is_updated_flat(exchange: Exchange, key: Credentials) -> None:
+    order_id = await submit(exchange, key)
+    exchange.trading.fill(1, "30000", "0.1")
+    body = {"id": order_id, "price": "29999.5", "amount": "0.5"}
+    told = await ask(exchange, key, "w/order/update", body)
+    assert (told[1], told[6]) == ("ou-req", "SUCCESS")
+    order = told[4]
+    assert (order[0], order[6], order[7], order[16]) == (order_id, 0.5, 0.6, 29999.5)
+    assert await refused(exchange, key, "w/order/update", {"id": OWN + 9}) == (
+        10001,
+        "Order not found.",
+    )
+
+
 async def test_an_order_is_cancelled_by_id_and_by_cid(exchange: Exchange, key: Credentials) -> None:
     order_id = await submit(exchange, key)
     told = await ask(exchange, key, "w/order/cancel", {"id": order_id})
@@ -88,6 +102,22 @@ async def test_an_order_is_cancelled_by_id_and_by_cid(exchange: Exchange, key: C
     assert date is not None
     told = await ask(exchange, key, "w/order/cancel", {"cid": 9, "cid_date": date.split(":")[1]})
     assert told[4][:3] == order[:3]
+
+
+async def test_many_orders_are_cancelled_at_once(exchange: Exchange, key: Credentials) -> None:
+    ids = [await submit(exchange, key, gid=gid) for gid in (1, 1, 2, 3, 3)]
+
+    async def cancelled(body: Any) -> list[int]:
+        told = await ask(exchange, key, "w/order/cancel/multi", body)
+        assert (told[1], told[6]) == ("oc_multi-req", "SUCCESS")
+        assert all(row[13] == "CANCELED" for row in told[4])
+        return [row[0] for row in told[4]]
+
+    assert await cancelled({"id": [ids[0], OWN + 99]}) == [ids[0]]
+    assert await cancelled({"gid": [2]}) == [ids[2]]
+    assert await cancelled({"id": [ids[1]], "gid": 3}) == [ids[1], *ids[3:]]
+    assert await cancelled({"all": 1}) == []
+    assert (await refused(exchange, key, "w/order/cancel/multi", {}))[0] == 10020
 
 
 async def test_operations_are_carried_out_one_after_another(
@@ -160,6 +190,21 @@ async def test_refusals_have_the_codes_and_words_that_clients_know(
 
 
 # Reading
+
+
+async def test_open_orders_of_all_markets_one_market_or_by_id(
+    exchange: Exchange, key: Credentials
+) -> None:
+    ids = [await submit(exchange, key), await submit(exchange, key)]
+    ids.append(await submit(exchange, key, symbol="tTEST:USD", amount="5", price="12"))
+    assert [row[0] for row in await ask(exchange, key, "r/orders")] == ids
+    assert [row[0] for row in await ask(exchange, key, "r/orders/tBTCUSD")] == ids[:2]
+    assert [row[0] for row in await ask(exchange, key, "r/orders/tTEST:USD")] == ids[2:]
+    for wanted in ([ids[1]], [str(ids[1])], ids[1]):
+        found = await ask(exchange, key, "r/orders/tBTCUSD", {"id": wanted})
+        assert [row[0] for row in found] == [ids[1]]
+    assert await ask(exchange, key, "r/orders", {"id": [3]}) == []
+    assert await refused(exchange, key, "r/orders/tNOSUCH") == (10020, "symbol: invalid")
 
 
 async def test_an_open_order_shows_its_fills(exchange: Exchange, key: Credentials) -> None:
@@ -288,6 +333,12 @@ async def test_accounts_do_not_see_each_other(exchange: Exchange, key: Credentia
         assert (await refused(exchange, other, path, {"id": order_id}))[1] == "Order not found."
     assert (await ask(exchange, other, "w/order/cancel/multi", {"all": 1}))[4] == []
     assert not exchange.trading.orders[1].done
+
+
+async def test_get_finds_no_signed_path(exchange: Exchange, key: Credentials) -> None:
+    path = "/v2/auth/r/wallets"
+    answer = await exchange.send(path, b"", key.headers(path, b""), "GET")
+    assert (answer.status, answer.json) == (404, ["error", 10000, "path: unknown"])
 
 
 async def test_a_key_beyond_its_rate_gets_an_error_and_no_other_key_does() -> None:

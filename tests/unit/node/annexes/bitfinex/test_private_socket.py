@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from bitfinex_kit import ALICE, BTC, Credentials, Exchange, running_exchange
+from bitfinex_kit import ALICE, BOB, BTC, Credentials, Exchange, running_exchange
 
 from exchange.orders.engine_context import CommandRejected
 from node.annexes.bitfinex import bitfinex_socket, limits
@@ -203,6 +203,24 @@ async def test_an_order_over_at_once_is_new_trades_and_is_over(
     assert heard[3][2][13] == "EXECUTED @ 30000(0.3)"
 
 
+async def test_events_go_to_all_connections_of_the_account(
+    exchange: Exchange, trader: Reader
+) -> None:
+    async with connected(exchange) as second, connected(exchange) as stranger:
+        await second.enter(exchange.key())
+        await stranger.enter(exchange.key(BOB))
+        await exchange.post(exchange.key(), "w/order/submit", LIMIT)
+        exchange.trading.end(1, "expired")
+        exchange.trading.set_balance(ALICE, "USD", "7")
+        heard = await trader.until_quiet()
+        assert [m[1] for m in heard] == ["on", "oc", "wu", "bu"]
+        assert heard[1][2][13] == "CANCELED"
+        assert heard[2][2] == ["exchange", "USD", 7, 0, 7, None, None]
+        assert heard[3][2] == [7, 7]
+        assert await second.until_quiet() == heard
+        assert await stranger.until_quiet() == []
+
+
 async def test_the_value_of_all_wallets_is_at_the_last_prices(
     exchange: Exchange, trader: Reader
 ) -> None:
@@ -213,6 +231,16 @@ async def test_the_value_of_all_wallets_is_at_the_last_prices(
     heard = await trader.until_quiet()
     assert [m[1] for m in heard] == ["wu", "wu", "wu", "bu"]  # once for what comes together
     assert heard[-1][2] == [45010.5, 45010.5]
+
+
+async def test_an_order_is_updated_and_cancelled(exchange: Exchange, trader: Reader) -> None:
+    await trader.carry_out("on", {**LIMIT, "cid": 5})
+    events, told = await trader.carry_out("ou", {"id": OWN + 1, "price": "29000"})
+    ((kind, order),) = events
+    assert (kind, order[16], told[1], told[4][16]) == ("ou", 29000, "ou-req", 29000)
+    events, told = await trader.carry_out("oc", {"cid": 5})
+    ((kind, order),) = events
+    assert (kind, order[13], told[1], told[6]) == ("oc", "CANCELED", "oc-req", "SUCCESS")
 
 
 @pytest.mark.parametrize(
@@ -356,7 +384,45 @@ async def test_channel_0_beats(exchange: Exchange, monkeypatch: pytest.MonkeyPat
         assert public >= 1
 
 
+async def test_channel_0_is_not_one_of_the_25_and_cannot_be_unsubscribed(
+    exchange: Exchange, trader: Reader
+) -> None:
+    for prec in ("P0", "P1", "P2", "P3", "P4", "R0"):
+        for length in (1, 25, 100, 250):
+            book = {"channel": "book", "symbol": "tBTCUSD", "prec": prec, "len": length}
+            await trader.say({"event": "subscribe", **book})
+    heard = await trader.until_quiet()
+    assert len([m for m in heard if isinstance(m, dict)]) == 24
+    await trader.say({"event": "subscribe", "channel": "trades", "symbol": "tBTCUSD"})
+    assert (await trader.hear())["event"] == "subscribed"
+    await trader.until_quiet()
+    assert (await trader.ask({"event": "unsubscribe", "chanId": 0}))["code"] == 10401
+    _, told = await trader.carry_out("on", LIMIT)
+    assert told[6] == "SUCCESS"
+
+
 # The end
+
+
+@pytest.mark.parametrize("dms", [4, 0])
+async def test_the_dead_mans_switch_cancels_when_the_connection_ends(
+    exchange: Exchange, dms: int
+) -> None:
+    async with connected(exchange) as reader:
+        await reader.enter(exchange.key(), dms=dms)
+        await reader.carry_out("on", LIMIT)
+        await exchange.post(exchange.key(), "w/order/submit", LIMIT)  # the account's, all of them
+        await exchange.post(exchange.key(BOB), "w/order/submit", LIMIT)
+        connection = reader.ws._response.connection
+        assert connection is not None
+        assert connection.transport is not None
+        connection.transport.abort()  # as when its machine dies
+    if dms:
+        await eventually(lambda: exchange.trading.orders[2].done)
+    else:
+        await eventually(lambda: not exchange.trading.listeners[ALICE])
+    died = "dead_man" if dms else ""
+    assert [order.reason for order in exchange.trading.orders.values()] == [died, died, ""]
 
 
 async def test_the_dead_man_needs_a_key_that_may_trade(exchange: Exchange, reader: Reader) -> None:

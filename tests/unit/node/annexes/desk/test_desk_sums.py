@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from node.annexes.desk.desk_profile import MAX_NODES, nodes_of, read_profile
-from node.annexes.desk.desk_sums import join_fills, net_obligations
+from node.annexes.desk.desk_sums import join_fills, net_obligations, sum_balances
 from node.views.account_views import ObligationView
-from node.views.views import FillView
+from node.views.views import BalanceView, FillView
 
 A, B, OUTSIDE = "a" * 32, "b" * 32, "c" * 32
 
@@ -90,6 +90,15 @@ def test_profiles_that_cannot_be_used_say_why(tmp_path: Path, text: str, error: 
 def test_a_missing_profile_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read .*none\.toml: no such file"):
         read_profile(tmp_path / "none.toml")
+
+
+def test_balances_are_summed_exactly() -> None:
+    tenth = BalanceView(asset="BTC", total="0.1", held="0.00000001", available="0.09999999")
+    minus = BalanceView(asset="BTC", total="-0.3", held="0", available="-0.3")
+    usd = BalanceView(asset="ABC", total="5", held="0", available="5")
+    abc, btc = sum_balances([tenth, tenth, minus, usd])
+    assert (abc.asset, abc.total) == ("ABC", "5")
+    assert (btc.total, btc.held, btc.available) == ("-0.1", "0.00000002", "-0.10000002")
 
 
 def test_obligations_of_all_nodes_to_one_outside_are_netted_and_own_ones_cancel_out() -> None:

@@ -159,3 +159,8 @@ def test_messages_are_in_the_order_of_the_journal() -> None:
         f"{NODE}:gaps:1",
     ]
     assert set(TABLES) == set(copy_plan("main").tables)
+
+
+def test_texts_of_a_subject_have_no_wildcards() -> None:
+    subject = copy_plan("main").subject("n", "orders", "a.b *>")
+    assert subject == "exchange.copy.main.n.orders.a%2Eb%20%2A%3E"

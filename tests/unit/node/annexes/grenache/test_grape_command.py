@@ -67,6 +67,29 @@ def test_without_options_it_is_a_useful_grape(started: Started) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--dp 1 --aph 2 --bn 127.0.0.1:3,127.0.0.1:4 -b 127.0.0.1 --dpa 9000 --dnl 5000 --dc 7 "
+        "--dht_maxValues 8 --check_maxPayloadSize 999",
+        "--dht_port 1 --api_port 2 --bootstrap 127.0.0.1:3 --bn 127.0.0.1:4 --bind 127.0.0.1 "
+        "--dht_peer_maxAge 9000 --dht_nodeLiveness 5000 --dht_concurrency 7 --max-values 8 "
+        "--max-payload 999",
+        "--dht-port 1 --api-port 2 --bn 127.0.0.1:3,127.0.0.1:4 --b 127.0.0.1 --peer-max-age 9000 "
+        "--node-liveness 5000 --concurrency 7 --max-values 8 --check-max-payload-size 999",
+    ],
+)
+def test_the_options_of_the_node_js_program_are_understood(started: Started, line: str) -> None:
+    done = command(*line.split())
+    assert (done.exit_code, done.output) == (0, "")
+    assert (started.grape_dht_port, started.grape_api_port) == (1, 2)
+    assert started.grape_bootstrap == (("127.0.0.1", 3), ("127.0.0.1", 4))
+    assert (started.grape_host, started.grape_api_host) == ("127.0.0.1", "127.0.0.1")
+    assert (started.grape_peer_max_age, started.grape_concurrency) == (9000, 7)
+    assert started.options["node_liveness"] == 5.0
+    assert (started.options["max_values"], started.options["max_payload"]) == (8, 999)
+
+
 def test_options_that_mean_nothing_here_are_ignored_with_a_warning(started: Started) -> None:
     done = command("--cache_maxAge", "1000", "--dht_maxTables", "5")
     assert done.exit_code == 0
@@ -103,6 +126,14 @@ def test_a_wrong_option_names_the_expected_form(
     assert done.exit_code == code
     assert said in done.stderr
     assert started.loaded is None
+
+
+def test_help_shows_how_without_the_spellings_for_scripts() -> None:
+    done = command("--help")
+    assert "exchange-node grape --dp 20002 --aph 30002 --bn 127.0.0.1:20001" in done.output
+    assert "curl -d" in done.output
+    assert "--grape-" not in done.output
+    assert "dht_" not in done.output
 
 
 # What it tells
@@ -160,6 +191,16 @@ async def test_found_and_lost_bootstrap_nodes_are_logged() -> None:
         "no other Grape answers any more; serving the local entries, and trying again",
         "joined the DHT: 2 other Grapes known",
     ]
+    watching.cancel()
+
+
+@pytest.mark.looptime
+async def test_a_first_grape_without_bootstrap_has_nothing_to_complain_of() -> None:
+    grape: Any = TellingGrape()
+    said: list[str] = []
+    watching = asyncio.create_task(run_grape._watch(grape, False, said.append))
+    await asyncio.sleep(60)
+    assert said == []
     watching.cancel()
 
 

@@ -43,6 +43,11 @@ def test_a_step_shows_the_figures_of_its_page(step: CourseStep) -> None:
     assert result.exit_code == 0
 
 
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
+def test_the_change_of_a_page_gives_its_promised_figures(step: CourseStep) -> None:
+    assert not broken(step, 1, changed=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
 def test_other_seeds_keep_the_promises_too(step: CourseStep) -> None:

@@ -95,6 +95,16 @@ def together(**options: bool) -> Desk:
     return desk
 
 
+def test_without_a_standby_it_goes_alone_after_its_patience() -> None:
+    desk = Desk()
+    unit = desk.wants()
+    desk.pass_time(TERMS.patience - 0.2)
+    assert desk.left() < unit
+    desk.pass_time(0.3)
+    assert desk.left() == unit
+    assert desk.primary.serves(desk.now)
+
+
 def test_a_swap_whose_answer_was_lost_counts_as_carried_out() -> None:
     desk = Desk()
     desk.pass_time(0.3)
@@ -112,6 +122,20 @@ def test_a_swap_whose_answer_was_lost_counts_as_carried_out() -> None:
     desk.pass_time(TERMS.renewal)
     assert not desk.in_sync
     assert desk.left() == unit
+
+
+def test_an_answer_from_before_a_freeze_is_no_proof_for_a_message_after_it() -> None:
+    desk = together()
+    desk.store_away = True
+    desk.pass_time(TERMS.heartbeat + 0.05, acks=False)
+    sent = desk.shipped[-1]
+    desk.now += TERMS.lease * 2  # frozen, with the answer in its socket
+    desk.turn(acks=False)
+    assert desk.shipped[-1] == sent  # a message that says the same
+    desk.primary.acked(Ack(1, sent.upto, sent.unit), desk.now)
+    assert not desk.primary.serves(desk.now)
+    desk.primary.acked(Ack(1, sent.upto, sent.unit), desk.now)
+    assert desk.primary.serves(desk.now)
 
 
 def test_while_the_store_is_away_the_standby_is_proof_enough() -> None:

@@ -39,6 +39,17 @@ def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], text: str)
         check_standby(Settings(**values))
 
 
+def test_first_goes_with_a_journal_that_is_not_flushed() -> None:
+    check_standby(
+        Settings(
+            standby_allow=(MACHINE,),
+            standby_listen=LISTEN,
+            standby_ack="first",
+            journal_sync="normal",
+        )
+    )
+
+
 def test_a_directory_that_follows_or_had_a_lease_does_not_become_a_node(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     role_file.write(tmp_path, Role(role="standby", epoch=3))

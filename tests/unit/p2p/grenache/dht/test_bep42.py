@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from dht_kit import Solo, node_id
+from dht_kit import FAR, LOCAL, NEAR, Solo, node_id
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +28,23 @@ def test_any_id_fits_a_private_or_loopback_address():
     for host in ("127.0.0.1", "10.0.0.1", "192.168.0.1", "172.16.0.1", "169.254.0.1"):
         assert fits(node_id(1), host)
     assert not fits(node_id(1), "8.8.8.8")
+
+
+def test_with_the_option_a_node_whose_id_does_not_fit_is_served_but_not_entered():
+    solo = Solo(bep42=True)
+    good = make_id(FAR[0], random.Random(1))
+    for address, sender, entered in (
+        (FAR, node_id(1), False),
+        (FAR, good, True),
+        (NEAR, node_id(2), True),
+        (LOCAL, node_id(3), True),
+    ):
+        out = solo.receive(address, encode_query(b"tt", sender, PingQuery()))
+        assert len([m for _, m in out if not isinstance(m, KrpcQuery)]) == 1
+        for to, message in solo.queries(out):
+            if to == address:
+                solo.answer(to, message, sender)
+        assert (solo.core.table.at(address) is not None) == entered
 
 
 def test_a_node_with_a_public_address_has_an_id_that_fits_it():

@@ -82,6 +82,22 @@ def get(network, host, key: bytes, salt: bytes = b"") -> Item | None:
 # Announcing and looking up
 
 
+def test_announcements_fade_and_stay_when_they_are_repeated():
+    network, hosts = network_of(3)
+    announce(network, hosts[0], 80)
+    announce(network, hosts[0], 81)
+    network.run(100)
+    announce(network, hosts[0], 81)
+    network.run(19)
+    assert len(lookup(network, hosts[2])) == 2
+    network.run(2)
+    for host in hosts:
+        assert lookup(network, host) == {(hosts[0].address[0], 81)}
+    network.run(120)
+    for host in hosts:
+        assert lookup(network, host) == set()
+
+
 def test_what_a_lone_node_has_is_there_for_its_first_neighbour():
     network, (lone,) = network_of(1, DhtSettings(public_host="10.0.0.1"))
     announce(network, lone)
@@ -168,6 +184,18 @@ def test_what_is_withdrawn_is_gone_everywhere_at_once():
     assert ("10.1.2.3", 82) not in lookup(network, hosts[4])
 
 
+def test_loopback_addresses_are_replaced_for_remote_callers():
+    network, (lone,) = network_of(1)
+    announce(network, lone)
+    assert lookup(network, lone, reached_at="192.168.1.5") == {("192.168.1.5", 80)}
+    assert lookup(network, lone, reached_at="127.0.0.1") == {("127.0.0.1", 80)}
+    announce(network, lone, 81, "10.1.2.3")
+    assert lookup(network, lone, reached_at="192.168.1.5") == {
+        ("192.168.1.5", 80),
+        ("10.1.2.3", 81),
+    }
+
+
 def test_an_announcement_whose_tokens_are_refused_is_tried_once_more():
     solo = Solo()
     solo.meet(NEAR, node_id(1))
@@ -216,6 +244,16 @@ def test_a_reader_with_an_old_copy_reads_the_new_one_and_so_do_others_with_old_o
     assert get(network, hosts[0], new.key()) == new
     network.run(1)
     assert all(h.node._core.values.get(network.clock.now, new.key()) == new for h in hosts)
+
+
+def test_a_value_of_one_salt_is_not_given_for_another():
+    network, hosts = network_of(3)
+    item = signed(1, b"v", b"salt")
+    put(network, hosts[0], item)
+    assert get(network, hosts[2], item.key(), b"salt") == item
+    fresh = network.add(address(7), (address(1),))
+    network.run(1)
+    assert get(network, fresh, item.key()) is None  # cannot be verified without
 
 
 def test_an_older_version_and_a_mismatch_are_refused_wherever_the_newer_is():
@@ -470,6 +508,23 @@ def timed(network, host, begin) -> tuple[float, Any]:
     results: list[Any] = []
     host.call(lambda now: begin(now, results.append))
     return network.run_until(lambda: bool(results), 10.0, step=0.005), results[0]
+
+
+def test_a_far_node_gets_what_its_announcer_no_longer_waits_for():
+    network, far, new = far_pair(0.15)
+    waited, holders = timed(
+        network, new, lambda now, done: new.node.announce(now, SERVICE, 80, None, done)
+    )
+    assert waited <= 0.15
+    assert holders == 1  # this node, so far
+    value = Item(b"5:value")
+    waited, stored = timed(network, new, lambda now, done: new.node.put(now, value, None, done))
+    assert waited <= 0.15
+    assert stored == PutResult(value.key(), 0)
+    network.run(1.0)
+    assert lookup(network, far) == {(address(2)[0], 80)}
+    assert get(network, far, value.key()) == value
+    assert announce(network, new) == 2
 
 
 def test_what_goes_on_without_its_caller_does_not_overtake_the_opposite():

@@ -95,6 +95,24 @@ class World:
         return search
 
 
+def test_our_own_address_is_not_one_of_the_closest():
+    world = World()
+    ourselves = world.node(node_id=OWN)
+    other = world.node()
+    search = world.search(known=[other], unnamed=[ourselves.address])
+    assert [c.id for c in search.closest()] == [other.id]
+
+
+def test_a_visitor_that_has_seen_enough_ends_the_search():
+    world = World()
+    nodes = [world.node() for _ in range(30)]
+    visits = []
+    search = world.search(known=nodes, visit=lambda now, c, reply: bool(visits.append(c)))
+    assert len(visits) == 1
+    assert search.finished
+    assert world.finished_at == RTT
+
+
 def test_dead_nodes_cost_a_search_little_and_are_replaced_by_the_next():
     world = World()
     nodes = sorted(

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from p2p.grenache.dht.krpc import KrpcQuery, KrpcReply, PingQuery, decode
+from p2p.grenache.dht.krpc import KrpcFailure, KrpcQuery, KrpcReply, PingQuery, decode
 from p2p.grenache.dht.queries import MAX_PENDING, TRIES, Late, Queries, Rtt
 from p2p.ground.timers import Timers
 
@@ -92,6 +92,14 @@ def test_a_younger_slow_query_does_not_hide_that_an_older_one_stalled():
     bench.wait(first.timeout)  # the first one has stalled, the second one is slow
     assert (first.late, second.late) == (Late.STALLED, Late.SLOW)
     assert bench.queries.path(THERE).stalled
+
+
+def test_an_error_is_an_answer():
+    bench = Bench()
+    bench.ask()
+    assert bench.queries.message(0.0, THERE, KrpcFailure(bench.transaction(), 203, "no"))
+    assert kinds(bench) == ["error 203"]
+    assert bench.queries.path(THERE).answered
 
 
 def test_silence_is_met_with_repetition_and_then_given_up():

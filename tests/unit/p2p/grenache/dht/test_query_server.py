@@ -64,6 +64,17 @@ def peers_at(solo: Solo, source=LOCAL, service: bytes = SERVICE):
 # Announcements
 
 
+def test_an_announcement_records_the_address_that_it_came_from():
+    solo = Solo()
+    token = token_for(solo, NEAR)
+    reply_to(solo, NEAR, AnnouncePeer(SERVICE, 1337, token))
+    assert peers_at(solo) == {pack((NEAR[0], 1337))}
+    reply_to(solo, NEAR, AnnouncePeer(SERVICE, 0, token))
+    assert peers_at(solo) == {pack((NEAR[0], 1337)), pack(NEAR)}
+    solo.wait(120)
+    assert peers_at(solo) == set()
+
+
 def test_a_token_of_another_address_is_refused():
     solo = Solo()
     token = token_for(solo, NEAR)
@@ -171,6 +182,19 @@ VALUE_KEY = bep44.immutable_key(bytes(900))
 LARGE = [GetPeers(SERVICE), FindNode(node_id(1)), Get(VALUE_KEY), GetPeers(b"nobody"), PingQuery()]
 
 
+@pytest.mark.parametrize("ask", LARGE, ids=lambda ask: type(ask).__name__)
+@pytest.mark.parametrize("sender", [b"client", node_id(9)], ids=["client", "node"])
+def test_an_unproven_address_gets_at_most_three_times_its_own_bytes(ask, sender):
+    solo = stocked()
+    solo.bytes_sent.clear()
+    query = encode_query(b"tt", sender, ask)
+    for _ in range(30):
+        solo.receive(FAR, query)
+    solo.wait(5)
+    assert solo.bytes_sent[FAR] <= AMPLIFICATION * 30 * len(query)
+    assert solo.bytes_sent[FAR] > 0
+
+
 def test_the_bound_holds_for_every_single_query_of_a_stranger():
     solo = stocked()
     for n, ask in enumerate(LARGE):
@@ -194,6 +218,34 @@ def test_a_node_gets_the_whole_answer_once_it_has_answered_a_ping(ask):
     (answer,) = [m for to, m in out if to == FAR and isinstance(m, KrpcReply)]
     assert answer.value is not None or len(answer.peers or ()) == 100
     assert isinstance(solo.ask(FAR, ask, sender=node_id(9)), KrpcReply)  # and at once from now on
+
+
+def test_a_stranger_that_does_not_answer_gets_a_part_a_moment_later():
+    solo = stocked()
+    query = encode_query(b"tt", node_id(9), GetPeers(SERVICE))
+    solo.receive(FAR, query)
+    out = solo.wait(0.5)
+    (answer,) = [m for to, m in out if to == FAR and isinstance(m, KrpcReply)]
+    assert 0 < len(answer.peers or ()) < 30
+    solo.wait(5)
+    out = solo.receive(FAR, query)  # known as mute: no second wait
+    assert [m for _, m in out if isinstance(m, KrpcReply)]
+
+
+def test_held_queries_are_bounded():
+    solo = stocked(max_sources=10_000)
+    for n in range(3000):
+        source = (f"198.18.{n >> 8}.{n & 255}", 1000)
+        query = encode_query(b"tt", node_id(9, n % 256), GetPeers(SERVICE))
+        solo.receive(source, query)
+        assert solo.bytes_sent.get(source, 0) <= AMPLIFICATION * len(query)
+    server = solo.node._server
+    assert server._held_count <= 1000
+    assert len(server._pinged) <= 512
+    solo.wait(10)
+    assert server._held_count == 0
+    assert not server._held
+    assert not server._pinged
 
 
 def test_queries_held_for_one_address_and_for_all_are_bounded():
@@ -220,6 +272,16 @@ def test_too_many_queries_of_one_address_are_dropped():
     solo.wait(1)
     assert sum(solo.ask(FAR, PingQuery()) is not None for _ in range(100)) == 10
     assert solo.node.counters["queries_over_rate"] == 170
+
+
+def test_a_malformed_query_is_answered_with_an_error_that_is_no_larger_than_allowed():
+    solo = Solo()
+    query = b"d1:ad2:id20:" + node_id(1) + b"9:info_hash0:e1:q9:get_peers1:t2:tt1:y1:qe"
+    ((to, answer),) = solo.receive(FAR, query)
+    assert to == FAR
+    assert isinstance(answer, KrpcFailure)
+    assert answer.code == 203
+    assert solo.bytes_sent[FAR] <= AMPLIFICATION * len(query)
 
 
 # Anything at all

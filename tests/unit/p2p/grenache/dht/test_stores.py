@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p2p.grenache import bep44
 from p2p.grenache.dht.announcement_store import AnnouncementStore
-from p2p.grenache.dht.compact_addresses import pack
+from p2p.grenache.dht.compact_addresses import Reach, pack, reach
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.krpc import CAS_MISMATCH, SEQ_TOO_LOW
 from p2p.grenache.dht.own_announcements import MAX_VOTERS, OwnEntries, SeenAs
@@ -214,6 +214,30 @@ def test_a_proof_lasts_for_a_time():
 
 
 # Addresses, and how others see us
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", Reach.LOOPBACK),
+        ("127.9.9.9", Reach.LOOPBACK),
+        ("10.1.2.3", Reach.PRIVATE),
+        ("172.16.0.1", Reach.PRIVATE),
+        ("172.32.0.1", Reach.PUBLIC),
+        ("192.168.1.1", Reach.PRIVATE),
+        ("169.254.1.1", Reach.PRIVATE),
+        ("8.8.8.8", Reach.PUBLIC),
+        ("0.0.0.0", Reach.NONE),
+        ("0.1.2.3", Reach.NONE),
+        ("224.0.0.1", Reach.NONE),
+        ("255.255.255.255", Reach.NONE),
+        ("::1", Reach.NONE),
+        ("localhost", Reach.NONE),
+        ("", Reach.NONE),
+    ],
+)
+def test_reach(host, expected):
+    assert reach(host) is expected
 
 
 def test_the_widest_view_counts_and_in_it_the_majority():

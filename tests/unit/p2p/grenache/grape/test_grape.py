@@ -155,6 +155,16 @@ async def test_a_given_host_is_an_address_that_can_be_reached(host):
             await grape.announce("svc", 80, host=host)
 
 
+async def test_a_salt_that_is_too_long_is_refused():
+    async with Grape(settings()) as grape:
+        with pytest.raises(BadInput):
+            await grape.get("ab" * 20, salt=bytes(65))
+
+
+def count_searches(grape: Grape) -> int:
+    return grape.status().counters["searches"]
+
+
 @pytest.mark.parametrize(("max_age", "kept"), [(120.0, 1.0), (0.2, 0.02), (float("inf"), 1.0)])
 def test_a_lookup_is_kept_for_a_tenth_of_an_announcements_life_at_most(max_age, kept):
     assert GrapeSettings(peer_max_age=max_age).lookup_cache_s == pytest.approx(kept)
@@ -166,6 +176,37 @@ async def test_port_0_is_the_udp_port_of_the_grape():
         assert await a.lookup("svc") == [b.address]
         assert await b.withdraw("svc", 0) == 2
         assert await a.lookup("svc", fresh=True) == []
+
+
+async def test_announcements_of_a_service_reuse_the_nodes_of_the_last_search():
+    async with grapes(3) as (a, b, c):
+        await a.lookup("svc")  # everybody knows everybody
+        assert await a.announce("svc", 80) == 3
+        before = count_searches(a)
+        assert await a.announce("svc", 81) == 3
+        assert count_searches(a) == before
+        await c.stop()
+        assert await a.announce("svc", 82) == 2  # one does not take it, so others are searched for
+        assert count_searches(a) == before + 1
+        assert {port for _, port in await b.lookup("svc")} == {80, 81, 82}
+
+
+async def test_what_is_announced_here_is_in_the_next_answer_cache_or_not():
+    async with grapes(2, lookup_cache=60.0) as (a, b):
+        await b.announce("svc", 80)
+        await a.lookup("svc")
+        await a.announce("svc", 81)
+        await b.announce("svc", 82)  # which reaches the other's store
+        assert {port for _, port in await a.lookup("svc")} == {80, 81, 82}
+
+
+async def test_lookups_of_the_same_name_at_once_are_one_search():
+    async with grapes(2) as (a, b):
+        await b.announce("svc", 80)
+        before = count_searches(a)
+        results = await asyncio.gather(*(a.lookup("svc") for _ in range(50)))
+        assert results == [[("127.0.0.1", 80)]] * 50
+        assert count_searches(a) == before + 1
 
 
 @pytest.mark.parametrize("impatient", [0, 1])
@@ -270,6 +311,22 @@ async def test_a_failing_socket_fails_the_requests_under_way(deaf, caplog):
         await grape.lookup("svc")
     assert "failed" in caplog.text
     await grape.stop()
+
+
+async def test_a_grape_that_restarts_on_its_port_is_part_of_the_dht_again_at_once():
+    async with grapes(3) as (a, b, c):
+        place, before = b.address, b.node_id
+        await b.stop()
+        renewed = Grape(settings(a.address, port=place[1]))
+        await renewed.start()
+        try:
+            assert renewed.node_id != before
+            assert await renewed.announce("svc", 80) == 3
+            for grape in (a, c):
+                assert await grape.lookup("svc") == [("127.0.0.1", 80)]
+            assert await a.announce("other", 81) == 3
+        finally:
+            await renewed.stop()
 
 
 async def test_garbage_on_the_socket_does_no_harm():

@@ -37,6 +37,12 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
 # Announce and look up
 
 
+async def test_an_announced_service_is_looked_up_as_text_of_addresses(api: Api) -> None:
+    assert await api.ask("announce", ["rpc_test", 1337]) == (200, 1)
+    assert await api.ask("lookup", "rpc_test") == (200, ["127.0.0.1:1337"])
+    assert await api.ask("lookup", "nothing_here") == (200, [])
+
+
 async def test_an_announcement_may_name_the_address_it_is_for(api: Api) -> None:
     assert await api.ask("announce", ["s", 1, "192.0.2.7"]) == (200, 1)
     assert await api.ask("announce", ["s", 2, None]) == (200, 1)
@@ -60,6 +66,13 @@ async def test_a_given_address_that_is_no_machines_is_refused(api: Api, host: st
     _, text = await api.ask("announce", ["s", 1, host])
     assert "is no machine's address" in text
     assert not api.grape.calls
+
+
+async def test_an_announcement_is_taken_back(api: Api) -> None:
+    await api.ask("announce", ["s", 1])
+    assert await api.ask("unannounce", ["s", 1]) == (200, 1)
+    assert await api.ask("unannounce", ["s", 1]) == (200, 0)
+    assert await api.ask("lookup", "s") == (200, [])
 
 
 async def test_javascripts_integers_are_integers(api: Api) -> None:
@@ -124,6 +137,11 @@ async def test_wrong_requests_get_the_texts_that_clients_know(
     assert not api.grape.calls
 
 
+@pytest.mark.parametrize("body", [b"5", b'"text"', b"[]", b"null", b"true", b"{}"])
+async def test_a_body_without_data_is_a_request_without_argument(api: Api, body: bytes) -> None:
+    assert await api.raw("lookup", body) == (200, b'"ERR_GRAPE_LOOKUP"')
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -140,6 +158,14 @@ async def test_what_is_no_json_gets_500_and_a_name(api: Api, body: bytes) -> Non
     assert await api.raw("lookup", body) == (500, b"ERR_GRAPE_PAYLOAD_INVALID")
     compressed = {"Content-Encoding": "gzip"}
     assert await api.raw("lookup", body, headers=compressed) == (500, b"ERR_GRAPE_PAYLOAD_INVALID")
+
+
+async def test_methods_and_the_case_of_the_first_letter_do_not_matter(api: Api) -> None:
+    body = b'{"data":"s"}'
+    assert await api.raw("Lookup", body) == (200, b"[]")
+    assert await api.raw("lookup", body, method="PUT") == (200, b"[]")
+    assert await api.raw("lookup", body, method="GET") == (200, b"[]")
+    assert await api.raw("lookup", b"", method="GET") == (500, b"ERR_GRAPE_PAYLOAD_INVALID")
 
 
 # Values

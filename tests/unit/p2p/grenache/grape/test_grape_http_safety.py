@@ -65,6 +65,12 @@ def test_where_other_machines_come_in_the_api_may_have_any_name(
     assert guard.refusal({"host": "127.0.0.1", "origin": "http://x"}, own_host) is not None
 
 
+async def test_an_old_client_without_host_passes(api: Api) -> None:
+    body = b'{"data":"s"}'
+    head = b"POST /lookup HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body)
+    assert (await api.send(head + body)).endswith(b"\r\n\r\n[]")
+
+
 @pytest.mark.parametrize("header", ["", "10.0.0.1", "[fe80::1]", "x_y-1", "localhost."])
 def test_hosts_without_public_dns_names_are_local(header: str) -> None:
     assert is_local_host(header)
@@ -91,12 +97,37 @@ async def test_a_bug_is_answered_as_an_incident_and_the_api_continues(
     assert await api.ask("lookup", "s") == (200, [])
 
 
+async def test_bytes_that_are_no_http_get_400_and_nothing_in_the_log(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    for junk in (
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"POST /lookup FTP/1\r\n\r\n",
+        b"HELO x\r\n\r\n",
+    ):
+        assert b" 400 " in (await api.send(junk)).partition(b"\r\n")[0]
+    assert not caplog.records
+    assert await api.ask("lookup", "s") == (200, [])
+
+
 async def test_a_payload_up_to_the_limit_is_taken(api: Api) -> None:
     empty = json.dumps({"data": "s", "rid": ""}).encode()
     body = json.dumps({"data": "s", "rid": "x" * (8192 - len(empty))}).encode()
     assert await api.raw("lookup", body) == (200, b"[]")
     assert await api.raw("lookup", body + b" ") == (413, b"ERR_GRAPE_PAYLOAD_SIZE")
     assert await api.ask("lookup", "s") == (200, [])
+
+
+async def test_a_payload_without_a_length_has_the_same_limit(api: Api) -> None:
+    async def chunks(count: int) -> AsyncIterator[bytes]:
+        yield b'{"data":"s"}'
+        for _ in range(count):
+            yield b" " * 1000
+
+    async with api.client.post(f"{api.url}/lookup", data=chunks(8)) as reply:
+        assert (reply.status, await reply.read()) == (200, b"[]")
+    async with api.client.post(f"{api.url}/lookup", data=chunks(9)) as reply:
+        assert (reply.status, await reply.read()) == (413, b"ERR_GRAPE_PAYLOAD_SIZE")
 
 
 async def test_a_huge_body_is_refused_before_it_has_arrived(api: Api) -> None:
@@ -163,6 +194,33 @@ def lookup(service: str, *headers: str, version: str = "1.1") -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+async def test_requests_of_one_connection_are_answered_in_their_order(api: Api) -> None:
+    api.grape.entries = {"a": [("127.0.0.1", 1)], "b": [("127.0.0.1", 2)]}
+    answer = await api.send(lookup("a") + lookup("b"), until=b'"127.0.0.1:2"]')
+    assert answer.index(b'"127.0.0.1:1"]') < answer.index(b'"127.0.0.1:2"]')
+
+
+async def test_a_flood_of_requests_waits_at_its_sender(api: Api) -> None:
+    """While one request is at work only a bounded part of those behind it is read."""
+    api.grape.gate.clear()
+    request = lookup("s", f"X: {'x' * 4000}")
+    flood = 4000
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(request * flood)
+    writing = asyncio.create_task(writer.drain())
+    await api.grape.entered.wait()
+    await asyncio.sleep(0.1)
+    assert not writing.done()
+    api.grape.gate.set()
+    for _ in range(flood):
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"\r\n\r\n[]")
+    await writing
+    assert len(api.grape.calls) == flood
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_who_has_too_much_wait_behind_its_request_is_cut(api: Api) -> None:
     api.grape.gate.clear()
     reader, writer = await asyncio.open_connection(*api.address)
@@ -182,6 +240,27 @@ async def test_who_has_too_much_wait_behind_its_request_is_cut(api: Api) -> None
     writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
+
+
+async def test_behind_a_request_that_is_answered_directly_nothing_is_read(api: Api) -> None:
+    api.grape.gate.clear()
+    reader, writer = await asyncio.open_connection(*api.address)
+    writer.write(lookup("s"))
+    await api.grape.entered.wait()
+    more = 2000
+    writer.write(lookup("t", f"X: {'x' * 4000}") * more)
+    writing = asyncio.create_task(writer.drain())
+    await asyncio.sleep(0.1)
+    assert not writing.done()
+    assert len(api.grape.calls) == 1
+    api.grape.gate.set()
+    for _ in range(1 + more):
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"\r\n\r\n[]")
+    await writing
+    assert [call[1] for call in api.grape.calls] == ["s", *["t"] * more]
+    writer.close()
+    await writer.wait_closed()
 
 
 # Life

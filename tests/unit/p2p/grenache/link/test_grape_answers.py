@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.grenache import bep44
+from p2p.grenache.directory import StoredValue
 from p2p.grenache.errors import GrapeRefused
 from p2p.grenache.link.grape_answers import (
     MAX_ADDRESSES,
@@ -39,6 +40,14 @@ def signed(seq=1, value=b"v", salt=b""):
     return key, found
 
 
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [(b"1", 1), (b"[]", []), (b'"x"', "x"), (b"", None), (b"null", None), (b'{"v":""}', {"v": ""})],
+)
+def test_a_body_with_status_200_is_its_json_value(body, value):
+    assert value_of(200, body) == value
+
+
 def test_refused_versions_have_a_status_of_their_own():
     with pytest.raises(VersionRefused, match="301 CAS mismatch") as raised:
         value_of(301, b'"301 CAS mismatch, re-read and try again"')
@@ -62,6 +71,28 @@ def test_a_grape_that_reports_an_error_by_status_is_still_a_grape(status, body, 
         value_of(status, body)
     assert raised.value.code == code
     assert not isinstance(raised.value, NotAGrape)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b"<html>"),
+        (200, b"<html>"),
+        (502, b"bad gateway"),
+        (204, b""),
+        (200, b"\xff\xfe"),
+        (307, b""),
+    ],
+)
+def test_answers_of_other_programs_are_distinguished(status, body):
+    with pytest.raises(NotAGrape):
+        value_of(status, body)
+
+
+def test_a_withdrawal_succeeded_when_the_answer_is_a_number():
+    assert withdrawn(0) == 0
+    with pytest.raises(GrapeRefused, match="ERR_REQ_NOTFOUND"):
+        withdrawn("ERR_REQ_NOTFOUND")
 
 
 def test_a_lookup_is_a_list_of_addresses():
@@ -111,6 +142,30 @@ def test_a_lookup_has_no_repeats_and_an_end():
     many = [f"10.0.{n // 250}.{n % 250}:1" for n in range(400)]
     assert len(addresses(many + many)) == MAX_ADDRESSES
     assert addresses(["1.2.3.4:5"] * 200) == [("1.2.3.4", 5)]
+
+
+def test_a_put_is_answered_with_the_key_that_was_meant():
+    assert stored_key(KEY, KEY) == KEY
+    for refused in (
+        KEY.upper(),
+        KEY[:-1],
+        "ff" * 20,
+        1,
+        None,
+        "v must be less than 1000 bytes in put()",
+    ):
+        with pytest.raises(GrapeRefused):
+            stored_key(refused, KEY)
+
+
+def test_a_get_finds_the_text_that_its_key_stands_for():
+    found = {"id": "f5" * 20, "token": None, "v": "hello world"}
+    assert stored_value(found, KEY, b"") == StoredValue(b"hello world")
+    assert stored_value(None, KEY, b"") is None
+    with pytest.raises(GrapeRefused, match="ERR_GRAPE_GENERIC"):
+        stored_value("ERR_GRAPE_GENERIC", KEY, b"")
+    with pytest.raises(GrapeRefused, match="ERR_GRAPE_VALUE"):
+        stored_value({**found, "v": "hello worlD"}, KEY, b"")
 
 
 def test_a_signed_value_that_does_not_match_its_key_is_refused():

@@ -6,8 +6,9 @@ import socket
 import pytest
 from aiohttp import web
 
-from p2p.grenache.errors import GrapeUnreachable
+from p2p.grenache.errors import GrapeRefused, GrapeUnreachable
 from p2p.grenache.link.http_post import HttpPost
+from p2p.grenache.link.link_client import Link
 
 TIMEOUT = 20.0  # seconds; only a failure waits so long
 
@@ -62,6 +63,18 @@ async def post():
     await one.close()
 
 
+async def raw_server(reply):
+    """Answers every connection with these bytes once something was sent, then closes it."""
+
+    async def handle(reader, writer):
+        await reader.read(65536)
+        writer.write(reply)
+        writer.close()
+
+    running = await asyncio.start_server(handle, "127.0.0.1", 0)
+    return running, f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}/lookup"
+
+
 async def test_a_request_whose_connection_is_cut_is_sent_once_more(server, post):
     def cut(request):
         server.replies["announce"] = text(b"1")
@@ -108,3 +121,42 @@ async def test_a_closed_port_is_reported_in_words(post):
         url = f"http://127.0.0.1:{free.getsockname()[1]}/lookup"
         with pytest.raises(GrapeUnreachable, match="connection refused"):
             await post(url, b"{}", timeout=TIMEOUT, limit=100)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (b"", "without an answer"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\ncut", "."),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "."),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 100_000, "."),
+    ],
+)
+async def test_what_is_no_http_reply_is_unreachable(post, reply, reason):
+    running, url = await raw_server(reply)
+    async with running:
+        with pytest.raises(GrapeUnreachable, match=reason) as raised:
+            await post(url, b"{}", timeout=TIMEOUT, limit=1000)
+    assert raised.value.detail
+    assert len(str(raised.value)) < 300
+
+
+async def test_a_link_over_http(server):
+    server.replies = {
+        "announce": text(b"2"),
+        "lookup": text(b'["127.0.0.1:1337"]'),
+        "probe": text(b'"ERR_REQ_NOTFOUND"'),
+        "put": text(b'"302 sequence number less than current"', 302, Location="/announce"),
+    }
+    async with Link([server.url + "/"]) as link:
+        assert await link.announce("rpc", 1337) == 2
+        assert await link.lookup("rpc") == [("127.0.0.1", 1337)]
+        with pytest.raises(GrapeRefused, match="302"):
+            await link.put(b"x")
+        assert link.status()[0].up is True
+        assert link.status()[0].latency > 0
+        await server.stop()
+        with pytest.raises(GrapeUnreachable, match=server.url):
+            await link.lookup("rpc", fresh=True)
+        assert link.status()[0].up is False

@@ -85,6 +85,18 @@ async def test_a_grape_that_answers_requests_is_up_whatever_becomes_of_a_probe()
     assert changes == [False, True]
 
 
+async def test_an_empty_lookup_is_accepted_after_a_second_grape():
+    first, second, third = fake_grapes(3, lookup=[])
+    async with make_link(first, second, third) as link:
+        assert await link.lookup("rpc") == []
+        assert [len(g.kinds()) for g in (first, second, third)] == [1, 1, 0]
+        second.answers["lookup"] = ONE
+        assert await link.lookup("rpc") == [("192.0.2.1", 1337)]
+        second.up = False
+        third.answers["lookup"] = "ERR_GRAPE_LOOKUP"
+        assert await link.lookup("rpc", fresh=True) == []  # one that says so, one that cannot tell
+
+
 async def test_an_empty_answer_is_not_remembered():
     (grape,) = fake_grapes(1, lookup=ONE)
     grape.turns["lookup"] = [[]]
@@ -105,6 +117,27 @@ async def test_what_is_remembered_is_bounded(monkeypatch):
         assert grape.data("lookup") == ["b", "a"]
 
 
+async def test_equal_lookups_at_once_are_one_request():
+    (grape,) = fake_grapes(1, lookup=ONE)
+    async with make_link(grape, cache_for=0) as link:
+        found = await asyncio.gather(*(link.lookup("rpc") for _ in range(50)))
+        assert found == [[("192.0.2.1", 1337)]] * 50
+        assert len(grape.kinds()) == 1
+
+
+async def test_a_cancelled_caller_leaves_the_shared_answer_to_the_others():
+    (grape,) = fake_grapes(1, lookup=ONE)
+    async with make_link(grape) as link:
+        first = asyncio.create_task(link.lookup("rpc"))
+        second = asyncio.create_task(link.lookup("rpc"))
+        await asyncio.sleep(0.001)
+        first.cancel()
+        assert await second == [("192.0.2.1", 1337)]
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert len(grape.kinds()) == 1
+
+
 async def test_an_answer_under_way_is_not_used_after_it_was_to_be_forgotten():
     (grape,) = fake_grapes(1, lookup=TWO)
     async with make_link(grape) as link:
@@ -116,6 +149,25 @@ async def test_an_answer_under_way_is_not_used_after_it_was_to_be_forgotten():
         assert len(await link.lookup("rpc")) == 2
         assert len(await before) == 1
         assert len(await link.lookup("rpc")) == 2  # the older answer did not replace the newer one
+
+
+async def test_without_any_grape_the_error_has_the_reason_and_each_is_tried_once_a_second():
+    first, second = fake_grapes(2, lookup=ONE)
+    first.up = second.up = False
+    async with make_link(first, second) as link:
+        await asyncio.sleep(5.5)  # between probes
+        first.log.clear()
+        second.log.clear()
+        for number in range(100):
+            with pytest.raises(
+                GrapeUnreachable, match=r"grape0:1: connection refused.*grape1:1: conn"
+            ):
+                await link.lookup(f"rpc{number}")
+            await asyncio.sleep(0.05)
+        assert 2 <= len(first.times("lookup")) <= 6
+        first.up = True
+        await asyncio.sleep(1)
+        assert await link.lookup("rpc") == [("192.0.2.1", 1337)]  # no probe needs to come first
 
 
 async def test_what_is_no_grape_is_left_alone():
@@ -131,6 +183,18 @@ async def test_what_is_no_grape_is_left_alone():
     async with make_link(page, good) as link:
         await asyncio.sleep(0.1)
         assert link.status()[0].up is False
+
+
+@pytest.mark.parametrize("answer", ["ERR_GRAPE_LOOKUP", None, 5, {}, (500, b"oh dear")])
+async def test_a_lookup_that_is_refused_goes_to_the_next_grape(answer):
+    bad, good = fake_grapes(2, lookup=ONE)
+    bad.answers["lookup"] = answer
+    async with make_link(bad, good) as link:
+        assert await link.lookup("rpc") == [("192.0.2.1", 1337)]
+        assert link.status()[0].up is True
+    async with make_link(bad) as link:
+        with pytest.raises(GrapeRefused, match=bad.url):
+            await link.lookup("rpc")
 
 
 # Values
@@ -216,6 +280,20 @@ async def test_of_a_signed_value_the_newest_version_that_any_grape_knows_is_take
         began = now()
         assert (await link.get(key)).seq == 3
         assert now() - began < HEDGE + 0.01
+
+
+async def test_a_signed_value_is_never_searched_for_past_a_grapes_own_copy():
+    """A Node.js Grape spoils its copy when it is asked to."""
+    item, key, answer = signed(3)
+    first, second = fake_grapes(2, put=key, get=answer)
+    first.turns["put"] = second.turns["put"] = ["All queries failed"]
+    async with make_link(first, second) as link:
+        await link.put_mutable(item)
+        await link.get(key)
+        await link.put_mutable(item)
+    asked = first.data("get") + second.data("get")
+    assert len(asked) >= 4
+    assert all("cache" not in data for data in asked)
 
 
 @pytest.mark.parametrize(

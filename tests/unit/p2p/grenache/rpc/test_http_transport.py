@@ -18,12 +18,20 @@ from p2p.grenache.errors import BadInput, RequestFailed, RequestTimeout
 from p2p.grenache.rpc.http_transport import HttpTransport
 from p2p.grenache.rpc.rpc_transport import CLOSED, GENERIC, BadReply
 from p2p.grenache.rpc.rpc_wire import RpcReply
-from p2p.wire.tls import client_context
+from p2p.grenache.rpc.ws_transport import WsTransport
+from p2p.wire.tls import client_context, server_context
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[HttpTransport]:
     transport = HttpTransport()
+    yield transport
+    await transport.close()
+
+
+@pytest.fixture
+async def ws() -> AsyncIterator[WsTransport]:
+    transport = WsTransport()
     yield transport
     await transport.close()
 
@@ -36,6 +44,19 @@ async def test_http_replies_come_back_over_one_kept_connection(http):
             )
         status = http.status()
         assert (status.requests, status.connects, status.busy, status.idle) == (3, 1, 0, 1)
+
+
+async def test_http_a_host_that_does_not_exist_was_not_sent(http):
+    with pytest.raises(RequestFailed) as failed:
+        await ask(http, ("no.such.host.invalid", 80))
+    assert not failed.value.sent
+
+
+async def test_an_impossible_port_fails_like_any_other(http, ws):
+    for transport in (http, ws):
+        with pytest.raises(RequestFailed, match="it is not an address") as failed:
+            await ask(transport, ("127.0.0.1", 99999))
+        assert not failed.value.sent
 
 
 async def test_http_no_connection_in_time_was_not_sent():
@@ -109,9 +130,32 @@ async def test_http_replies_to_another_request_are_refused(http, reply, code):
     assert (failed.value.code, failed.value.sent) == (code, True)
 
 
+async def test_http_an_error_page_is_quoted_and_a_reply_with_an_error_status_is_taken(http):
+    async with server(answering(http_reply(b"disk full", status="500 Oops"))) as address:
+        with pytest.raises(BadReply, match="HTTP 500: disk full"):
+            await ask(http, address)
+    reply = http_reply(b'["r1","ERR_TOO_BIG",null]', status="413 Too Large")
+    async with server(answering(reply)) as address:
+        assert await ask(http, address) == RpcReply("r1", "ERR_TOO_BIG", None)
+
+
 async def test_http_a_payload_that_is_no_json_is_refused_before_anything_is_sent(http):
     with pytest.raises(BadInput):
         http.encode("r1", "svc", {1, 2})
+
+
+async def test_http_gzip_both_ways_without_content_encoding():
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        headers, body = await read_request(reader)
+        assert headers["grc-compress"] == "gzip"
+        assert "content-encoding" not in headers
+        writer.write(http_reply(gzip.compress(echo(gzip.decompress(body)))))
+        await reader.read()
+
+    transport = HttpTransport(compress=True)
+    async with server(script) as address:
+        assert (await ask(transport, address, "x" * 1000)).result == "x" * 1000
+        await transport.close()
 
 
 @pytest.mark.parametrize(
@@ -143,6 +187,32 @@ async def test_http_content_encoding_gzip_is_understood(http):
         assert (await ask(http, address)).result == 1
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_http_a_kept_connection_that_the_server_closed_with_the_request(http, idempotent):
+    """The race that cannot be seen: only what is idempotent is sent again, on a new connection."""
+    bodies: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = not bodies
+        bodies.append((await read_request(reader))[1])
+        writer.write(echoing(bodies[-1]))
+        if first:
+            bodies.append((await read_request(reader))[1])
+            return
+        await reader.read()
+
+    async with server(script) as address:
+        await ask(http, address, 1)
+        if idempotent:
+            assert (await ask(http, address, 2, idempotent=True)).result == 2
+            assert http.status().connects == 2
+            assert bodies[1] == bodies[2]
+        else:
+            with pytest.raises(RequestFailed) as failed:
+                await ask(http, address, 2)
+            assert failed.value.sent
+
+
 async def test_http_when_one_kept_connection_is_dead_the_others_are_not_tried(http):
     seen: list[Any] = []
 
@@ -161,6 +231,26 @@ async def test_http_when_one_kept_connection_is_dead_the_others_are_not_tried(ht
         assert (await ask(http, address, "again", idempotent=True)).result == "again"
         assert seen[3:] == ["again", "again"]
         assert http.status().connects == 4
+
+
+async def test_http_a_worker_that_goes_away_after_a_kept_connection_broke_may_have_done_it(http):
+    closing = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(echoing((await read_request(reader))[1]))
+        await read_request(reader)
+        listening.close()
+        writer.close()
+        closing.set()
+
+    listening = await asyncio.start_server(script, "127.0.0.1", 0)
+    address = listening.sockets[0].getsockname()
+    await ask(http, address)
+    with pytest.raises(RequestFailed, match="cannot connect") as failed:
+        await ask(http, address, idempotent=True)
+    assert failed.value.sent
+    assert closing.is_set()
+    await listening.wait_closed()
 
 
 @pytest.mark.parametrize("header", ["Connection: close\r\n", "Keep-Alive: timeout=0\r\n"])
@@ -288,3 +378,31 @@ async def test_http_closing_fails_running_waiting_and_connecting_requests(monkey
     assert [error.sent for error in ended] == [True, False, False]
     with pytest.raises(RequestFailed, match="was closed"):
         await ask(plain, address)
+
+
+async def test_http_an_answer_before_the_request_was_read_ends_the_connection(http):
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(http_reply(b'["r1","ERR_TOO_BIG",null]', status="413 Too Large"))
+        await writer.drain()
+        await done.wait()
+
+    done = asyncio.Event()
+    async with server(script, limit=1024) as address:
+        reply = await ask(http, address, "x" * 30_000_000)
+        assert reply.error == "ERR_TOO_BIG"
+        assert http.status().idle == 0
+        done.set()
+
+
+async def test_http_tls_and_plain_do_not_mix(http):
+    transport = HttpTransport(tls=client_context(Identity.generate()))
+    async with server(answering(echoing)) as plain:
+        with pytest.raises(RequestFailed) as failed:
+            await ask(transport, plain)
+        assert not failed.value.sent
+    await transport.close()
+    async with server(answering(echoing), ssl=server_context(Identity.generate())) as secure:
+        with pytest.raises(RequestFailed) as failed:
+            await ask(http, secure)
+        assert failed.value.sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,6 +30,28 @@ async def test_twelve_requests_reach_twelve_workers(world):
     for _ in range(12):
         await world.ask()
     assert world.transport.asked == {address(n): 1 for n in range(1, 13)}
+
+
+@pytest.mark.parametrize("in_flight", [1, 8, 64])
+@pytest.mark.parametrize("usual", [0.0003, 0.02])
+async def test_workers_that_are_as_good_as_each_other_get_equal_shares(world, in_flight, usual):
+    rng = random.Random(in_flight)
+
+    async def work(payload: Any) -> Any:
+        await asyncio.sleep(usual * rng.uniform(0.7, 1.5))
+        return payload
+
+    for n in range(1, 13):
+        world.add(n, work)
+
+    async def caller() -> None:
+        for n in range(1920 // in_flight):
+            await world.ask(n)
+
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    assert len(world.transport.asked) == 12
+    assert min(world.transport.asked.values()) >= 80  # of 160 on average
+    assert max(world.transport.asked.values()) <= 320
 
 
 async def test_a_slow_worker_gets_less(world):
@@ -95,6 +118,18 @@ async def test_what_a_stopping_worker_may_have_done_is_repeated_only_if_idempote
         assert await world.ask(idempotent=True) == "hi"
 
 
+async def test_when_all_workers_are_busy_their_retry_times_are_kept_and_then_the_call_fails(
+    world,
+):
+    for n in range(1, 4):
+        world.add(n, saying(busy(0.2)))
+    began = now()
+    with pytest.raises(RemoteError, match="ERR_BUSY: try again in"):
+        await world.ask()
+    assert sum(world.transport.asked.values()) == 4  # the first attempt and three retries
+    assert now() - began > 0.2
+
+
 # Workers that die
 
 
@@ -145,6 +180,14 @@ async def test_a_hanging_worker_costs_an_idempotent_caller_little(world):
     assert max(took) < 0.3  # the first time, before it is known what is usual
     assert sum(took) < 50 * 0.01 + 0.5
     assert world.transport.asked[address(1)] < 10
+
+
+async def test_answers_that_take_most_of_the_timeout_are_waited_for(world):
+    """Nothing is known of how long they take, and trying another one does not end the first."""
+    world.add(1, echo(3.5))
+    world.add(2, echo(3.5))
+    for _ in range(5):
+        assert await world.ask(idempotent=True, timeout=5.0) == "hi"
 
 
 async def test_at_most_two_requests_run_at_once(world):

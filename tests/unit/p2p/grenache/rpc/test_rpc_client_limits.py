@@ -13,11 +13,14 @@ from grenache_client_kit import MemoryDirectory, unused_address
 from grenache_world_kit import LOST, Work, World, address, echo, failing, now
 
 from p2p.adaptive import BreakerState
+from p2p.base.identity import Identity
 from p2p.grenache.errors import BadInput, GrapeUnreachable, LookupEmpty, RemoteError, RequestFailed
 from p2p.grenache.rpc import rpc_client as client_module
 from p2p.grenache.rpc.rpc_client import Client
-from p2p.grenache.rpc.rpc_transport import BadReply
+from p2p.grenache.rpc.rpc_transport import CLOSED, BadReply
 from p2p.grenache.rpc.rpc_wire import RpcReply, busy
+from p2p.grenache.rpc.rpc_worker import Request, Worker
+from p2p.wire.tls import client_context, server_context
 
 pytestmark = pytest.mark.looptime
 
@@ -168,6 +171,19 @@ async def test_cancelling_a_request_cancels_its_attempts_and_counts_no_failure(w
         assert row.parts["timeout_rate"] == row.parts["error_rate"] == row.parts["in_flight"] == 0
 
 
+async def test_closing_fails_requests_for_a_service_beyond_the_limit(world, monkeypatch):
+    monkeypatch.setattr(client_module, "MAX_SERVICES", 1)
+    world.directory.delay = 100.0
+    waiting = asyncio.ensure_future(world.ask(timeout=1000.0))
+    await asyncio.sleep(1.0)
+    other = asyncio.ensure_future(world.client.request("other", timeout=1000.0))
+    await asyncio.sleep(1.0)
+    await world.client.close()
+    ended = await asyncio.gather(waiting, other, return_exceptions=True)
+    assert [error.code for error in ended] == [CLOSED, CLOSED]
+    assert not len(world.client._calls.caller.tasks)
+
+
 async def test_closing_fails_all_waiting_requests():
     world = World()
     waiting = asyncio.ensure_future(world.ask())
@@ -223,6 +239,65 @@ async def test_the_real_transports_are_made_and_closed(kind):
             await client.request("svc", timeout=1.0)
         assert not failed.value.sent
         assert client.status().transport.kind == kind
+
+
+@pytest.mark.looptime(False)
+@pytest.mark.parametrize(
+    "options", [{}, {"compress": True}, {"transport": "ws"}], ids=["http", "gzip", "ws"]
+)
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_with_our_own_worker(options, secure):
+    ours, theirs = Identity.generate(), Identity.generate()
+    shown: list[bytes | None] = []
+
+    async def serve(request: Request) -> Any:
+        shown.append(request.certificate)
+        if request.payload == "refuse":
+            raise RemoteError("ERR_MINE", {"partial": 1})
+        return request.payload
+
+    worker = Worker(tls=server_context(theirs) if secure else None)
+    worker.serve("svc", serve)
+    await worker.start("127.0.0.1", 0)
+    directory = MemoryDirectory(svc=[worker.address], other=[worker.address])
+    tls = client_context(ours) if secure else None
+    async with Client(directory, tls=tls, **options) as client:
+        results = await asyncio.gather(*(client.request("svc", {"n": n}) for n in range(30)))
+        assert results == [{"n": n} for n in range(30)]
+        with pytest.raises(RemoteError) as failed:
+            await client.request("svc", "refuse")
+        assert (failed.value.code, failed.value.result) == ("ERR_MINE", {"partial": 1})
+        with pytest.raises(RemoteError, match="ERR_UNKNOWN_SERVICE"):
+            await client.request("other", timeout=1.0)
+        assert [said.result for said in await client.map("svc", "x" * 100_000)] == ["x" * 100_000]
+        await worker.stop(0.0)
+        with pytest.raises(RequestFailed, match="cannot connect") as refused:
+            await client.request("svc", timeout=1.0)
+        assert not refused.value.sent
+    assert {certificate is not None for certificate in shown} == {secure}
+
+
+@pytest.mark.looptime(False)
+@pytest.mark.parametrize("kind", ["http", "ws"])
+async def test_closing_fails_requests_that_real_workers_have_not_answered(kind):
+    asked = asyncio.Event()
+
+    async def never(request: Request) -> Any:
+        asked.set()
+        await asyncio.sleep(1000.0)
+
+    async with Worker() as worker:
+        worker.serve("svc", never)
+        await worker.start("127.0.0.1", 0)
+        client = Client(MemoryDirectory(svc=[worker.address]), transport=kind)
+        waiting = asyncio.ensure_future(client.request("svc", timeout=100.0))
+        await asked.wait()
+        await client.close()
+        with pytest.raises(RequestFailed) as failed:
+            async with asyncio.timeout(10.0):
+                await waiting
+        assert (failed.value.code, failed.value.sent) == (CLOSED, True)
+        await worker.stop(0.0)
 
 
 @pytest.mark.looptime(False)

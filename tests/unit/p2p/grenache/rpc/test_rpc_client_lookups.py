@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from grenache_world_kit import World, address, echo, now
+from grenache_world_kit import LOST, World, address, echo, failing, now
 
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import (
@@ -19,6 +19,7 @@ from p2p.grenache.errors import (
     RequestTimeout,
 )
 from p2p.grenache.rpc import rpc_client as client_module
+from p2p.grenache.rpc.rpc_client import ClientSettings
 from p2p.grenache.rpc.rpc_wire import RpcReply
 
 pytestmark = pytest.mark.looptime
@@ -61,6 +62,29 @@ async def test_a_new_worker_is_used_within_two_seconds_even_if_the_known_one_is_
         assert now() - began < 2.0
 
 
+async def test_an_empty_service_is_waited_for_as_long_as_the_client_was_made_for():
+    world = World(settings=ClientSettings(empty_wait=1.0))
+    began = now()
+    with pytest.raises(LookupEmpty, match="svc"):
+        await world.ask()
+    assert 0.5 < now() - began <= 1.05
+    began = now()
+    with pytest.raises(LookupEmpty):
+        await world.ask(timeout=0.1)
+    assert now() - began <= 0.1
+    await world.client.close()
+
+
+async def test_an_announcement_that_is_just_under_way_is_found_by_a_client_that_waits():
+    world = World(settings=ClientSettings(empty_wait=1.0))
+    asking = asyncio.ensure_future(world.ask())
+    await asyncio.sleep(0.3)
+    world.add(1, echo())
+    began = now()
+    assert await asking == "hi"
+    assert now() - began < 0.3
+
+
 async def test_who_is_not_used_any_more_and_not_found_is_forgotten_at_once(world):
     world.add(1, echo())
     await world.ask()
@@ -68,6 +92,28 @@ async def test_who_is_not_used_any_more_and_not_found_is_forgotten_at_once(world
     await asyncio.sleep(100.0)
     with pytest.raises(LookupEmpty):
         await world.ask()
+
+
+async def test_who_comes_back_after_a_long_time_gets_the_workers_of_now(world):
+    world.add(1, echo())
+    await world.ask()
+    world.directory.services["svc"] = []
+    world.add(1, None)
+    world.directory.services["svc"] = [address(2)]
+    world.transport.workers[address(2)] = echo()
+    await asyncio.sleep(300.0)
+    world.transport.asked.clear()
+    assert await world.ask() == "hi"
+    assert world.transport.asked == {address(2): 1}
+
+
+async def test_an_unreachable_directory_is_an_error_when_no_worker_is_known(world):
+    world.directory.error = GrapeUnreachable("all of them")
+    with pytest.raises(GrapeUnreachable, match="all of them"):
+        await world.ask()
+    world.directory.error = None
+    world.add(1, echo())
+    assert await world.ask() == "hi"
 
 
 async def test_a_directory_that_hangs_does_not_hold_the_caller(world):
@@ -89,7 +135,37 @@ async def test_a_directory_that_breaks_is_reported_as_unreachable(world, caplog)
     assert "lookup of 'svc'" in caplog.text
 
 
+async def test_a_failing_worker_is_forgotten_and_looked_up_again(world):
+    world.add(1, None)
+    world.add(2, echo())
+    await world.ask()
+    await asyncio.sleep(0.5)
+    while not world.directory.forgotten:
+        await world.ask()
+    assert set(world.directory.forgotten) == {"svc"}
+
+
 # map
+
+
+async def test_map_gives_each_workers_answer(world):
+    async def refuse(payload: Any) -> Any:
+        return RpcReply("", "ERR_MY_APP", {"partial": 1})
+
+    world.add(1, echo())
+    world.add(2, None)
+    world.add(3, refuse)
+    world.add(4, failing(LOST))
+    world.add(5, echo(1000.0))
+    world.add(6, echo())
+    results = await world.client.map("svc", "hi", timeout=1.0)
+    assert [said.address for said in results] == [address(n) for n in range(1, 7)]
+    assert [said.result for said in results] == ["hi", None, {"partial": 1}, None, None, "hi"]
+    errors = [None if said.error is None else said.error.code for said in results]
+    generic = "ERR_REQUEST_GENERIC"
+    assert errors == [None, generic, "ERR_MY_APP", generic, "ERR_TIMEOUT", None]
+    assert isinstance(results[2].error, RemoteError)
+    assert world.transport.asked == {address(n): 1 for n in range(1, 7)}
 
 
 async def test_map_without_workers_fails_at_once_as_a_request_does(world):

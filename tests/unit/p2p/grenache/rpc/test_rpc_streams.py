@@ -94,6 +94,17 @@ async def test_a_long_stream_comes_back_while_it_is_sent(client: Client) -> None
     assert got == LARGE
 
 
+async def test_each_part_is_answered_before_the_next_is_sent(client: Client) -> None:
+    async with client.stream("echo") as stream:
+        parts = aiter(stream)
+        for n in range(5):
+            await stream.write(b"part %d" % n)
+            assert await anext(parts) == b"part %d" % n
+        await stream.end()
+        with pytest.raises(StopAsyncIteration):
+            await anext(parts)
+
+
 async def test_a_value_that_a_handler_returns_is_the_reply(client: Client) -> None:
     async with client.stream("count") as stream:
         await stream.write(LARGE)
@@ -132,6 +143,13 @@ async def test_a_service_can_have_requests_and_streams(worker: Worker, client: C
 
 
 # Errors
+
+
+async def test_a_refusal_reaches_the_caller(client: Client) -> None:
+    async with client.stream("refuse") as stream:
+        with pytest.raises(RemoteError) as failed:
+            await stream.reply()
+    assert (failed.value.code, failed.value.result) == ("ERR_MINE", {"n": 1})
 
 
 async def test_a_reply_that_is_not_whole_is_an_error(client: Client) -> None:
@@ -207,6 +225,18 @@ async def test_a_worker_that_never_answers() -> None:
         assert failed.value.sent
 
 
+async def test_a_worker_that_ends_while_a_part_waits_to_be_sent() -> None:
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    async with server(leave) as address, Client(directory(address)) as client:
+        async with client.stream("echo") as stream:
+            with pytest.raises(RequestFailed) as failed:
+                await stream.write(LARGE * 8)
+        assert failed.value.sent
+
+
 async def test_a_worker_that_answers_early_wants_no_more() -> None:
     async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -234,6 +264,25 @@ async def test_closing_the_client_ends_its_streams(worker: Worker) -> None:
     await stream.__aexit__(None, None, None)
     with pytest.raises(RequestFailed, match="closed"):
         client.stream("echo")
+
+
+async def test_leaving_the_block_ends_the_handler(worker: Worker, client: Client) -> None:
+    cut = asyncio.Event()
+
+    async def wait(stream: StreamRequest) -> None:
+        await stream.write(b"begin")
+        try:
+            async for _ in stream:
+                pass
+        finally:
+            cut.set()
+
+    worker.remove("echo")
+    worker.serve_stream("echo", wait)
+    async with client.stream("echo") as stream:
+        assert await anext(aiter(stream)) == b"begin"
+    await asyncio.wait_for(cut.wait(), 10)
+    await until(lambda: not worker.status().in_flight)
 
 
 def test_headers_that_http_cannot_carry_are_refused() -> None:

@@ -99,6 +99,12 @@ def test_the_header_wins_over_the_body(header: str, body: str, expected: Any) ->
     assert rpc_wire.decode_request(body, header) == expected
 
 
+def test_a_header_that_is_not_json_is_refused() -> None:
+    with pytest.raises(rpc_wire.Malformed) as caught:
+        rpc_wire.decode_request('["r","k",1]', "not json")
+    assert caught.value.code == "ERR_HEADER_PARSE_GR"
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -131,6 +137,11 @@ def test_half_surrogate_pairs_of_javascript_survive() -> None:
     rid, _key, payload = rpc_wire.decode_request('["r","k","a\\ud800b"]')
     assert payload == "a\ud800b"
     assert rpc_wire.encode_reply(rid, None, payload) == b'["r",null,"a\\ud800b"]'
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**70), 10**30])
+def test_long_integers_are_written_whole(number: int) -> None:
+    assert json.loads(rpc_wire.encode_request("r", "k", number))[2] == number
 
 
 @given(st.binary(max_size=2000))

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import logging
+import random
 import zlib
 from typing import Any
 
 import pytest
 from grenache_kit import (
     RawConnection,
+    http_request,
+    masked_frame,
     request_body,
+    until,
+    upgrade_request,
 )
-from grenache_worker_kit import Service, ask, ask_ws
+from grenache_worker_kit import CHUNKED, Service, ask, ask_ws
 
 from p2p.grenache.errors import BadInput
-from p2p.grenache.rpc.rpc_worker import Worker
+from p2p.grenache.rpc.limits import Limits
+from p2p.grenache.rpc.rpc_worker import Request, Worker
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -123,6 +130,15 @@ async def test_a_service_that_is_not_served_is_an_error(
     assert (await ask(http, "echo", 1))[1].startswith("ERR_UNKNOWN_SERVICE")
 
 
+async def test_serve_any_gets_unserved_names(worker: Worker, http: RawConnection) -> None:
+    async def name(request: Request) -> str:
+        return request.key
+
+    worker.serve_any(name)
+    assert await ask(http, "nothing", 1) == ["r1", None, "nothing"]
+    assert await ask(http, "echo", 1) == ["r1", None, 1]
+
+
 async def test_a_name_is_served_once_and_must_be_one(worker: Worker, service: Service) -> None:
     with pytest.raises(ValueError, match="echo"):
         worker.serve("echo", service.echo)
@@ -194,6 +210,63 @@ async def test_what_is_no_http_ends_the_connection_and_fills_no_log(
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
+def spoiled(rng: random.Random) -> bytes:
+    """Requests as they should be, with bytes changed, lost, doubled."""
+    body = request_body("echo", "x" * rng.randrange(200))
+    frames = b"".join(masked_frame(body, opcode) for opcode in (1, 2, 9, 8))
+    data = bytearray(
+        rng.choice(
+            [
+                http_request(body),
+                http_request(gzip.compress(body), "grc-compress: gzip"),
+                http_request(body, '_gr: ["r","echo"]') * 3,
+                CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+                upgrade_request() + frames,
+            ]
+        )
+    )
+    for _ in range(rng.randrange(8)):
+        if len(data) < 30:
+            break
+        at = rng.randrange(len(data))
+        match rng.randrange(4):
+            case 0:
+                data[at] = rng.randrange(256)
+            case 1:
+                del data[at : at + rng.randrange(20)]
+            case 2:
+                data[at:at] = data[at : at + rng.randrange(20)]
+            case 3:
+                data[at:at] = rng.randbytes(rng.randrange(20))
+    return bytes(data[: rng.randrange(1, len(data) + 1)] if rng.random() < 0.2 else data)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_no_bytes_harm_the_worker(
+    service: Service, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(seed)
+    limits = Limits(idle=0.05, body_timeout=0.05, linger=0.05, heartbeat=0.05)
+
+    async def send(data: bytes, pieces: int) -> None:
+        async with await RawConnection.open(worker.address) as connection:
+            with contextlib.suppress(ConnectionError):
+                for start in range(0, len(data), max(1, len(data) // pieces)):
+                    connection.writer.write(data[start : start + max(1, len(data) // pieces)])
+                    await connection.writer.drain()
+                    await asyncio.sleep(0)
+            assert await connection.ended()
+
+    async with service.worker(limits=limits) as worker:
+        await worker.start("127.0.0.1")
+        await asyncio.gather(*(send(spoiled(rng), rng.choice([1, 3, 50])) for _ in range(100)))
+        await until(lambda: worker.status().connections == 0)
+        async with await RawConnection.open(worker.address) as http:
+            assert await ask(http, "echo", 1) == ["r1", None, 1]
+    assert service.requests, "some got through"
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
 async def test_a_caller_that_goes_away_within_its_body_harms_nothing(
     worker: Worker, http: RawConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -237,3 +310,19 @@ async def test_a_bomb_is_refused(http: RawConnection, size: int) -> None:
 
 
 # Pages in browsers
+
+
+async def test_pages_in_browsers_are_refused(http: RawConnection, worker: Worker) -> None:
+    status, answer = await http.http(request_body("echo", 1), "Origin: https://evil.example")
+    assert (status, json.loads(answer)[1].split(":")[0]) == (403, "ERR_ORIGIN")
+    async with await RawConnection.open(worker.address) as ws:
+        assert await ws.upgrade("Origin: https://evil.example") == 403
+
+
+async def test_a_page_may_be_allowed(service: Service) -> None:
+    async with service.worker(origins=["https://Desk.example"]) as worker:
+        address = await worker.start("127.0.0.1")
+        async with await RawConnection.open(address) as http:
+            status, _ = await http.http(request_body("echo", 1), "Origin: https://desk.example")
+            assert status == 200
+            assert await http.upgrade("Origin: https://desk.example") == 101

@@ -16,7 +16,7 @@ from grenache_kit import (
 from grenache_worker_kit import Service, ask, ask_ws
 
 from p2p.grenache.link.link_client import Link
-from p2p.grenache.rpc.rpc_worker import Worker
+from p2p.grenache.rpc.rpc_worker import Request, Worker
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -65,6 +65,29 @@ async def test_after_the_grace_callers_get_an_error(
     assert json.loads((await http.answer())[1]) == expected
     assert json.loads((await ws.frame())[1]) == expected
     assert service.finished == 0
+
+
+async def test_a_handler_that_will_not_end_does_not_keep_the_worker(
+    service: Service, worker: Worker, ws: RawConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p.grenache.rpc.dispatcher.LAST_WORDS", 0.05)
+    monkeypatch.setattr("p2p.grenache.rpc.rpc_server.CLOSE_TIMEOUT", 0.05)
+    ended = asyncio.Event()
+
+    async def stubborn(request: Request) -> None:
+        service.entered.set()
+        while not ended.is_set():
+            try:
+                await ended.wait()
+            except asyncio.CancelledError:
+                continue
+
+    worker.serve("stubborn", stubborn)
+    ws.send_frame(request_body("stubborn", 1))
+    await service.entered.wait()
+    async with asyncio.timeout(10):
+        await worker.stop(grace=0.0)
+    ended.set()
 
 
 async def test_a_worker_stops_twice_and_starts_again(service: Service, worker: Worker) -> None:

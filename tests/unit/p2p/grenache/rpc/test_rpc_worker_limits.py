@@ -18,7 +18,7 @@ from grenache_kit import (
     silence,
     until,
 )
-from grenache_worker_kit import Service, ask
+from grenache_worker_kit import CHUNKED, Service, ask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +29,18 @@ from p2p.grenache.rpc.rpc_worker import Request
 from p2p.grenache.rpc.server_connections import Places, host_of
 
 pytestmark = pytest.mark.timeout(30)
+
+
+async def test_a_chunked_body_is_limited_as_well(service: Service) -> None:
+    async with service.worker(max_payload=1000, limits=Limits(linger=0.05)) as worker:
+        address = await worker.start("127.0.0.1")
+        async with await RawConnection.open(address) as http:
+            body = request_body("echo", 1)
+            http.writer.write(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+            assert await http.answer() == (200, b'["r1",null,1]')
+            http.writer.write(CHUNKED + b"1000\r\n" + b"x" * 0x1000)
+            assert (await http.answer())[0] == 413
+            assert await http.ended()
 
 
 async def send_zeros(writer: asyncio.StreamWriter, count: int) -> None:
@@ -49,6 +61,17 @@ async def test_the_connection_of_a_refused_body_that_goes_on_for_long_is_aborted
                 await send_zeros(http.writer, length)
 
 
+async def test_a_body_that_does_not_arrive_is_not_waited_for(service: Service) -> None:
+    async with service.worker(limits=Limits(body_timeout=0.05, linger=0.05)) as worker:
+        address = await worker.start("127.0.0.1")
+        async with await RawConnection.open(address) as http:
+            http.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n[")
+            status, answer = await http.answer()
+            assert status == 408
+            assert json.loads(answer)[1] == "ERR_TIMEOUT: the body took too long"
+            assert await http.ended()
+
+
 async def test_a_client_may_expect_100_continue_before_its_body(http: RawConnection) -> None:
     body = request_body("echo", 1)
     http.writer.write(
@@ -58,6 +81,9 @@ async def test_a_client_may_expect_100_continue_before_its_body(http: RawConnect
     assert (await http.reader.readuntil(b"\r\n\r\n")) == b"HTTP/1.1 100 Continue\r\n\r\n"
     http.writer.write(body)
     assert await http.answer() == (200, b'["r1",null,1]')
+
+
+HALF = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
 
 
 @contextlib.asynccontextmanager
@@ -72,6 +98,27 @@ async def opened(
             connections.append(await stack.enter_async_context(raw))
             raw.writer.write(sent)
         yield connections
+
+
+async def test_connections_above_the_limit_are_cut_in_silence(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with service.worker(limits=Limits(max_connections=2)) as worker:
+        address = await worker.start("127.0.0.1")
+        async with opened(address, 2) as held:
+            for connection in held:
+                service.entered.clear()
+                connection.send_http(request_body("held", 1))
+                await service.entered.wait()
+            with silence(caplog):
+                for _ in range(20):
+                    async with await RawConnection.open(address) as late:
+                        assert await late.ended()
+            assert worker.status().connections == 2
+            service.go.set()
+            for connection in held:
+                assert json.loads((await connection.answer())[1]) == ["r1", None, 1]
+                assert await ask(connection, "echo", 1) == ["r1", None, 1]
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -93,6 +140,24 @@ async def test_a_crowd_of_connections_is_bounded_in_silence(
                 if not isinstance(each, BaseException):
                     await RawConnection(*each).close()
             await until(lambda: w.status().connections == 0)
+
+
+@pytest.mark.parametrize("sent", [b"", HALF, HALF + b"\r\n["], ids=["none", "head", "body"])
+async def test_a_host_with_half_requests_keeps_no_other_host_out(
+    service: Service, sent: bytes
+) -> None:
+    async with service.worker(limits=Limits(max_connections=8, max_per_host=6)) as worker:
+        address = await worker.start("127.0.0.1")
+        async with opened(address, 30, sent=sent) as hogs:
+            for hog in hogs[:24]:
+                assert await hog.ended()
+            assert worker.status().connections == 6
+            async with opened(address, 6, host="127.0.0.2") as others:
+                for n, other in enumerate(others):
+                    assert await ask(other, "echo", n) == ["r1", None, n]
+                for hog in hogs[24:28]:
+                    assert await hog.ended()
+                assert worker.status().connections == 8
 
 
 async def test_a_host_with_all_its_places_can_still_come_in(service: Service) -> None:

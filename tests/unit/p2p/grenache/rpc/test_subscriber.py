@@ -206,6 +206,15 @@ async def test_closing_ends_the_iteration_after_received_messages(publishers):
     assert prices.status().publisher is None
 
 
+async def test_closing_wakes_waiting_receivers(publishers):
+    prices = subscriber(directory_of(publishers[0]))
+    await prices.start()
+    waiting = asyncio.ensure_future(anext(prices, "ended"))
+    await soon(prices.connected())
+    await prices.close()
+    assert await soon(waiting) == "ended"
+
+
 async def test_an_unstarted_subscriber_raises_instead_of_waiting():
     prices = subscriber(MemoryDirectory())
     with pytest.raises(RuntimeError, match="async with"):

@@ -19,8 +19,8 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from grenache_client_kit import until, unused_address
-from grenache_transport_kit import SOON, ask, blocking_server
+from grenache_client_kit import server, until, unused_address
+from grenache_transport_kit import SOON, answering, ask, blocking_server, echoing
 
 from p2p.base.identity import Identity
 from p2p.grenache.directory import Address
@@ -212,6 +212,28 @@ async def test_ws_a_frame_beyond_the_limit_ends_the_connection():
             await ask(ws, address)
         assert failed.value.sent
         await ws.close()
+
+
+async def test_ws_a_worker_that_is_no_websocket_or_sends_elsewhere_is_refused(ws):
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "/other"})
+
+    async with server(answering(echoing)) as address:
+        with pytest.raises(RequestFailed):
+            await ask(ws, address, timeout=0.1)
+    app = web.Application()
+    app.router.add_get("/other", page)
+    app.router.add_get("/ws", elsewhere)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    with pytest.raises(RequestFailed, match="redirect") as failed:
+        await ask(ws, runner.addresses[0])
+    assert not failed.value.sent
+    await runner.cleanup()
 
 
 async def test_ws_a_connection_that_is_not_made_in_time(ws):
