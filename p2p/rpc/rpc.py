@@ -166,7 +166,7 @@ class Rpc:
         try:
             value = msgspec.msgpack.decode(outcome.body, type=result_type)
             return Answer(value, outcome.load)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise RpcError("bad_response", f"{method}: {error}") from error
 
     def link_down(self, peer: str) -> None:
@@ -196,7 +196,7 @@ class Rpc:
             return
         try:
             body = decoder.decode(call.body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             self._core.fail(self._loop.time(), call, "bad_request", str(error))
             self._settle()
             return

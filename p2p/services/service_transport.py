@@ -238,7 +238,7 @@ class ServiceTransport:
             raise HandlerError(reply.error, reply.message)
         try:
             return msgspec.msgpack.decode(reply.result), node
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise CallError("bad_response", f"node {node}: {error}") from None
 
     def _attempt_time(self, call: CallOfService, node: str, now: float) -> float:

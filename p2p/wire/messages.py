@@ -261,7 +261,7 @@ class Codec:
             raise MalformedMessage(f"unknown message type {message_type[:40]!r}")
         try:
             return decoder.decode(raw)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise MalformedMessage(f"{message_type}: {error}") from error
 
     def decode(self, frame: bytes | bytearray | memoryview) -> Envelope:

@@ -462,6 +462,10 @@ async def test_bodies_of_the_wrong_shape_are_distinguished_on_both_sides(pair):
     with pytest.raises(RpcError) as bad_request:
         await pair.rpcs[0].call(pair.ids[1], "text", {"a": "x"})
     assert bad_request.value.code == "bad_request"
+    pair.rpcs[1].serve("any", text)
+    with pytest.raises(RpcError) as not_text:
+        await pair.rpcs[0].call(pair.ids[1], "any", msgspec.Raw(b"\xa2\xff\xfe"))
+    assert not_text.value.code == "bad_request"
     with pytest.raises(RpcError) as bad_response:
         await pair.rpcs[0].call(pair.ids[1], "text", Sum(1, 2), result_type=int)
     assert bad_response.value.code == "bad_response"

@@ -334,12 +334,13 @@ def test_every_row_of_the_table_is_reached_by_an_honest_handshake() -> None:
     assert walked == set(TABLE)
 
 
+@pytest.mark.parametrize("payload", [pack({"nodeId": 1}), b"\x81\xa6nodeId\xa2\xff\xfe"])
 @pytest.mark.parametrize("role", ROLES)
-def test_a_payload_of_the_wrong_shape_is_malformed(role: Role) -> None:
+def test_a_payload_of_the_wrong_shape_or_text_is_malformed(role: Role, payload: bytes) -> None:
     waiting = machine(role, terms(A))
     waiting.start()
     with pytest.raises(HandshakeRefused) as caught:
-        waiting.receive(Envelope("handshake", B.node_id, "", 0, msgspec.Raw(pack({"nodeId": 1}))))
+        waiting.receive(Envelope("handshake", B.node_id, "", 0, msgspec.Raw(payload)))
     assert caught.value.code is Code.MALFORMED
 
 
