@@ -115,7 +115,12 @@ export class Stream {
     clearTimeout(this.#timer);
     const socket = this.#socket;
     this.#forget();
-    socket?.close();
+    if (socket?.readyState === WebSocket.CONNECTING) {
+      // Browsers report a connection that is closed before it is open as an error.
+      socket.onopen = () => socket.close();
+    } else {
+      socket?.close();
+    }
   }
 
   /**
