@@ -37,7 +37,7 @@ R_co = TypeVar("R_co", covariant=True)
 log = logging.getLogger(__name__)
 
 Load = tuple[float, float, float]
-"""What a reply reports: calls in flight, latency, time of service."""
+"""Load that a reply reports: calls in flight, latency, time of service."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def test_the_newcomer_has_an_account_and_a_line_to_copy(tmp_path: Path) -> None:
 
             line = said.strip()
             eventually(lambda: Decimal(paste(line)["filled"]) > 0, what="sellers")
-            head, _, url = line.partition(" order buy BTC-USD 0.1")
+            head, _, url = line.partition(" order buy BTC-USD 0.01")
             balances = paste(f"{head} balances {url}")
         finally:
             demo.send_signal(signal.SIGINT)

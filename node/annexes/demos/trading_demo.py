@@ -41,6 +41,7 @@ WIDTH = 110  # characters of the summary
 QUIET_TIMEOUT = 15.0  # seconds for the nodes to agree after the last order
 YOU = "you"  # account of the person who runs the demo, on the first node
 FUNDS = (("USD", "100000"), ("BTC", "2"))
+FIRST_QUANTITY = "0.01"  # of the line to copy: less than one trader usually shows
 
 
 OpenPage = Callable[[str], bool]
@@ -146,7 +147,7 @@ async def _fund_you(console: Console, node: Node) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"  EXCHANGE_NODE_KEY={key.key}:{key.secret} {program()} order buy {MARKET} 0.1"
+        f"  EXCHANGE_NODE_KEY={key.key}:{key.secret} {program()} order buy {MARKET} {FIRST_QUANTITY}"
         f" --api {node.api.url}",
         highlight=False,
         soft_wrap=True,  # one line to copy, whatever the terminal's width
