@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from config import Settings
+from node.annexes.grenache.settings import BridgeSettings
 from node.daemon.port_choice import PortTaken, first_free, wanted_ports
 from node.views.node_views import GrapeView, GrenacheView, OwnGrapeView
 from p2p.base.host_port import format_host_port
@@ -27,7 +27,7 @@ class Grapes:
     """`directory` is how to ask them; it works from `start` to `stop`. `where` names them for people.
     `way` is for the overlay, which starts and stops it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: BridgeSettings) -> None:
         self._settings = settings
         given = settings.fields_set
         self.own: Grape | None = None

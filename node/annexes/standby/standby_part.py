@@ -8,9 +8,9 @@ from typing import Final
 
 from prometheus_client.core import Metric
 
-from config import Settings
 from node.annexes.standby.only_while import only_while
 from node.annexes.standby.primary_service import PrimaryService
+from node.annexes.standby.settings import StandbySettings
 from node.daemon.machine_metrics import gauge
 from node.daemon.node import Node
 from node.daemon.process import EXIT_FAILED, StartError
@@ -28,7 +28,7 @@ class StandbyPart(NodePart):
 
     name = "standby"
 
-    def __init__(self, settings: Settings, service: PrimaryService) -> None:
+    def __init__(self, settings: StandbySettings, service: PrimaryService) -> None:
         self.gate = service
         self._service = service
         self._settings = settings

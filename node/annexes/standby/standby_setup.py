@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from config import Settings
 from node.annexes.standby.lease import Terms
 from node.annexes.standby.primary import Primary
+from node.annexes.standby.settings import StandbySettings
 from node.daemon import released_position, role_file
 from node.daemon.backup import back_up
 from node.daemon.process import StartError
@@ -29,6 +30,7 @@ def check_standby(settings: Settings) -> None:
     Raises:
         StartError: they do not fit.
     """
+    settings = settings.of(StandbySettings)
     if len(settings.standby_allow) > 1 or len(settings.standby_listen) > 1:
         raise StartError("STANDBY_ALLOW and STANDBY_LISTEN take one machine and one address")
     if bool(settings.standby_allow) != bool(settings.standby_listen):
@@ -45,7 +47,13 @@ def check_standby(settings: Settings) -> None:
         )
 
 
-def lease_store(settings: Settings, node: str) -> PostgresLease | None:
+def holds_lease(settings: Settings) -> bool:
+    """Check if a lease says which machine is the node."""
+    own = settings.of(StandbySettings)
+    return bool(own.lease_postgres) and own.standby_ack == "both"
+
+
+def lease_store(settings: StandbySettings, node: str) -> PostgresLease | None:
     """Return the lease store of a node; None without one."""
     if not settings.lease_postgres:
         return None
@@ -64,7 +72,7 @@ def standby_part(context: NodeContext) -> StandbyPart | None:
     """
     if context.recovering:
         return None
-    settings, journal = context.settings, context.journal
+    settings, journal = context.settings.of(StandbySettings), context.journal
     if settings.standby_ack == "first" or not settings.standby_allow:
         released_position.remove(settings.data_dir)
     if not settings.standby_allow and not settings.lease_postgres:
