@@ -13,7 +13,6 @@ from node.annexes.standby.settings import StandbySettings
 from node.daemon import released_position, role_file
 from node.daemon.backup import back_up
 from node.daemon.process import StartError
-from node.daemon.released_position import ReleasedPosition
 from node.daemon.role_file import Role
 from node.parts.annex import NodeContext
 
@@ -83,33 +82,25 @@ def standby_part(context: NodeContext) -> StandbyPart | None:
 
     journal.flush_all = True
     data_dir = settings.data_dir
-    machine = role_file.machine_identity(data_dir)
     role = role_file.read(data_dir)
     if role is None:
         role = Role(role="primary", epoch=1)
         role_file.write(data_dir, role)
     store = lease_store(settings, context.identity.node_id)
     primary = Primary(
-        machine.node_id,
+        role_file.machine_identity(data_dir).node_id,
         settings.standby_allow[0] if settings.standby_allow else "",
-        TERMS,
-        ack=settings.standby_ack,
-        store=store is not None,
-        epoch=role.epoch,
-        had_lease=role.had_lease,
-        position=journal.committed,
+        Terms(both=settings.standby_ack == "both", store=store is not None),
+        role,
+        journal.committed,
         now=boot_time(),
     )
     service = PrimaryService(
         primary,
         journal,
-        machine,
         data_dir,
         store=store,
         copy=partial(back_up, settings, key_path=context.key_path, advance=lambda size: None),
         stopped=context.stopped,
-        released=ReleasedPosition(data_dir, journal.committed)
-        if primary.waits and settings.standby_allow
-        else None,
     )
     return StandbyPart(settings, service)
