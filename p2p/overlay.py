@@ -231,13 +231,10 @@ class Overlay:
             return [(way.direct_service, port), *own] if port else own
 
         grape = self._grape = GrapeStrategy(
-            way.settings.directory(),
+            way.settings.grapes,
             services=services,
             offers=offers,
-            interval=way.settings.interval,
             alone=lambda: not self.peers.links,
-            where=way.settings.where,
-            asked_for=way.settings.asked_for,
         )
         self.peers.on_peer_down(lambda peer: grape.refresh())
         return grape

@@ -43,16 +43,19 @@ class Lookup(Protocol):
     async def addresses(self, name: str) -> tuple[list[str], float]: ...
 
 
+def _resolver(servers: Sequence[tuple[str, int]]) -> dns.asyncresolver.Resolver:
+    resolver = dns.asyncresolver.Resolver(configure=not servers)
+    resolver.lifetime = TIMEOUT
+    if servers:
+        resolver.nameservers = [dns.nameserver.Do53Nameserver(*server) for server in servers]
+    return resolver
+
+
 class DnsLookup:
     """Lookup at `servers` (addresses with ports), or at the system's."""
 
     def __init__(self, servers: Sequence[tuple[str, int]] = ()) -> None:
-        self._resolver = dns.asyncresolver.Resolver(configure=not servers)
-        self._resolver.lifetime = TIMEOUT
-        if servers:
-            self._resolver.nameservers = [
-                dns.nameserver.Do53Nameserver(host, port) for host, port in servers
-            ]
+        self._resolver = _resolver(servers)
 
     async def services(self, name: str) -> tuple[list[ServiceRecord], float]:
         answer, ttl = await self._ask(name, "SRV")

@@ -10,6 +10,7 @@ from node.annexes.grenache.settings import BridgeSettings
 from node.daemon.port_choice import PortTaken, first_free, wanted_ports
 from node.views.node_views import GrapeView, GrenacheView, OwnGrapeView
 from p2p.base.host_port import format_host_port
+from p2p.discovery.grape_discovery import UsedGrapes
 from p2p.grenache.directory import Directory
 from p2p.grenache.link.link_client import Link
 from p2p.grenache_links.grenache_transport import GrenacheSettings, GrenacheTransport
@@ -45,12 +46,14 @@ class Grapes:
         self.way = GrenacheTransport(
             GrenacheSettings(
                 network=settings.p2p_network,
-                directory=lambda: self.directory,
+                grapes=UsedGrapes(
+                    lambda: self.directory,
+                    settings.grenache_announce_interval_s,
+                    self.where,
+                    self.asked_for,
+                ),
                 host=settings.grenache_host,
                 ports=wanted_ports(settings.grenache_port, "grenache_port" not in given),
-                interval=settings.grenache_announce_interval_s,
-                where=self.where,
-                asked_for=self.asked_for,
             )
         )
 

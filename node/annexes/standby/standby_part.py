@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.core import Metric
 
-from node.annexes.standby.only_while import only_while
 from node.annexes.standby.primary_service import PrimaryService
 from node.annexes.standby.settings import StandbySettings
+from node.api.problems import problem
 from node.daemon.machine_metrics import gauge
 from node.daemon.node import Node
 from node.daemon.process import EXIT_FAILED, StartError
@@ -21,6 +23,28 @@ LOOK: Final = 0.05  # s between looks at whether this machine may keep its links
 UNPROVEN: Final = (
     2.5  # s without a proof, after the half lease for which one holds, until all links are closed
 )
+
+
+# About the machine, not about orders and money.
+ANSWERED: Final = frozenset({"/v1/status", "/v1/health", "/v1/ready", "/metrics"})
+
+
+def only_while(serves: Callable[[], bool]) -> Middleware:
+    """Return a middleware that refuses requests while `serves` is false."""
+
+    @web.middleware
+    async def refuse_or_pass(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not serves() and request.path not in ANSWERED:
+            return problem(
+                request,
+                503,
+                "not_primary",
+                "this machine cannot prove that it is the node: its standby or the lease store have not answered. Try again, "
+                "or use the address of the other machine",
+            )
+        return await handler(request)
+
+    return refuse_or_pass
 
 
 class StandbyPart(NodePart):
