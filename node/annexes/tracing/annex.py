@@ -6,6 +6,6 @@ ANNEX = Annex(
     "tracing",
     settings="settings:TracingSettings",
     wanted=("tracing",),
-    check="tracing_check:check_tracing",
+    check="settings:check_tracing",
     part="tracing_part:TracingPart",
 )
