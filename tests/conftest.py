@@ -52,7 +52,7 @@ asyncio.set_event_loop(None)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--seeds", type=int, default=200, help="seeds that the simulation runs (default 200)"
+        "--seeds", type=int, default=100, help="seeds that the simulation runs (default 100)"
     )
 
 
