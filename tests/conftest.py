@@ -80,8 +80,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give the last worker the tests that compute, the others those of real processes, and whoever has none left
-    the others' next module."""
+    """Give the last worker the tests that compute, and the others those of real processes. A worker that has none left
+    takes the next module of any kind."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Lanes(LoadScopeScheduling):
