@@ -608,5 +608,5 @@ def test_options_that_name_the_node_are_taken_before_the_subcommand_too(tmp_path
 
 def test_an_option_of_a_part_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(CommandFailure, match="--no-such-part: this program has no part") as refusal:
-        load_settings(None, no_such_part=1)
+        load_settings(None, data_dir="here", no_such_part=1)
     assert refusal.value.code is Exit.USAGE
