@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Tests of real processes: they wait more than they compute.
+# Tests of real processes, sockets and seconds: they wait more than they compute.
 OF_PROCESSES = (
     "tests/documents/",
     "tests/integration/",
     "tests/interop/",
+    "tests/simulation/storm/test_real_clock.py",
     "tests/soak/",
+    "tests/unit/node/annexes/demos/",
     "tests/web/",
 )
 
@@ -60,7 +62,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW = (
     "tests/simulation/",
     "tests/unit/p2p/peers/test_eclipse",
-    "tests/unit/node/annexes/demos/",
     "_properties.py",
     "_fuzz.py",
 )
