@@ -101,7 +101,7 @@ def test_orders_and_cancels_outlive_the_process(nodes: Nodes, how: signal.Signal
 
 
 @in_both_modes
-def test_what_happened_while_a_node_was_away_reaches_it_when_it_is_back(nodes: Nodes) -> None:
+def test_a_returning_node_catches_up_on_changes_during_its_absence(nodes: Nodes) -> None:
     a, b = nodes.pair()
     first = a.sell(3, 10)
     eventually(b.asks)

@@ -51,7 +51,7 @@ def test_a_window_found_by_search_is_the_measure() -> None:
 
 
 @pytest.mark.parametrize("spread", SPREADS)
-def test_servers_are_as_fast_as_they_are_said_to_be(spread: str) -> None:
+def test_servers_have_their_stated_speed(spread: str) -> None:
     class Clock:
         now = 0.0
 

@@ -64,7 +64,7 @@ class Bench:
 
 
 @pytest.mark.parametrize("feedback", [True, False])
-def test_it_fills_a_server_without_a_queue_at_it(feedback: bool) -> None:
+def test_the_governor_fills_a_server_without_queueing_there(feedback: bool) -> None:
     bench = Bench(governor(feedback))
     bench.run(10.0)
     assert bench.rate(2.0, 10.0) > 430.0
@@ -72,7 +72,7 @@ def test_it_fills_a_server_without_a_queue_at_it(feedback: bool) -> None:
 
 
 @pytest.mark.parametrize("feedback", [True, False])
-def test_it_begins_small_and_ramps(feedback: bool) -> None:
+def test_the_governor_begins_small_and_ramps_up(feedback: bool) -> None:
     bench = Bench(governor(feedback))
     bench.run(3.0)
     counts = [sum(1 for t in bench.sent if i / 20 <= t < (i + 1) / 20) for i in range(60)]
@@ -96,7 +96,7 @@ def test_there_is_no_burst_at_line_rate(feedback: bool) -> None:
 
 
 @pytest.mark.parametrize("feedback", [True, False])
-def test_it_follows_a_server_that_slows_down_and_recovers(feedback: bool) -> None:
+def test_the_governor_follows_a_server_that_slows_down_and_recovers(feedback: bool) -> None:
     bench = Bench(governor(feedback))
     bench.run(4.0)
     bench.service_s = 0.1  # 100 a second

@@ -438,7 +438,7 @@ class TestDishonestPeers:
             {"tunnel": ID, "ack": 0.5, "limit": 0, "known": 0},
         ],
     )
-    def test_what_is_no_request_is_refused(self, payload):
+    def test_malformed_requests_are_refused(self, payload):
         with pytest.raises(ByteStreamError):
             read_request(payload)
 

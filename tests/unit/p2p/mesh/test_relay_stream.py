@@ -143,7 +143,7 @@ def test_at_most_a_window_is_sent_before_anything_is_acknowledged() -> None:
         RelaySegment(b"opening.", b"answered", ack=-1),
     ],
 )
-def test_what_is_beyond_the_window_breaks_the_stream(segment: RelaySegment) -> None:
+def test_data_beyond_the_window_breaks_the_stream(segment: RelaySegment) -> None:
     with pytest.raises(ByteStreamError):
         Path().ends[1].receive(10.0, segment)
 

@@ -37,7 +37,7 @@ ALIVE, SILENT = 1.0, SUSPECT_AFTER
         (HIGH, LOW, ALIVE, MAX_HELD, False, SecondLinkVerdict.REFUSE),
     ],
 )
-def test_verdicts(own, peer, silent, held, crossed, verdict):
+def test_second_links_get_the_verdict_of_the_table(own, peer, silent, held, crossed, verdict):
     assert second_link(own, peer, silent_for=silent, held=held, crossed=crossed) is verdict
 
 
@@ -152,7 +152,7 @@ def test_a_message_on_the_held_link_is_the_decision_and_a_late_one_on_the_old_li
     assert table.used[LOW] is second
 
 
-def test_when_the_decision_falls_on_the_old_link_the_held_one_goes_unnoticed():
+def test_held_links_go_unnoticed_when_the_old_link_is_chosen():
     table = LinkTable(HIGH)
     first, second = link(LOW), link(LOW)
     table.up(first, 0.0)

@@ -54,7 +54,7 @@ def test_bans_end_by_themselves(wall):
 
 
 @pytest.mark.parametrize("subject", ["", "k3v7", "203.0.113.0/33", "203.0.113.5/24", "example.org"])
-def test_subjects_that_cannot_be_banned(wall, subject):
+def test_subjects_that_are_neither_nodes_nor_networks_cannot_be_banned(wall, subject):
     with pytest.raises(ValueError, match="expected a node id, an IP address or a network"):
         PeerPolicy(None, wall=wall).ban(subject, 60)
 

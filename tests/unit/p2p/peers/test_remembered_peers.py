@@ -47,7 +47,7 @@ async def test_peers_that_were_reached_are_remembered_over_a_restart(net, tmp_pa
 
 
 @pytest.mark.looptime(False)
-async def test_what_is_new_is_saved_soon_without_waiting_for_the_stop(monkeypatch):
+async def test_new_peers_are_saved_soon_without_waiting_for_the_stop(monkeypatch):
     monkeypatch.setattr("p2p.peers.peer_store.SAVE_DELAY", 0.01)
     net, storage = Network(0.001), MemoryStorage()
     a, b = net.node("a", storage=storage), net.node("b")

@@ -139,7 +139,7 @@ async def test_a_node_killed_with_calls_under_way_is_not_noticed_when_they_are_i
     assert asyncio.get_running_loop().time() - started < 1.0  # the broken link tells, no timeout
 
 
-async def test_what_is_not_idempotent_waits_for_its_answer_and_is_sent_once(net):
+async def test_calls_that_are_not_idempotent_wait_for_their_answer_and_are_sent_once(net):
     log: list[str] = []
     net.serve("it", worker(log, 0.2), 1, 2)
     caller = net.nodes[0].caller
