@@ -132,6 +132,7 @@ def cuts(left: Left, rng: random.Random, count: int) -> list[tuple[str, int]]:
     return ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_a_cut_journal_is_whole_or_repaired_or_refused_and_never_silently_shorter(
     seed: int, tmp_path: Path

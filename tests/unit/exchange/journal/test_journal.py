@@ -125,6 +125,7 @@ def test_the_version_goes_with_the_fields_of_the_records() -> None:
 # Killed
 
 
+@pytest.mark.slow
 def test_cut_at_every_byte_of_the_last_commits_it_holds_the_whole_ones(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +175,7 @@ class Killed(BaseException):
     """The process ended here."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_any_file_change_it_holds_all_commits(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from node.virtual.server_model import VirtualTime
 from p2p.base.errors import Code
 from p2p.peers.peer_policy import PeerPolicy
 
 A, B = "a" * 32, "b" * 32
 
 
-class Wall:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
+class Wall(VirtualTime):
     def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
 def wall() -> Wall:
-    return Wall()
+    return Wall(1_700_000_000.0)
 
 
 def test_pins_and_bans_survive_a_restart(tmp_path, wall):

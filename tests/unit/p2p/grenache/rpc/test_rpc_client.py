@@ -32,7 +32,7 @@ async def test_twelve_requests_reach_twelve_workers(world):
     assert world.transport.asked == {address(n): 1 for n in range(1, 13)}
 
 
-@pytest.mark.parametrize("in_flight", [1, 8, 64])
+@pytest.mark.parametrize("in_flight", [1, pytest.param(8, marks=pytest.mark.slow), 64])
 @pytest.mark.parametrize("usual", [0.0003, 0.02])
 async def test_workers_that_are_as_good_as_each_other_get_equal_shares(world, in_flight, usual):
     rng = random.Random(in_flight)
