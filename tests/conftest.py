@@ -24,7 +24,7 @@ OF_PROCESSES = (
     "tests/documents/",
     "tests/integration/",
     "tests/interop/",
-    "tests/mutation/",
+    "tests/mutation/test_mutation.py",
     "tests/simulation/storm/test_real_clock.py",
     "tests/soak/",
     "tests/unit/p2p/discovery/test_mdns.py",

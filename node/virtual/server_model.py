@@ -60,7 +60,8 @@ class VirtualTime:
 
     def run(self, until: float) -> None:
         """Everything up to `until`."""
-        while self.next_due <= until:
+        plan = self._plan
+        while plan and plan[0][0] <= until:
             self.step()
         self.now = max(self.now, until)
 
