@@ -41,9 +41,6 @@ sys.dont_write_bytecode = False
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-# pytest puts tests/simulation before the root, and its node.py would take the package's name.
-import node  # noqa: E402, F401
-
 # The same examples on every run, a quarter of them in the inner loop; `--hypothesis-profile explore` looks for new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("quick", derandomize=True, deadline=None, max_examples=25)

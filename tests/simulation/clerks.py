@@ -17,9 +17,9 @@ from node.virtual.server_model import VirtualTime
 from tests.simulation.bots import MID
 from tests.simulation.clock import Trace
 from tests.simulation.invariants import Violation
-from tests.simulation.node import Node
 from tests.simulation.register import Change, Key, Register, let_in
 from tests.simulation.settings import Settings
+from tests.simulation.simulated_node import Node
 from tests.simulation.watch import Watch
 
 AGAIN = 0.7  # seconds between looks at what is to be written down

@@ -23,8 +23,8 @@ from exchange.orders.engine_context import Drained
 from tests.simulation import invariants
 from tests.simulation.bots import MID
 from tests.simulation.invariants import Violation
-from tests.simulation.node import NETWORK, Node
 from tests.simulation.settings import Faults, Settings, Trading, settings_of
+from tests.simulation.simulated_node import NETWORK, Node
 from tests.simulation.statements import lacking
 from tests.simulation.watch import Watch
 from tests.simulation.world import World

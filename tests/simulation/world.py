@@ -24,9 +24,9 @@ from tests.simulation.disk import Disk, JournalDisk, MemoryDisk, unforced_writes
 from tests.simulation.invariants import Violation
 from tests.simulation.keys import FastKeys, RealKeys, checked_once, identity
 from tests.simulation.network import Conditions, End, Network, topology
-from tests.simulation.node import NETWORK, Habits, Node
 from tests.simulation.operators import Operator
 from tests.simulation.settings import DELAYS, MARKETS, QUIET_MAX, Settings
+from tests.simulation.simulated_node import NETWORK, Habits, Node
 from tests.simulation.statements import Side, all_agree
 from tests.simulation.watch import Watch
 

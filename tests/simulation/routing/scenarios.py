@@ -136,7 +136,7 @@ def _gossip(world: World) -> None:
     """Every caller's own hints reach all others, once a second and 10 ms later."""
     routers = [policy for policy in world.policies if isinstance(policy, AdaptiveRouter)]
 
-    def tell(_: None) -> None:
+    def tell() -> None:
         for i, router in enumerate(routers):
             for hint in router.hints_due(world.now):
                 for j, other in enumerate(routers):
