@@ -70,14 +70,6 @@ class TestSeenWindow:
 
 
 class TestTree:
-    def test_links_start_eager_and_a_new_item_goes_to_all_but_its_source(self):
-        gossip, sent = make()
-        for name in ("a", "b", "c"):
-            gossip.link_up(0.0, name)
-        gossip.add(0.0, key(1), "item", 10, "b")
-        assert sent == [(("a", "c"), "item")]
-        assert gossip.eager == ["a", "b", "c"]
-
     def test_the_links_that_bring_broadcasts_first_are_asked_to_push_and_the_others_pruned(self):
         gossip, sent = make()
         names = ["a", "b", "c", "d", "e"]
@@ -258,13 +250,6 @@ class TestTree:
         gossip.add(0.0, key(1), "own", 10, origin="me")
         assert drain(sent) == [(("asks", "silent"), "own")]
 
-    def test_a_prune_is_obeyed(self):
-        gossip, sent = make()
-        gossip.link_up(0.0, "a")
-        gossip.on_prune(0.0, "a")
-        gossip.add(0.0, key(1), "item", 10)
-        assert sent == []
-
 
 class TestPulling:
     def test_announced_messages_that_do_not_arrive_are_pulled_from_their_announcers_in_turn(self):
@@ -368,16 +353,6 @@ class TestPulling:
         assert gossip.next_deadline() == pytest.approx(0.1 + limits.GRAFT_TIMEOUT)
         gossip.tick(0.1 + limits.GRAFT_TIMEOUT)
         assert len(drain(sent)) == 1
-
-    def test_an_item_that_comes_in_time_is_not_pulled(self):
-        gossip, sent = make()
-        gossip.link_up(0.0, "a")
-        gossip.on_announcement(0.0, "a", [key(1)])
-        gossip.add(0.2, key(1), "item", 10)
-        for step in range(100):
-            gossip.tick(0.2 + step * 0.1)
-        assert not any(isinstance(item, Graft) for _, item in sent)
-        assert gossip.missing == 0
 
     def test_messages_promised_by_a_lost_link_are_requested_from_others_at_once(self):
         gossip, sent = make()
@@ -562,28 +537,6 @@ class TestBounds:
         assert not gossip.on_announcement(0.0, "a", ids)
         assert gossip.missing == 0
 
-    def test_a_list_longer_than_allowed_is_reported(self):
-        gossip, _ = make()
-        gossip.link_up(0.0, "a")
-        too_many = [key(n) for n in range(limits.ANNOUNCE_MAX_IDS + 1)]
-        assert not gossip.on_announcement(0.0, "a", too_many)
-        assert not gossip.on_pull(0.0, "a", too_many)
-        assert gossip.missing == limits.ANNOUNCE_MAX_IDS
-
-    def test_own_announcements_stay_within_the_bound(self):
-        gossip, sent = make()
-        gossip.link_up(0.0, "a")
-        gossip.on_prune(0.0, "a")
-        for number in range(2500):
-            gossip.add(0.0, key(number), "item", 10)
-        gossip.tick(limits.LAZY_FLUSH)
-        sizes = [len(item.ids) for _, item in drain(sent) if isinstance(item, IHave)]
-        assert sizes == [1000, 1000, 500]
-        gossip.link_up(1.0, "b")
-        [(peers, item)] = drain(sent)
-        assert peers == ("b",)
-        assert item == IHave([key(n) for n in range(1500, 2500)])
-
     def test_answers_to_pulls_are_bounded_in_bytes_per_second(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")
@@ -642,15 +595,6 @@ class TestBounds:
         drain(sent)
         gossip.tick(limits.LAZY_FLUSH)
         assert drain(sent) == [(("b",), IHave([key(1)], [100]))]
-
-    def test_a_pulled_message_is_not_announced_to_the_node_that_pulled_it(self):
-        gossip, sent = make()
-        gossip.link_up(0.0, "a")
-        gossip.on_prune(0.0, "a")
-        gossip.add(0.0, key(1), "item", 10)
-        gossip.on_pull(0.05, "a", [key(1)])
-        gossip.tick(limits.LAZY_FLUSH)
-        assert drain(sent) == [(("a",), "item")]
 
 
 # Whole networks
@@ -727,49 +671,12 @@ def test_the_tree_settles_under_many_broadcasts_at_once_after_a_node_has_joined(
     assert settled_copies(mesh, every=0.01, first=600, count=200) < 3.2
 
 
-def test_simultaneous_broadcasts_from_all_nodes_of_a_fresh_mesh_arrive_once_and_settle():
-    mesh = VirtualMesh(12, seed=5)
-    mesh.full_mesh()
-    sent = {}
-    for node in range(12):
-        sent[payload(node)] = node
-        mesh.broadcast(node, payload(node))
-    mesh.run(5.0)
-    sent |= chatter(mesh, 20, first=12)
-    mesh.run(2.0)
-    mesh.payload_copies = 0
-    sent |= chatter(mesh, 30, first=32)
-    mesh.run(5.0)
-    assert_all_heard_once(mesh, sent)
-    assert mesh.payload_copies < 4.0 * 11 * 30
-
-
-def test_a_chain_longer_than_the_hop_limit_delivers_to_all_once():
-    mesh = VirtualMesh(40, seed=1)
-    mesh.chain()
-    sent = chatter(mesh, 10)
-    mesh.run(10.0)
-    assert_all_heard_once(mesh, sent)
-    assert mesh.payload_copies == 10 * 39
-
-
 @pytest.mark.parametrize("seed", seeds(5))
 def test_random_graphs_deliver_to_all_once(seed):
     mesh = VirtualMesh(25, seed=seed)
     random_graph(mesh, extra=30)
     sent = chatter(mesh, 30, every=0.01)
     mesh.run(10.0)
-    assert_all_heard_once(mesh, sent)
-
-
-@pytest.mark.parametrize("shape", ["mesh", "chain", "graph"])
-@pytest.mark.parametrize("seed", seeds(4))
-def test_with_one_message_in_twenty_lost_everything_still_arrives_once(shape, seed):
-    mesh = VirtualMesh(12, seed=seed)
-    {"mesh": mesh.full_mesh, "chain": mesh.chain, "graph": lambda: random_graph(mesh, 12)}[shape]()
-    mesh.loss = 0.05
-    sent = chatter(mesh, 40)
-    mesh.run(20.0)
     assert_all_heard_once(mesh, sent)
 
 
@@ -806,22 +713,6 @@ def test_a_broadcast_made_during_a_partition_crosses_when_it_heals():
     mesh.link(2, 3)
     mesh.run(5.0)
     assert_all_heard_once(mesh, {payload(1): 0, payload(2): 5})
-
-
-def test_one_seed_always_gives_the_same_run():
-    def run() -> list[tuple[float, int, int, bytes]]:
-        trace: list[tuple[float, int, int, bytes]] = []
-        mesh = VirtualMesh(10, seed=7)
-        mesh.tap = lambda a, b, packed: trace.append((mesh.now, a, b, packed))
-        random_graph(mesh, 15)
-        mesh.loss = 0.1
-        chatter(mesh, 15)
-        mesh.run(10.0)
-        return trace
-
-    first = run()
-    assert len(first) > 400
-    assert run() == first
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -12,7 +12,6 @@ from p2p.mesh.message_budget import (
     BROADCAST_COST,
     ENTRY_OVERHEAD,
     FAIR_BURST,
-    FAIR_RATE,
     DeferredBroadcast,
     DeferredBroadcasts,
 )
@@ -71,17 +70,6 @@ class TestRouter:
         assert {out.envelope.hops for out in passed_on} == {1}
         assert made.router.budgets.deferred.bytes == 0
 
-    def test_an_origin_that_was_put_off_waits_on_although_it_may_send_again(self):
-        made = Deferring()
-        made.flood(AT_ONCE + 40)
-        later = 40 * BROADCAST_COST / FAIR_RATE
-        made.router.receive(later, node(2), news(9, pack("after")))
-        assert pack("after") not in made.handled()
-        made.work_off(later)
-        assert made.handled()[-1] == pack("after")
-        made.router.receive(2 * later, node(2), news(9, pack("at once")))
-        assert made.handled()[-1] == pack("at once")
-
     def test_a_copy_of_what_waits_is_a_duplicate_and_is_not_sent_back_to_its_link(self):
         made = Deferring()
         made.flood(AT_ONCE + 40)
@@ -103,20 +91,6 @@ class TestRouter:
         made.router.gossip.on_announcement(0.0, node(2), [last.id or b""])
         assert made.router.gossip.missing == 0
 
-    def test_a_pull_ends_when_its_broadcast_arrives_and_is_put_off(self):
-        made = Deferring()
-        last = news(9, pack(AT_ONCE + 39))
-        made.router.gossip.on_announcement(0.0, node(2), [last.id or b""])
-        assert made.router.gossip.missing == 1
-        made.flood(AT_ONCE + 40)
-        assert made.router.gossip.missing == 0
-        made.router.take_outgoing()
-        made.work_off()
-        sent = [
-            out.peers for out in made.router.take_outgoing() if out.envelope.payload == last.payload
-        ]
-        assert sent == [(node(3),)], "its announcer holds it"
-
     def test_invalid_broadcasts_that_were_put_off_are_charged_to_their_link(self):
         made = Deferring(max_bad_messages=3)
         made.flood(AT_ONCE + 40)
@@ -133,14 +107,6 @@ class TestRouter:
         made.work_off()
         assert len(made.handled()) == AT_ONCE + 40
         assert made.router.delivery.routes.find(0.2, node(9)) is None
-
-    def test_a_router_without_turns_handles_all_as_it_arrives(self):
-        router = make()
-        inbox = Inbox(router, NEWS)
-        router.link_up(0.0, node(1))
-        for number in range(AT_ONCE + 40):
-            router.receive(0.0, node(1), news(9, pack(number)))
-        assert len(inbox.received) == AT_ONCE + 40
 
 
 class TestQueues:

@@ -38,15 +38,6 @@ def carried(
     return through
 
 
-def test_while_the_rate_is_enough_each_message_passes_at_once() -> None:
-    shares: RelayShares[int] = RelayShares(RATE)
-    for number in range(1000):
-        now = number * 0.02
-        assert shares.offer(now, "a", "b", "a", SIZE, number) is None
-        assert shares.due(now) == [number]
-    assert not shares.next_deadline()
-
-
 def test_a_pair_that_sends_more_than_its_share_leaves_the_others_theirs() -> None:
     through = carried(RelayShares(RATE), {"greedy": 10 * RATE, "feed": RATE // 3}, 20.0)
     assert through["feed"] == pytest.approx(RATE / 3 * 20, rel=0.02)
@@ -60,11 +51,6 @@ def test_greedy_pairs_get_equal_shares_and_use_what_others_leave() -> None:
     for number in range(4):
         assert through[f"greedy {number}"] == pytest.approx(each, rel=0.1)
     assert through["quiet"] == pytest.approx(RATE / 20 * 20, rel=0.05)
-
-
-def test_one_pair_alone_is_never_cut_however_much_it_sends() -> None:
-    through = carried(RelayShares(RATE), {"feed": RATE * 9 // 10}, 300.0)
-    assert through["feed"] == pytest.approx(RATE * 0.9 * 300, rel=0.01)
 
 
 def test_both_directions_are_one_pair() -> None:

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from node.virtual.server_model import VirtualTime
 from p2p.mesh.relay_stream import (
-    BUFFER,
-    FIRST_WINDOW,
     GIVE_UP,
     SEGMENT,
     WINDOW,
@@ -117,18 +115,6 @@ def test_one_lost_segment_is_sent_again_before_its_time_is_over() -> None:
     path.run(0.1)  # a round trip and the acknowledgement's delay, below any timeout
     assert len(path.read[1]) == 14 * SEGMENT
     assert sender.resent == 1
-
-
-def test_at_most_a_window_is_sent_before_anything_is_acknowledged() -> None:
-    path = Path()
-    sender = path.ends[0]
-    sender.write(bytes(4 * WINDOW))
-    [opening] = sender.segments(path.now)  # the other end is not known yet
-    assert len(opening.data) == SEGMENT
-    sender.receive(path.now, RelaySegment(b"answered", b"opening.", ack=0))
-    assert sum(len(s.data) for s in sender.segments(path.now)) == FIRST_WINDOW - SEGMENT
-    assert sender.room == 0
-    assert path.ends[1].room == BUFFER
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,6 @@ def test_the_link_that_brought_news_last_is_taken():
     assert routes.find(2.0, "stranger") is None
 
 
-def test_a_message_is_not_sent_back_to_where_it_came_from():
-    routes = RouteTable()
-    routes.learn(0.0, "node", "a")
-    assert routes.find(0.0, "node", exclude="a") is None
-    routes.learn(1.0, "node", "b")
-    assert routes.find(1.0, "node", exclude="b") == "a"
-
-
 def test_a_way_is_believed_for_its_time_only():
     routes = RouteTable()
     routes.learn(0.0, "node", "a")
