@@ -22,14 +22,6 @@ def test_counters_have_the_learning_guides_names_and_meaning():
     assert m.last_seen_ts == 3.0  # a timeout is not a sign of life
 
 
-def test_the_average_starts_from_the_first_sample_not_from_zero():
-    pool, m = Pool(), PeerMetrics(0.0)
-    assert m.avg_latency_ms is None
-    ok(m, pool, 1.0, 0.25)
-    assert m.avg_latency_ms == pytest.approx(250.0)
-    assert m.latency == pytest.approx(0.25)
-
-
 def test_a_new_peer_is_taken_for_average():
     pool = Pool()
     for i in range(200):
@@ -73,14 +65,6 @@ def test_rates_are_numbers_before_anything_is_known():
     errors, timeouts = m.rates(0.0, pool)
     assert 0.0 < errors < 0.5
     assert timeouts == 0.0
-
-
-def test_errors_and_timeouts_are_distinguished():
-    pool, m = Pool(), PeerMetrics(0.0)
-    m.failed(5.0, 0.5, True, pool)
-    errors, timeouts = m.rates(5.0, pool)
-    assert errors == 0.0
-    assert timeouts > 0.0
 
 
 def test_estimates_of_a_silent_peer_drift_to_the_average_of_the_pool():

@@ -62,20 +62,6 @@ def test_retries_cannot_multiply_an_outage():
     assert 900 <= retries <= 1000 + 10 + 5
 
 
-def test_a_single_failure_of_a_quiet_caller_can_be_repeated():
-    budget = RetryBudget(reserve=3.0, ratio=0.1, per_second=0.5)
-    for _ in range(3):
-        assert budget.take(0.0)
-    assert not budget.take(0.0)
-    assert budget.take(2.0)
-
-
-def test_asking_for_the_tokens_changes_nothing():
-    budget = RetryBudget()
-    budget.take(0.0)
-    assert budget.tokens(1.0) == budget.tokens(1.0)
-
-
 def test_a_budget_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError):
         RetryBudget(ratio=1.5)

@@ -238,14 +238,6 @@ def test_failed_probes_wait_longer_each_time_up_to_five_seconds() -> None:
     assert sum(waits[-4:]) / 4 > 1.5
 
 
-def test_five_failures_in_a_row_open_the_breaker() -> None:
-    found = governor()
-    for i in range(5):
-        assert found.breaker.closed
-        found.on_result(i + 0.5, found.on_send(float(i)), "timeout")
-    assert found.breaker.state(4.5) is BreakerState.OPEN
-
-
 def test_a_probe_that_never_reports_does_not_wedge_it() -> None:
     found = governor()
     found.on_result(0.0, found.on_send(0.0), "reset")
@@ -254,14 +246,6 @@ def test_a_probe_that_never_reports_does_not_wedge_it() -> None:
     again = found.ready(now)
     assert now < again < inf
     assert found.ready(again) == 0.0
-
-
-def test_an_attempt_given_up_by_its_caller_is_no_evidence() -> None:
-    found = governor()
-    for i in range(20):
-        found.on_cancel(i + 0.5, found.on_send(float(i)))
-    assert (found.window, found.in_flight) == (4.0, 0)
-    assert found.breaker.closed
 
 
 def test_a_window_below_one_is_a_share_of_the_time() -> None:

@@ -72,15 +72,6 @@ def test_the_window_of_a_server_is_found_for_any_spread_of_its_times(name: str) 
     assert min(windows) > 4.0
 
 
-def test_the_first_cohort_sets_the_base_and_a_small_window() -> None:
-    peer = Peer(lambda window: 0.02)
-    assert not peer.control.known
-    (first,) = peer.cohorts(1)
-    assert (first.step, first.window) == ("ramp", 0.5)
-    assert peer.control.mean_without_queue == pytest.approx(0.02)
-    assert peer.control.mean_without_queue == pytest.approx(0.02)
-
-
 def test_the_ramp_doubles_and_ends_with_a_dip() -> None:
     peer = Peer(queued_beyond(10.0, lambda: 0.02))
     steps = peer.cohorts(8)
@@ -152,15 +143,6 @@ def test_three_late_replies_cut_a_small_window(ramp: bool, keep: float) -> None:
     assert [peer.control.keep_after(0.3, 1.0, ramp=ramp) for _ in range(3)] == [1.0, 1.0, keep]
 
 
-def test_a_queue_shorter_than_the_slow_tenth_is_late_too() -> None:
-    rng = random.Random(4)
-    peer = Peer(lambda window: 0.91 if rng.random() < 0.1 else 0.01)
-    peer.cohorts(30)
-    queued = 0.5  # a slow reply takes longer than that
-    keeps = [peer.control.keep_after(0.01 + queued, 20.0, ramp=False) for _ in range(5)]
-    assert keeps == [1.0] * 4 + [0.6]
-
-
 def test_small_windows_of_few_replies_a_second_grow_slowly() -> None:
     def step(round_trip: float) -> float:
         peer = Peer(lambda window: round_trip)
@@ -183,20 +165,6 @@ def test_a_long_way_allows_no_longer_queue_than_a_short_one() -> None:
     peer.latency = lambda window: 0.34
     (advice,) = peer.cohorts(1)
     assert advice.step == "cut"  # 40 ms, of 30 ms
-
-
-def test_single_slow_replies_cut_nothing() -> None:
-    rng = random.Random(4)
-    peer = Peer(lambda window: 0.91 if rng.random() < 0.1 else 0.01)
-    peer.cohorts(30)
-    keeps = [peer.control.keep_after(peer.latency(1.0), 20.0, ramp=False) for _ in range(2000)]
-    assert keeps.count(1.0) == len(keeps)
-
-
-def test_cohorts_with_load_reports_are_left_to_those() -> None:
-    peer = Peer(lambda window: 0.02)
-    assert peer.cohorts(3, reported=True) == []
-    assert not peer.control.known
 
 
 def test_after_an_absence_the_base_is_kept() -> None:

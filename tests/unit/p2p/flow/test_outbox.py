@@ -29,20 +29,6 @@ def next_one(box: Outbox[int], now: float) -> tuple[float, OutboxEntry[int]]:
     raise AssertionError("nothing goes")
 
 
-def test_messages_go_in_order() -> None:
-    box = outbox()
-    for i in range(10):
-        box.add(0.0, i)
-    now, seen = 0.0, []
-    for _ in range(10):
-        now, entry = next_one(box, now)
-        seen.append(entry.item)
-        box.on_result(now + 0.01, entry, "ok")
-        now += 0.01
-    assert seen == list(range(10))
-    assert len(box) == 0
-
-
 def test_retries_pass_the_same_gate_and_go_before_younger_messages() -> None:
     box = outbox()
     for i in range(3):
@@ -76,19 +62,6 @@ def test_an_open_breaker_keeps_messages_and_loses_none() -> None:
         box.on_result(now, entry, "ok", LoadReport(0.0, 0.01))
         delivered += 1
     assert delivered == 100
-
-
-def test_a_full_outbox_refuses_and_a_settled_message_makes_room() -> None:
-    box = outbox(limit=2)
-    box.add(0.0, 1)
-    box.add(0.0, 2)
-    with pytest.raises(OutboxFull):
-        box.add(0.0, 3)
-    now, entry = next_one(box, 0.0)
-    with pytest.raises(OutboxFull):  # under way counts
-        box.add(now, 3)
-    box.on_result(now, entry, "ok")
-    box.add(now, 3)
 
 
 def test_a_message_that_waits_too_long_expires_with_an_error() -> None:
