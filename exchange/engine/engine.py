@@ -490,13 +490,10 @@ class Engine:
         ]
         self.orders.store_counters()
         records = context.records
-        records += context.fills
         records += copies
         records.extend(PutMeta(name, value) for name, value in context.meta.items())
-        drained = Drained(
-            records, context.messages, levels, context.trades, copies, context.fills, balances
-        )
-        context.records, context.messages, context.trades, context.fills = [], [], [], []
+        drained = Drained(records, context.messages, levels, context.trades, copies, balances)
+        context.records, context.messages, context.trades = [], [], []
         context.orders, context.meta = {}, {}
         return drained
 

@@ -26,8 +26,6 @@ from __future__ import annotations
 
 from copy import copy
 
-from exchange.engine.fast_path import FastPath
-from exchange.feeds.feed_limits import OWN_OPEN_ORDERS
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.model.records import Order, PutHalt, Recovered
@@ -36,7 +34,7 @@ from exchange.orders.conditional_orders import ConditionalOrders
 from exchange.orders.engine_context import CommandRejected, EngineContext
 from exchange.orders.fills import FillRecorder
 from exchange.orders.matching import Matching
-from exchange.orders.order_store import OrderStore, is_immediate
+from exchange.orders.order_store import OrderStore
 from exchange.orders.order_validation import OrderValidation
 from exchange.orders.reduce_only import ReduceOnly
 from exchange.takes.credit import CreditCheck
@@ -68,7 +66,6 @@ class OrderManager:
         )
         self._conditional = ConditionalOrders(context, store)
         self._validation = OrderValidation(context, store, reduce_only, self._conditional)
-        self._fast_path = FastPath(context, store, fills)
         self._amendments = Amendments(
             context, store, self._validation, self._conditional, reduce_only
         )
@@ -116,31 +113,24 @@ class OrderManager:
             self._check_writes()
         if store.expiry.values:
             self.expire(now)
-        order = self._fast_path.try_place(now, new)
-        if order is None:
-            self._check_room(new)
-            placed = self._validation.accept(now, new)
-            first = placed[0]
-            self._continue(now, first)
-            for other in placed[1:]:
-                if first.cancelled and not other.cancelled:
-                    # The limit order ended at once without a trade: no pair comes into being.
-                    store.cancel(now, other, first.reason)
+        order = self._validation.accept(now, new)
+        self._advance(now, order)
+        if order.filled or order.pending or order.cancelled or order.altered:
+            if not order.done:
+                store.publish(now, order)
         else:
-            placed = [order]
+            store.show(now, order)
+        placed = [order]
+        if order.linked_order:
+            linked = store.get(order.linked_order)
+            if linked is not None:
+                placed.append(linked)
+                if order.cancelled and not linked.cancelled:
+                    # The limit order ended at once without a trade: no pair comes into being.
+                    store.cancel(now, linked, order.reason)
         if store.work_queue or context.unseen:
             self.run_queue(now)
         return placed
-
-    def _check_room(self, new: NewOrder) -> None:
-        """Raises `CommandRejected` at a limit below the one at which every replica gives the feed up."""
-        market = None if new.price is None else self._context.markets.get(new.market)
-        if market is not None and len(market.writer.feed.state.orders) >= OWN_OPEN_ORDERS:
-            raise CommandRejected(
-                "too_many_orders",
-                f"this node has {OWN_OPEN_ORDERS} open orders in {new.market}, the most that it "
-                "accepts: cancel some of them",
-            )
 
     def amend(self, now: float, number: int, changes: Amend) -> Order:
         """Change an open order, see `exchange.orders.amendments`.
@@ -153,7 +143,7 @@ class OrderManager:
         order = self._changeable(number)
         if self._amendments.amend(now, order, changes):
             if order.free:
-                self._match(now, order)
+                self._advance(now, order)
             self.store.publish(now, order, moved=not order.done)
         self.run_queue(now)
         return order
@@ -172,8 +162,8 @@ class OrderManager:
         context = self._context
         if context.stale is not None or context.fenced:
             self._check_writes()
-        if not self._fast_path.try_cancel(now, order, reason):
-            self.store.cancel(now, order, reason)
+        self.store.cancel(now, order, reason)
+        if self.store.work_queue or context.unseen:
             self.run_queue(now)
         return order
 
@@ -317,18 +307,19 @@ class OrderManager:
             self.store.publish(now, order)
 
     def _advance(self, now: float, order: Order, *, only_earlier: bool = False) -> None:
+        """Trade the free quantity of an order with the book as far as its terms allow."""
         if order.untriggered:
             self._conditional.check_linked(now, order)
-        elif order.tif == "fok":
+            return
+        if order.tif == "fok":
             self._fill_or_kill.advance(now, order)
-        elif order.free:
-            self._match(now, order, only_earlier=only_earlier)
-
-    def _match(self, now: float, order: Order, *, only_earlier: bool = False) -> None:
-        context = self._context
-        halted = context.markets[order.market].halted
+            return
+        if not order.free:
+            return
         if order.reduce_only and not self._reduce_only.fit(now, order):
             return
+        context = self._context
+        halted = context.markets[order.market].halted
         if not halted and context.stale is None and not context.fenced:
             if order.post_only:
                 if self.matching.would_take(order):
@@ -336,7 +327,7 @@ class OrderManager:
                     order.reason = "post_only"
                 return
             self.matching.take_liquidity(now, order, only_earlier=only_earlier)
-        if is_immediate(order) and not order.pending and order.free:
+        if (order.price is None or order.tif == "ioc") and not order.pending and order.free:
             order.cancelled = True  # nothing left to trade with
             if halted:
                 order.reason = "halted"

@@ -213,7 +213,7 @@ class RecoverySettlement:
             fee=fee,
             fee_asset=fee_asset,
         )
-        context.fills.append(fill)
+        context.ledger.record(fill)
         row = RecoveredFill(
             market=fill.market,
             side=fill.side,

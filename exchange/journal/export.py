@@ -18,7 +18,7 @@ import msgspec
 from exchange.journal.frames import FrameFault, JournalError
 from exchange.journal.journal_reader import Advance, JournalReader, no_progress
 from exchange.model.codec import unpacker
-from exchange.model.records import Account, ApiKey, Fill, Order, Posting, Transaction
+from exchange.model.records import Account, ApiKey, Fill, Order, Posting, Transaction, unfolded
 
 KINDS: Final = ("order", "fill", "posting", "account", "key")
 Exported = Order | Fill | Posting | Account | ApiKey
@@ -66,7 +66,9 @@ class JournalExport:
                     state.apply(records)
                 if frame.number > archived:
                     self._late += [
-                        (frame.number, item) for record in records for item in _items(record)
+                        (frame.number, item)
+                        for record in unfolded(records)
+                        for item in _items(record)
                     ]
         self.state = state.recovered()
 

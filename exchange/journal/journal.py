@@ -51,6 +51,7 @@ from exchange.model.records import (
     Record,
     Recovered,
     Transaction,
+    unfolded,
 )
 from p2p.ground.durable_file import flush_directory
 
@@ -496,7 +497,7 @@ class Journal:
                 count = 0
                 for number, payload in frames:
                     records = self._decoded(number, payload)
-                    for record in records:
+                    for record in unfolded(records):
                         if isinstance(record, Order):
                             if record.done:
                                 orders.append((number, record))

@@ -214,13 +214,6 @@ class Accounts:
 
     # Limits
 
-    def allows_open(self, number: int, open_orders: int) -> bool:
-        """Check the limit of open orders: True if an account with `open_orders` may open another."""
-        if number == HOUSE:
-            return True
-        account = self._accounts.get(number)
-        return account is not None and open_orders < account.max_open_orders
-
     def allows_order(self, now: float, number: int) -> bool:
         """Check the order rate, and count an order that is allowed.
 
@@ -229,22 +222,12 @@ class Accounts:
         if number == HOUSE:
             return True
         account = self._accounts.get(number)
-        return account is not None and self._pace(now, account)
-
-    def admits(self, now: float, number: int, open_orders: int) -> bool:
-        """Check both limits and the freeze at once, and count an order that is allowed."""
-        account = self._accounts.get(number)
-        if account is None or account.frozen or open_orders >= account.max_open_orders:
-            return False
-        return self._pace(now, account)
-
-    def _pace(self, now: float, account: Account) -> bool:
-        most = account.orders_per_minute
+        most = 0 if account is None else account.orders_per_minute
         if not most:
             return False
-        bucket = self._order_rates.get(account.number)
+        bucket = self._order_rates.get(number)
         if bucket is None:
-            bucket = self._order_rates[account.number] = Tokens(_MINUTE, now)
+            bucket = self._order_rates[number] = Tokens(_MINUTE, now)
         return bucket.take(now, 1.0, _MINUTE, _MINUTE / most)
 
     # Keys

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from exchange.feeds.feed import Feed, Writer
+from exchange.feeds.feed import Feed, ShownOrder, Writer
 from exchange.feeds.feed_replica import Replica
 from exchange.ledger.market_units import MarketUnits
 from exchange.market.market_rules import MarketRules, reference_price
 from exchange.market.order_book import OrderBook
-from exchange.model.events import Closed, Filled, Moved, Opened, OrderEvent
+from exchange.model.events import Amended, Filled, Moved, Opened, OrderEvent
 
 TAPE = 1000  # public trades kept in memory for a market
 NUMBER_BITS = 40
@@ -136,26 +136,35 @@ class Market:
             self._touch(order.side, order.price)
 
     def write(self, event: OrderEvent) -> None:
-        """Append an event to the own feed and apply it to the book. A short form of `refresh`: an own
-        order has no deductions and is always present."""
+        """Append an event to the own feed and apply it to the book. A short form of `FeedState.apply` and
+        `refresh`: an own event contradicts nothing, and an own order has no deductions and is always present."""
         if not self.marked:
             self.mark()
-        writer = self.writer
-        writer.append(event)
-        number = event.order
+        writer, number = self.writer, event.order
+        feed = writer.feed.state
+        writer.unsigned.append(event)
         if isinstance(event, Opened):
-            side, price = event.side, event.price
-            self.book.add(number, side, price, event.shown, event.time, writer.feed.owner)
+            side, price, shown, time = event.side, event.price, event.shown, event.time
+            feed.number += 1
+            feed.orders[number] = ShownOrder(side, price, shown, time)
+            signed = side * price
+            self.book.append(number, signed, shown, time, writer.feed.owner)
+        elif isinstance(event, Filled):
+            feed.number += 1
+            if event.left:
+                feed.orders[number].shown = event.shown
+            else:
+                del feed.orders[number]
+            signed = self.book.change(number, event.shown)
         else:
-            shown = 0 if isinstance(event, (Closed, Moved)) else event.shown
-            place = self.book.change(number, shown)
-            if place is None or isinstance(event, Moved):
+            feed.apply(event)
+            shown = event.shown if isinstance(event, Amended) else 0
+            signed = self.book.change(number, shown)
+            if not signed or isinstance(event, Moved):
                 self.refresh(writer.feed.owner, number)  # it was not in the book, or has moved
-            if place is None:
-                return
-            side, price = place
-        self.version += 1
-        self.touched[side * price] = None
+        if signed:
+            self.version += 1
+            self.touched[signed] = None
 
     def hide_order(self, number: int, side: int, price: int, quantity: int, time: int) -> None:
         """Add or update an own hidden order; `quantity` 0 removes it."""

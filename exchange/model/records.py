@@ -10,12 +10,14 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
 import msgspec
 
 from exchange.model.commands import HOUSE, Kind, SelfTrade, TimeInForce
-from exchange.model.events import Batch, Snapshot
+from exchange.model.events import BUY, Batch, Snapshot
+from exchange.model.instruments import assets_of
 
 TakePhase = Literal["", "reserve", "granted", "commit", "given_up"]
 Permission = Literal["read", "trade"]
@@ -208,6 +210,80 @@ class Transaction(msgspec.Struct, frozen=True, array_like=True, tag="transaction
         ]
 
 
+class LocalTrade(msgspec.Struct, frozen=True, array_like=True, tag="trade", gc=False):
+    """Trade between two orders of this node: one record for both sides and for what moved in the ledger.
+
+    `unfolded` writes it out as a transaction and two fills, which is how journals before 0.3 have it.
+    """
+
+    node: str
+    take: int
+    market: str
+    side: int  # the taker's
+    price: int
+    quantity: int
+    time: int
+    taker_order: int
+    maker_order: int
+    taker_account: int = HOUSE
+    maker_account: int = HOUSE
+    taker_fee: int = 0  # in units of the asset that the side receives; negative: a rebate
+    maker_fee: int = 0
+    transaction: int = 0  # its number in the ledger; 0: nothing moved
+    base_amount: int = 0
+    quote_amount: int = 0
+    # Balances after the trade: the buyer's and the seller's of the base asset, the same of the quote asset, and
+    # the fee income in both.
+    balances: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
+
+    def fills(self) -> tuple[Fill, Fill]:
+        """Return the fills of maker and taker."""
+        node, side, take, market = self.node, self.side, self.take, self.market
+        price, quantity, time = self.price, self.quantity, self.time
+        base, quote = assets_of(market)
+        received, paid = (base, quote) if side == BUY else (quote, base)
+        return (
+            Fill(
+                *(node, take, "maker", market, self.maker_order, -side, price, quantity, time),
+                *(node, self.taker_order, self.maker_account, self.maker_fee, paid),
+            ),
+            Fill(
+                *(node, take, "taker", market, self.taker_order, side, price, quantity, time),
+                *(node, self.maker_order, self.taker_account, self.taker_fee, received),
+            ),
+        )
+
+    def movements(self) -> Transaction | None:
+        """Return the movements of the ledger, None if there were none."""
+        if not self.transaction:
+            return None
+        base, quote = assets_of(self.market)
+        bought, sold, paid, earned, base_fees, quote_fees = self.balances
+        buyer, seller, base_fee, quote_fee = (
+            (self.taker_account, self.maker_account, self.taker_fee, self.maker_fee)
+            if self.side == BUY
+            else (self.maker_account, self.taker_account, self.maker_fee, self.taker_fee)
+        )
+        buys, sells = f"account:{buyer}", f"account:{seller}"
+        lines: list[TransactionLine] = []
+        if buyer != seller:  # else only fees move
+            got, gave = self.base_amount, self.quote_amount
+            lines = [
+                TransactionLine(buys, base, got, bought + base_fee, "trade"),
+                TransactionLine(sells, base, -got, sold, "trade"),
+                TransactionLine(buys, quote, -gave, paid, "trade"),
+                TransactionLine(sells, quote, gave, earned + quote_fee, "trade"),
+            ]
+        if base_fee:
+            lines.append(TransactionLine(buys, base, -base_fee, bought, "fee"))
+            lines.append(TransactionLine("fees", base, base_fee, base_fees, "fee"))
+        if quote_fee:
+            lines.append(TransactionLine(sells, quote, -quote_fee, earned, "fee"))
+            lines.append(TransactionLine("fees", quote, quote_fee, quote_fees, "fee"))
+        reference = f"{self.node}/{self.take}"
+        return Transaction(self.transaction, self.time, reference, tuple(lines))
+
+
 FAULT_META: Final = "fault:"  # and owner:market: the owner has contradicted its feed; 0: forgotten
 
 
@@ -281,6 +357,7 @@ Record = (
     | Decision
     | DropDecisions
     | Fill
+    | LocalTrade
     | Transaction
     | Account
     | ApiKey
@@ -291,6 +368,18 @@ Record = (
     | PutSnapshot
     | GiveUpFeed
 )
+
+
+def unfolded(records: Iterable[Record]) -> Iterator[Record]:
+    """Iterate over records with each `LocalTrade` written out as its transaction and its two fills."""
+    for record in records:
+        if isinstance(record, LocalTrade):
+            movements = record.movements()
+            if movements is not None:
+                yield movements
+            yield from record.fills()
+        else:
+            yield record
 
 
 class StoredFeed(msgspec.Struct):

@@ -37,14 +37,11 @@ def is_immediate(order: Order) -> bool:
     return order.price is None or order.tif == "ioc" or order.tif == "fok"
 
 
-def _displayed(order: Order, *, moved: bool) -> int:
-    """Return the lots that the feed is to show."""
-    shown = order.free
-    if order.display_quantity:
-        # A slice is not refilled: when it is gone the next one goes to the end of the queue.
-        had = 0 if moved else min(order.shown, shown, order.display_quantity)
-        shown = had or min(order.display_quantity, shown)
-    return shown
+def _slice(order: Order, free: int, *, moved: bool) -> int:
+    """Return the lots of an iceberg that the feed is to show. A slice is not refilled: when it is gone
+    the next one goes to the end of the queue."""
+    had = 0 if moved else min(order.shown, free, order.display_quantity)
+    return had or min(order.display_quantity, free)
 
 
 class OrderStore:
@@ -106,6 +103,10 @@ class OrderStore:
             return [order for order in self.open.values() if order.account == HOUSE]
         return self.by_account.get(account, _NONE).values()
 
+    def count_of(self, account: int) -> int:
+        """Return the number of open orders of a client."""
+        return len(self.by_account.get(account, _NONE))
+
     def linked(self, order: Order) -> Order | None:
         """Return the other order of a pair while it is open."""
         return self.open.get(order.linked_order) if order.linked_order else None
@@ -133,7 +134,7 @@ class OrderStore:
     def new_time(self, now: float, market: Market, order: Order | None = None) -> int:
         """Return a time in us after every order of the market. For an `order` that loses its priority it
         is also after the order's own time, even if the clock was set back."""
-        time = self._context.us(now)
+        time = self._context.epoch_us + int(now * 1_000_000)
         last = market.last_time
         if order is not None:
             last = max(last, order.priority or order.time)
@@ -149,7 +150,9 @@ class OrderStore:
         self.open[order.number] = order
         if order.client_id is not None:
             self.client_ids[order.account, order.client_id] = order.number
-        if order.account != HOUSE or order.expires or order.reduce_only:
+        if order.account != HOUSE:
+            self._orders_of(order.account)[order.number] = order
+        if order.expires or order.reduce_only:
             self._index(order)
         self._context.orders[order.number] = order
 
@@ -168,21 +171,23 @@ class OrderStore:
         """Publish a changed order. `moved`: it has a new price, or a new `priority`."""
         context = self._context
         context.orders[order.number] = order
-        order.updated = max(context.us(now), order.updated)
+        time = context.epoch_us + int(now * 1_000_000)
+        if time > order.updated:
+            order.updated = time
         market = context.markets[order.market]
         busy = order.pending + order.reserved  # decided by other owners
         left = 0 if order.cancelled else order.quantity - order.filled - busy
         if not left and not busy:
             self._end(market, order)
             return
-        if order.hidden:
-            self._show_hidden(market, order)
-        elif left == order.shown and order.opened and not moved and not order.display_quantity:
-            pass  # the feed is up to date
-        elif order.price is not None and order.tif != "ioc" and order.tif != "fok":
-            self._show(now, market, order, order.price, moved)
+        if left != order.shown or moved or not order.opened or order.display_quantity:
+            self._show(now, market, order, left, moved)
         if order.account != HOUSE:
             self.hold(order)
+
+    def show(self, now: float, order: Order) -> None:
+        """Publish a new order of which nothing has traded yet: it holds what it may cost since it was accepted."""
+        self._show(now, self._context.markets[order.market], order, order.quantity, moved=False)
 
     def reserve(self, now: float, order: Order, quantity: int) -> None:
         """Reserve a part of an order for a fill-or-kill taker: not displayed, neither filled nor free.
@@ -193,9 +198,16 @@ class OrderStore:
             self._context.markets[order.market].write(Amended(order.number, order.shown))
         self.publish(now, order)
 
-    def _show(self, now: float, market: Market, order: Order, price: int, moved: bool) -> None:
-        """Bring the feed up to date."""
-        shown = _displayed(order, moved=moved)
+    def _show(self, now: float, market: Market, order: Order, shown: int, moved: bool) -> None:
+        """Bring the feed up to date with a limit order of which `shown` lots are free."""
+        price = order.price
+        if order.hidden:
+            self._show_hidden(market, order)
+            return
+        if price is None or order.untriggered or order.tif == "ioc" or order.tif == "fok":
+            return
+        if order.display_quantity:
+            shown = _slice(order, shown, moved=moved)
         if not order.opened:
             if shown:
                 order.opened = True
@@ -213,7 +225,10 @@ class OrderStore:
 
     def is_shown(self, order: Order) -> bool:
         """Report if the feed is up to date with the order."""
-        return order.hidden or is_immediate(order) or order.shown == _displayed(order, moved=False)
+        shown = order.free
+        if order.display_quantity:
+            shown = _slice(order, shown, moved=False)
+        return order.hidden or is_immediate(order) or order.shown == shown
 
     def _show_hidden(self, market: Market, order: Order) -> None:
         if order.hidden and order.price is not None:
@@ -267,26 +282,33 @@ class OrderStore:
         Raises:
             InsufficientBalance: nothing has changed.
         """
-        if order.account == HOUSE:
+        account = order.account
+        if account == HOUSE:
             return
-        context = self._context
-        asset = context.specs.asset_spent(order)
-        amount = 0 if order.done else context.specs.amount_required(order)
-        linked = self.linked(order)
+        ledger, specs = self._context.ledger, self._context.specs
         number = order.number
-        if linked is not None:
-            amount = max(amount, context.specs.amount_required(linked))
-            number = min(number, linked.number)
-        elif order.linked_order and order.linked_order < number:
-            # The hold of the pair was under the other order, which has ended.
-            context.ledger.hold(order.linked_order, order.account, asset, 0)
-        context.ledger.hold(number, order.account, asset, amount)
+        asset, amount = specs.required(order)
+        if order.linked_order:
+            linked = self.linked(order)
+            if linked is not None:
+                amount = max(amount, specs.required(linked)[1])
+                number = min(number, linked.number)
+            elif order.linked_order < number:
+                # The hold of the pair was under the other order, which has ended.
+                ledger.hold(order.linked_order, account, asset, 0)
+        ledger.hold(number, account, asset, amount)
 
     # Indexes
 
+    def _orders_of(self, account: int) -> dict[int, Order]:
+        orders = self.by_account.get(account)
+        if orders is None:
+            orders = self.by_account[account] = {}
+        return orders
+
     def _index(self, order: Order) -> None:
         if order.account != HOUSE:
-            self.by_account.setdefault(order.account, {})[order.number] = order
+            self._orders_of(order.account)[order.number] = order
         elif order.reduce_only:
             self.reduce_only[order.number] = order
         if order.expires:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from exchange.feeds.feed_limits import OWN_OPEN_ORDERS
 from exchange.ledger.ledger import InsufficientBalance
 from exchange.market.market import Market
 from exchange.market.market_rules import RuleError
 from exchange.model.commands import HOUSE, Kind, NewOrder, SelfTrade
 from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL
-from exchange.model.records import Order
+from exchange.model.records import Account, Order
 from exchange.orders.conditional_orders import ConditionalOrders
 from exchange.orders.engine_context import CommandRejected, EngineContext
 from exchange.orders.order_store import OrderStore
@@ -57,40 +58,59 @@ class OrderValidation:
             )
         return order
 
-    def accept(self, now: float, new: NewOrder) -> list[Order]:
+    def accept(self, now: float, new: NewOrder) -> Order:
         """Validate and add a new order, and with `oco_stop` the stop that makes a pair with it.
 
         Raises:
             CommandRejected: nothing has changed.
         """
-        context = self._context
+        context, store = self._context, self._store
         market = context.markets.get(new.market)
         if market is None:
             raise CommandRejected("unknown_market", f"this node does not trade {new.market}")
-        if new.side != BUY and new.side != SELL:
-            raise CommandRejected(
-                "bad_side", f"invalid side {new.side}: expected 1 (buy) or -1 (sell)"
-            )
-        _check_ranges(new)
-        _check_combination(new, context.us(now))
-        if new.account != HOUSE:
-            self._check_account(new.account, 1 if new.oco_stop is None else 2)
+        price, account = new.price, new.account
+        if price is not None and len(market.writer.feed.state.orders) >= OWN_OPEN_ORDERS:
+            raise _too_many(new.market)
+        special = _check_numbers(new)
+        if special:
+            _check_combination(new, context.us(now))
+        if account != HOUSE:
+            self._check_account(account, 1 if new.oco_stop is None else 2)
         if market.halted:
             raise self.halted(market)
         quantity = self._reduced(new) if new.reduce_only else new.quantity
-        stop = self._stop(market, new)
-        worst_price = self._worst_price(market, new)
-        self.check_rules(market, new.side, new.price, quantity, stop, worst_price)
-        orders = [self._order(now, market, new, quantity, stop, worst_price)]
-        if new.oco_stop is not None:
-            orders.append(self._linked_stop(orders[0], new.oco_stop))
-        if new.account != HOUSE:
-            self._hold(now, orders)
-        for each in orders:
-            self._store.add(each)
-            if each.untriggered:
-                self._conditional.add(each)
-        return orders
+        stop = self._stop(market, new) if special else 0
+        worst_price = self._worst_price(market, new) if price is None else 0
+        if market.rules is not None:
+            self.check_rules(market, new.side, price, quantity, stop, worst_price)
+        order = Order(
+            store.next_number,
+            market.key,
+            new.side,
+            price,
+            quantity,
+            store.new_time(now, market),
+            new.client_id,
+            account,
+            new.group,
+            "limit" if price is not None else "market",
+            new.self_trade or ("none" if account == HOUSE else "cancel_newest"),
+            worst_price,
+        )
+        linked = None
+        if special:
+            _set_options(order, new, stop)
+            if new.oco_stop is not None:
+                linked = _linked_stop(order, new.oco_stop)
+        if account != HOUSE:
+            self._hold(now, order, linked)
+        store.add(order)
+        if order.untriggered:
+            self._conditional.add(order)
+        if linked is not None:
+            store.add(linked)
+            self._conditional.add(linked)
+        return order
 
     # Checks, also of amendments
 
@@ -102,8 +122,8 @@ class OrderValidation:
             return CommandRejected(error.code, error.detail)
         return CommandRejected("halted", f"{market.key} is halted")
 
-    def check_active(self, number: int) -> None:
-        """Check that an account may trade.
+    def check_active(self, number: int) -> Account:
+        """Return an account that may trade.
 
         Raises:
             CommandRejected: unknown_account, account_frozen.
@@ -116,6 +136,7 @@ class OrderValidation:
                 "account_frozen",
                 f"account {account.name} is frozen: it can read and cancel, not trade",
             )
+        return account
 
     def check_rules(
         self,
@@ -134,7 +155,9 @@ class OrderValidation:
         rules = market.rules
         if rules is None:
             return
-        reference = stop if stop > 0 else market.reference
+        reference: int | None = None
+        if rules.band is not None or price is None:
+            reference = stop if stop > 0 else market.reference
         try:
             rules.check(side, price, quantity, reference, worst_price or None)
         except RuleError as error:
@@ -150,9 +173,9 @@ class OrderValidation:
         )
 
     def _check_account(self, account: int, count: int) -> None:
-        self.check_active(account)
-        has = len(self._store.of_account(account))
-        if not self._context.accounts.allows_open(account, has + count - 1):
+        client = self.check_active(account)
+        has = self._store.count_of(account)
+        if has + count > client.max_open_orders:
             raise CommandRejected(
                 "too_many_orders",
                 f"the account has {has} open orders and may not have {count} more: cancel some",
@@ -187,8 +210,6 @@ class OrderValidation:
 
     def _worst_price(self, market: Market, new: NewOrder) -> int:
         """Return the worst price of a new market order; 0: any."""
-        if new.price is not None:
-            return 0
         if new.worst_price is not None:
             return new.worst_price
         if new.stop is not None or new.trailing_offset is not None:
@@ -201,80 +222,62 @@ class OrderValidation:
         specs = self._context.specs
         return specs.protection_price(market.key, new.side, best, market.reference)
 
-    def _order(
-        self,
-        now: float,
-        market: Market,
-        new: NewOrder,
-        quantity: int,
-        stop: int,
-        worst_price: int,
-    ) -> Order:
-        display_quantity = new.display_quantity or 0
-        return Order(
-            number=self._store.next_number,
-            market=market.key,
-            side=new.side,
-            price=new.price,
-            quantity=quantity,
-            time=self._store.new_time(now, market),
-            client_id=new.client_id,
-            account=new.account,
-            group=new.group,
-            kind=kind_of(new),
-            self_trade=_self_trade(new),
-            worst_price=worst_price,
-            tif=new.tif,
-            expires=new.expires or 0,
-            post_only=new.post_only,
-            hidden=new.hidden,
-            display_quantity=display_quantity if display_quantity < quantity else 0,
-            reduce_only=new.reduce_only,
-            stop=stop,
-            trailing_offset=new.trailing_offset or 0,
-            untriggered=new.stop is not None or new.trailing_offset is not None,
-            altered=quantity != new.quantity,
-        )
-
-    @staticmethod
-    def _linked_stop(order: Order, stop: int) -> Order:
-        """Return the stop of a pair, and link both orders."""
-        order.linked_order = order.number + 1
-        return Order(
-            number=order.linked_order,
-            market=order.market,
-            side=order.side,
-            price=None,
-            quantity=order.quantity,
-            time=order.time,
-            account=order.account,
-            group=order.group,
-            kind="stop",
-            self_trade=order.self_trade,
-            tif=order.tif,
-            expires=order.expires,
-            reduce_only=order.reduce_only,
-            stop=stop,
-            untriggered=True,
-            linked_order=order.number,
-        )
-
-    def _hold(self, now: float, orders: list[Order]) -> None:
+    def _hold(self, now: float, order: Order, linked: Order | None) -> None:
         """Hold the amount that the order, or the pair, may cost, and count it against the rate."""
-        order = orders[0]
-        context = self._context
-        asset = context.specs.asset_spent(order)
-        amount = max(context.specs.amount_required(each) for each in orders)
+        ledger, specs = self._context.ledger, self._context.specs
+        asset, amount = specs.required(order)
+        if linked is not None:
+            amount = max(amount, specs.required(linked)[1])
+        number, account = order.number, order.account
         try:
-            context.ledger.hold(order.number, order.account, asset, amount)
+            ledger.hold(number, account, asset, amount)
         except InsufficientBalance as error:
             raise self.insufficient(error) from error
-        if not context.accounts.allows_order(now, order.account):
-            context.ledger.hold(order.number, order.account, asset, 0)
+        if not self._context.accounts.allows_order(now, account):
+            ledger.hold(number, account, asset, 0)
             raise CommandRejected(
                 "rate_limited",
                 "the account has reached its limit of orders per minute: try again in a moment",
             )
+
+
+def _set_options(order: Order, new: NewOrder, stop: int) -> None:
+    """Set the terms that few orders have."""
+    display_quantity = new.display_quantity or 0
+    order.kind = kind_of(new)
+    order.tif = new.tif
+    order.expires = new.expires or 0
+    order.post_only = new.post_only
+    order.hidden = new.hidden
+    order.display_quantity = display_quantity if display_quantity < order.quantity else 0
+    order.reduce_only = new.reduce_only
+    order.stop = stop
+    order.trailing_offset = new.trailing_offset or 0
+    order.untriggered = new.stop is not None or new.trailing_offset is not None
+    order.altered = order.quantity != new.quantity
+
+
+def _linked_stop(order: Order, stop: int) -> Order:
+    """Return the stop of a pair, and link both orders."""
+    order.linked_order = order.number + 1
+    return Order(
+        number=order.linked_order,
+        market=order.market,
+        side=order.side,
+        price=None,
+        quantity=order.quantity,
+        time=order.time,
+        account=order.account,
+        group=order.group,
+        kind="stop",
+        self_trade=order.self_trade,
+        tif=order.tif,
+        expires=order.expires,
+        reduce_only=order.reduce_only,
+        stop=stop,
+        untriggered=True,
+        linked_order=order.number,
+    )
 
 
 def check_trailing(stop: int) -> None:
@@ -347,21 +350,50 @@ def kind_of(new: NewOrder) -> Kind:
 # Checks of the command alone
 
 
-def _check_ranges(new: NewOrder) -> None:
-    for price in (new.price, new.stop, new.trailing_offset, new.oco_stop, new.worst_price):
-        if price is not None and not 0 < price < MAX_PRICE:
-            raise _out_of_range()
-    for quantity in (new.quantity, new.display_quantity):
-        if quantity is not None and not 0 < quantity < MAX_QUANTITY:
-            raise _out_of_range()
-    if not -MAX_GROUP < new.group < MAX_GROUP:
+def _too_many(market: str) -> CommandRejected:
+    """Return the rejection at a limit below the one at which every replica gives the feed up."""
+    return CommandRejected(
+        "too_many_orders",
+        f"this node has {OWN_OPEN_ORDERS} open orders in {market}, the most that it "
+        "accepts: cancel some of them",
+    )
+
+
+def _check_numbers(new: NewOrder) -> bool:
+    """Check the values that every order has. Returns True if the order has terms that few orders have."""
+    price, client_id = new.price, new.client_id
+    if new.side != BUY and new.side != SELL:
+        raise CommandRejected("bad_side", f"invalid side {new.side}: expected 1 (buy) or -1 (sell)")
+    if (
+        not 0 < new.quantity < MAX_QUANTITY
+        or (price is not None and not 0 < price < MAX_PRICE)
+        or not -MAX_GROUP < new.group < MAX_GROUP
+    ):
         raise _out_of_range()
-    if new.client_id is not None and not 0 < len(new.client_id) <= MAX_CLIENT_ID:
+    if client_id is not None and not 0 < len(client_id) <= MAX_CLIENT_ID:
         raise CommandRejected("bad_order", f"a client id has 1 to {MAX_CLIENT_ID} characters")
+
+    return (
+        new.tif != "gtc"
+        or new.stop is not None
+        or new.trailing_offset is not None
+        or new.oco_stop is not None
+        or new.worst_price is not None
+        or new.display_quantity is not None
+        or new.expires is not None
+        or new.post_only
+        or new.hidden
+        or new.reduce_only
+    )
 
 
 def _check_combination(new: NewOrder, now_us: int) -> None:
-    """Reject options that exclude each other."""
+    """Check the terms that few orders have, and reject those that exclude each other."""
+    for price in (new.stop, new.trailing_offset, new.oco_stop, new.worst_price):
+        if price is not None and not 0 < price < MAX_PRICE:
+            raise _out_of_range()
+    if new.display_quantity is not None and not 0 < new.display_quantity < MAX_QUANTITY:
+        raise _out_of_range()
     conditional = new.stop is not None or new.trailing_offset is not None
     immediate = new.price is None or new.tif in ("ioc", "fok")
     _check_expiry(new, now_us, conditional=conditional)
