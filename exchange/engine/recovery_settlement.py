@@ -26,7 +26,7 @@ from exchange.ledger.ledger import InsufficientBalance
 from exchange.ledger.statements import StatementTrade
 from exchange.market.market import Trade
 from exchange.model.commands import HOUSE, SUSPENSE
-from exchange.model.events import BUY, MAX_ORDER, Closed, Event, Filled, Opened
+from exchange.model.events import BUY, MAX_ORDER, Event, Filled, Opened
 from exchange.model.records import Decision, DropTake, Fill, Order, PutBatch
 from exchange.orders.engine_context import EngineContext
 from exchange.takes.take_protocol import RESERVED
@@ -389,7 +389,7 @@ class RecoverySettlement:
                             account=None,
                         )
                     )
-                    market.write(Closed(number, "cancelled"))
+                    market.close(number, "cancelled")
 
     def _can_hold(self, order: Order) -> bool:
         try:

@@ -5,7 +5,7 @@ owners, and deducts the quantities that this node has requested, or knows to be 
 shows it. Without requests, and with all owners present, it is a pure function of the feeds.
 
 Rules of this file:
-- Own orders are not deducted and never absent: `write` updates the book from the event alone.
+- Own orders are not deducted and never absent: `open`, `trade`, `close` and `change` update the book directly.
 - Every change of the book calls `_touch`, which collects the changed levels for readers.
 - The first change since the last drain calls `mark`, so that `tick` and `drain` walk the changed markets alone.
 """
@@ -24,7 +24,7 @@ from exchange.feeds.feed_replica import Replica
 from exchange.ledger.market_units import MarketUnits
 from exchange.market.market_rules import MarketRules, reference_price
 from exchange.market.order_book import OrderBook
-from exchange.model.events import Amended, Filled, Moved, Opened, OrderEvent
+from exchange.model.events import Amended, Closed, Filled, Moved, Opened
 
 TAPE = 1000  # public trades kept in memory for a market
 NUMBER_BITS = 40
@@ -135,33 +135,64 @@ class Market:
             book.add(key, order.side, order.price, quantity, order.time, owner)
             self._touch(order.side, order.price)
 
-    def write(self, event: OrderEvent) -> None:
-        """Append an event to the own feed and apply it to the book. A short form of `FeedState.apply` and
-        `refresh`: an own event contradicts nothing, and an own order has no deductions and is always present."""
+    # Own orders. An own event contradicts nothing, and an own order has no deductions and is always present: so
+    # these are short forms of `FeedState.apply` and `refresh`.
+
+    def open(self, number: int, side: int, price: int, shown: int, time: int) -> None:
+        """Show an own order: in the feed and in the book."""
+        if not self.marked:
+            self.mark()
+        writer = self.writer
+        feed = writer.feed
+        state = feed.state
+        writer.unsigned.append(Opened(number, side, price, shown, time))
+        state.number += 1
+        state.orders[number] = ShownOrder(side, price, shown, time)
+        signed = side * price
+        self.book.append(number, signed, shown, time, feed.owner)
+        self.version += 1
+        self.touched[signed] = None
+
+    def trade(self, event: Filled) -> None:
+        """Show a trade with an own order of the book."""
         if not self.marked:
             self.mark()
         writer, number = self.writer, event.order
-        feed = writer.feed.state
+        state = writer.feed.state
         writer.unsigned.append(event)
-        if isinstance(event, Opened):
-            side, price, shown, time = event.side, event.price, event.shown, event.time
-            feed.number += 1
-            feed.orders[number] = ShownOrder(side, price, shown, time)
-            signed = side * price
-            self.book.append(number, signed, shown, time, writer.feed.owner)
-        elif isinstance(event, Filled):
-            feed.number += 1
-            if event.left:
-                feed.orders[number].shown = event.shown
-            else:
-                del feed.orders[number]
-            signed = self.book.change(number, event.shown)
+        state.number += 1
+        if event.left:
+            state.orders[number].shown = event.shown
         else:
-            feed.apply(event)
-            shown = event.shown if isinstance(event, Amended) else 0
-            signed = self.book.change(number, shown)
-            if not signed or isinstance(event, Moved):
-                self.refresh(writer.feed.owner, number)  # it was not in the book, or has moved
+            del state.orders[number]
+        signed = self.book.change(number, event.shown)
+        if signed:
+            self.version += 1
+            self.touched[signed] = None
+
+    def close(self, number: int, reason: str) -> None:
+        """Take an own order out of feed and book, if it is shown."""
+        writer = self.writer
+        state = writer.feed.state
+        if state.orders.pop(number, None) is None:
+            return
+        if not self.marked:
+            self.mark()
+        writer.unsigned.append(Closed(number, reason))
+        state.number += 1
+        signed = self.book.change(number, 0)
+        if signed:
+            self.version += 1
+            self.touched[signed] = None
+
+    def change(self, event: Amended | Moved) -> None:
+        """Show another quantity or place of an own order."""
+        self.mark()
+        self.writer.append(event)
+        number = event.order
+        signed = self.book.change(number, event.shown if isinstance(event, Amended) else 0)
+        if not signed or isinstance(event, Moved):
+            self.refresh(self.writer.feed.owner, number)  # it was not in the book, or has moved
         if signed:
             self.version += 1
             self.touched[signed] = None

@@ -6,7 +6,6 @@ Rules of this file:
 - Prices are ticks, quantities lots, `time` microseconds; `now` is monotonic seconds.
 - A trade has one event, in the feed of its maker. The feed event of the taker's order is written by
   `OrderStore.publish`.
-- A hidden order is published when it trades: opened for the traded quantity and filled at once.
 """
 
 from __future__ import annotations
@@ -147,10 +146,7 @@ class FillRecorder:
         elif order.opened:
             order.shown -= quantity
         if order.hidden:
-            shown = left = 0
-            opened = order.priority or order.time
-            market.mark()
-            market.writer.append(Opened(order.number, order.side, price, quantity, opened))
+            event = self._reveal(market, order, taker, take, price, quantity, time)
         else:
             shown = order.shown
             if order.cancelled:
@@ -159,14 +155,12 @@ class FillRecorder:
                 left = order.quantity - order.filled
             if left and order.display_quantity:
                 left = shown or 1  # the hidden rest of an iceberg is not published
-        event = Filled(order.number, order.side, quantity, price, shown, left, taker, take, time)
-        if order.hidden:
-            market.writer.append(event)
-        else:
-            market.write(event)
-        self._context.add_trade(
-            market, Trade(self._context.node_id, event, market.writer.feed.state.number)
-        )
+            event = Filled(
+                order.number, order.side, quantity, price, shown, left, taker, take, time
+            )
+            market.trade(event)
+        context = self._context
+        context.add_trade(market, Trade(context.node_id, event, market.writer.feed.state.number))
         if order.linked_order or self._store.reduce_only:
             self._after(now, order)
         self._store.publish(now, order)
@@ -178,6 +172,18 @@ class FillRecorder:
         self._context.orders[order.number] = order
         if order.linked_order or self._store.reduce_only:
             self._after(now, order)
+
+    @staticmethod
+    def _reveal(
+        market: Market, order: Order, taker: str, take: int, price: int, quantity: int, time: int
+    ) -> Filled:
+        """Publish a trade of a hidden order: it is opened for the traded quantity and filled at once."""
+        number, side = order.number, order.side
+        event = Filled(number, side, quantity, price, 0, 0, taker, take, time)
+        market.mark()
+        market.writer.append(Opened(number, side, price, quantity, order.priority or order.time))
+        market.writer.append(event)
+        return event
 
     def _after(self, now: float, order: Order) -> None:
         """Cancel the other order of a pair; check the reduce-only orders against the new position."""

@@ -20,7 +20,7 @@ from exchange.ledger.ledger import InsufficientBalance
 from exchange.market.market import Market
 from exchange.market.triggers import Triggers
 from exchange.model.commands import HOUSE, Selection
-from exchange.model.events import Amended, Closed, Moved, Opened
+from exchange.model.events import Amended, Moved
 from exchange.model.records import Order
 from exchange.orders.engine_context import EngineContext
 from p2p.ground.keyed_heap import KeyedHeap
@@ -195,7 +195,7 @@ class OrderStore:
         order.reserved += quantity
         if order.display_quantity:
             order.shown -= min(quantity, order.shown)
-            self._context.markets[order.market].write(Amended(order.number, order.shown))
+            self._context.markets[order.market].change(Amended(order.number, order.shown))
         self.publish(now, order)
 
     def _show(self, now: float, market: Market, order: Order, shown: int, moved: bool) -> None:
@@ -213,15 +213,15 @@ class OrderStore:
                 order.opened = True
                 order.shown = shown
                 time = order.priority or order.time
-                market.write(Opened(order.number, order.side, price, shown, time))
+                market.open(order.number, order.side, price, shown, time)
         elif moved or (order.display_quantity and shown > order.shown):
             if not moved:
                 order.priority = self.new_time(now, market, order)
             order.shown = shown
-            market.write(Moved(order.number, price, shown, order.priority))
+            market.change(Moved(order.number, price, shown, order.priority))
         elif shown != order.shown:
             order.shown = shown
-            market.write(Amended(order.number, shown))
+            market.change(Amended(order.number, shown))
 
     def is_shown(self, order: Order) -> bool:
         """Report if the feed is up to date with the order."""
@@ -244,8 +244,8 @@ class OrderStore:
         elif not order.reason:
             order.reason = "cancelled"
         number = order.number
-        if order.opened and number in market.writer.feed.state.orders:
-            market.write(Closed(number, "filled" if filled else "cancelled"))
+        if order.opened:
+            market.close(number, "filled" if filled else "cancelled")
         if self.open.pop(number, None) is None:
             return
         if order.account != HOUSE:
