@@ -483,10 +483,9 @@ class Engine:
             # After the digest, which lets a restarted maker decide again.
             self.orders.taker_side.send_due(now)
         balances = context.drain_money()
-        # A finished order never changes again. `__copy__` is copy.copy without its search for the method.
+        # A finished order never changes again.
         copies: list[Order] = [
-            order if order.done else order.__copy__()  # type: ignore[attr-defined]
-            for order in context.orders.values()
+            order if order.done else order.copy() for order in context.orders.values()
         ]
         self.orders.store_counters()
         records = context.records

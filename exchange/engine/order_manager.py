@@ -24,8 +24,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-from copy import copy
-
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.model.records import Order, PutHalt, Recovered
@@ -115,13 +113,10 @@ class OrderManager:
             self.expire(now)
         order = self._validation.accept(now, new)
         self._advance(now, order)
-        if order.filled or order.pending or order.cancelled or order.altered:
-            if not order.done:
-                store.publish(now, order)
-        else:
-            store.show(now, order)
+        if not order.done:
+            store.publish(now, order)
         placed = [order]
-        if order.linked_order:
+        if order.terms is not None and order.linked_order:
             linked = store.get(order.linked_order)
             if linked is not None:
                 placed.append(linked)
@@ -290,7 +285,7 @@ class OrderManager:
             if order.tif == "fok" and not order.untriggered and not order.cancelled:
                 self.store.cancel(now, order, "fok")  # except for committed takes
                 continue
-            before = copy(order)
+            before = order.copy()
             # Displayed before the start: of two crossed orders the later one takes, also now.
             self._advance(now, order, only_earlier=order.opened and not order.hidden)
             ends = (
@@ -308,26 +303,29 @@ class OrderManager:
 
     def _advance(self, now: float, order: Order, *, only_earlier: bool = False) -> None:
         """Trade the free quantity of an order with the book as far as its terms allow."""
-        if order.untriggered:
-            self._conditional.check_linked(now, order)
-            return
-        if order.tif == "fok":
-            self._fill_or_kill.advance(now, order)
-            return
+        terms = order.terms
+        if terms is not None:
+            if terms.untriggered:
+                self._conditional.check_linked(now, order)
+                return
+            if terms.tif == "fok":
+                self._fill_or_kill.advance(now, order)
+                return
+            if terms.reduce_only and order.free and not self._reduce_only.fit(now, order):
+                return
         if not order.free:
             return
-        if order.reduce_only and not self._reduce_only.fit(now, order):
-            return
         context = self._context
-        halted = context.markets[order.market].halted
+        market = context.markets[order.market]
+        halted = market.halted
         if not halted and context.stale is None and not context.fenced:
-            if order.post_only:
+            if terms is not None and terms.post_only:
                 if self.matching.would_take(order):
                     order.cancelled = True
                     order.reason = "post_only"
                 return
             self.matching.take_liquidity(now, order, only_earlier=only_earlier)
-        if (order.price is None or order.tif == "ioc") and not order.pending and order.free:
+        if (order.price is None or order.tif == "ioc") and order.free and not order.pending:
             order.cancelled = True  # nothing left to trade with
             if halted:
                 order.reason = "halted"

@@ -40,7 +40,7 @@ from exchange.journal.write_ahead_log import (
     WriteAheadLog,
     need,
 )
-from exchange.model.codec import pack, unpacker
+from exchange.model.codec import pack
 from exchange.model.commands import HOUSE
 from exchange.model.records import (
     Fill,
@@ -51,6 +51,7 @@ from exchange.model.records import (
     Record,
     Recovered,
     Transaction,
+    decode_records,
     unfolded,
 )
 from p2p.ground.durable_file import flush_directory
@@ -67,8 +68,6 @@ PAUSE_MAX: Final = (
     0.1  # s; the thread rests as long as it worked, to leave the processor to trading
 )
 RETRY: Final = 1.0  # s after the archive could not be written
-
-_records_of = unpacker(list[Record]).decode
 
 
 class Retention(NamedTuple):
@@ -373,7 +372,7 @@ class Journal:
 
     def _decoded(self, number: int, payload: bytes) -> list[Record]:
         try:
-            records: list[Record] = _records_of(payload)
+            records = decode_records(payload)
         except msgspec.DecodeError as error:
             raise JournalError(f"{self.path}, frame {number}: {error}") from error
         return records

@@ -56,7 +56,7 @@ class MarketSpecs:
         """Return the asset that an order pays with, and the most that it may still cost: the amount to
         hold, in units of the asset."""
         units = self.units[order.market]
-        left = order.pending + order.reserved if order.cancelled else order.quantity - order.filled
+        left = order.left if order.cancelled else order.quantity - order.filled
         if order.side != BUY:
             return units.base, left * units.base_units
         return units.quote, left * (order.price or self._limit(order)) * units.quote_units

@@ -11,50 +11,27 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
+from exchange.model.codec import unpacker
 from exchange.model.commands import HOUSE, Kind, SelfTrade, TimeInForce
 from exchange.model.events import BUY, Batch, Snapshot
 from exchange.model.instruments import assets_of
+
+T = TypeVar("T")
 
 TakePhase = Literal["", "reserve", "granted", "commit", "given_up"]
 Permission = Literal["read", "trade"]
 PostingKind = Literal["deposit", "withdrawal", "trade", "fee", "settlement", "transfer"]
 
 
-class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
-    """Own order. Integers: ticks, lots, microseconds since the epoch.
+class Terms(msgspec.Struct, array_like=True, gc=False):
+    """Terms that few orders have, and the state that goes with them. Integers as in `Order`."""
 
-    At all times `filled + pending + reserved <= quantity`; the rest is free unless the order is
-    cancelled or untriggered. The feed shows the free quantity of a limit order that is not hidden, of an
-    iceberg `display_quantity` at most.
-    """
-
-    number: int
-    market: str
-    side: int
-    price: int | None  # None: at the market
-    quantity: int
-    time: int
-    client_id: str | None = None
-    account: int = HOUSE
-    group: int = 0
-    kind: Kind = "limit"  # as it was placed
-    self_trade: SelfTrade = "none"
-    worst_price: int = 0  # of a market order; 0: any
-    opened: bool = False  # the feed has its `Opened`
-    shown: int = 0  # quantity that the feed shows
-    filled: int = 0
-    value: int = 0  # sum of price * quantity over its fills (ticks * lots)
-    cancelled: bool = False  # only the pending quantity may still be filled
-    done: bool = False
-    reason: str = ""  # of its end: filled, cancelled, ioc, expired, ...
-    updated: int = 0  # us: last change
-    pending: int = 0  # requested of other owners, outcome unknown
-    reserved: int = 0  # for fill-or-kill takers: not displayed, neither filled nor free
-    priority: int = 0  # us: time in the book after a loss of priority; 0: `time`
+    kind: Kind  # as it was placed
+    self_trade: SelfTrade
     tif: TimeInForce = "gtc"
     expires: int = 0  # us; 0: never
     post_only: bool = False
@@ -66,12 +43,104 @@ class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
     untriggered: bool = False  # waits for its stop: neither matched nor displayed
     linked_order: int = 0  # number of the other order of a pair
     altered: bool = False  # amendable fields differ from the placed order
+    priority: int = 0  # us: time in the book after a loss of priority; 0: `time`
+    pending: int = 0  # requested of other owners, outcome unknown
+    reserved: int = 0  # for fill-or-kill takers: not displayed, neither filled nor free
+
+
+class _Term(Generic[T]):
+    """Field of `Terms` as an attribute of an order: the default while the order has none."""
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, order: Order, owner: type) -> T:
+        terms = order.terms
+        return self._default if terms is None else cast(T, getattr(terms, self._name))
+
+    def __set__(self, order: Order, value: T) -> None:
+        terms = order.terms
+        if terms is None:
+            if value == self._default:
+                return
+            terms = order.terms = Terms(order.kind, order.self_trade)
+        setattr(terms, self._name, value)
+
+
+class Order(msgspec.Struct, array_like=True, tag="order:2", gc=False):
+    """Own order. Integers: ticks, lots, microseconds since the epoch.
+
+    At all times `filled + pending + reserved <= quantity`; the rest is free unless the order is
+    cancelled or untriggered. The feed shows the free quantity of a limit order that is not hidden, of an
+    iceberg `display_quantity` at most.
+
+    The fields are what every order has. What few have stands aside in `terms`, and can be read and set as
+    attributes of the order. Code that runs for every order looks at `terms` first: without it, the order is a plain
+    limit or market order that no other node takes part in.
+    """
+
+    number: int
+    market: str
+    side: int
+    price: int | None  # None: at the market
+    quantity: int
+    time: int
+    client_id: str | None = None
+    account: int = HOUSE
+    group: int = 0
+    worst_price: int = 0  # of a market order; 0: any
+    opened: bool = False  # the feed has its `Opened`
+    shown: int = 0  # quantity that the feed shows
+    filled: int = 0
+    value: int = 0  # sum of price * quantity over its fills (ticks * lots)
+    cancelled: bool = False  # only the pending quantity may still be filled
+    done: bool = False
+    reason: str = ""  # of its end: filled, cancelled, ioc, expired, ...
+    updated: int = 0  # us: last change
+    terms: Terms | None = None
+
+    tif = _Term[TimeInForce]("gtc")
+    expires = _Term(0)
+    post_only = _Term(False)
+    hidden = _Term(False)
+    display_quantity = _Term(0)
+    reduce_only = _Term(False)
+    stop = _Term(0)
+    trailing_offset = _Term(0)
+    untriggered = _Term(False)
+    linked_order = _Term(0)
+    altered = _Term(False)
+    priority = _Term(0)
+    pending = _Term(0)
+    reserved = _Term(0)
+
+    @property
+    def kind(self) -> Kind:
+        """Order type as it was placed."""
+        if self.terms is not None:
+            return self.terms.kind
+        return "market" if self.price is None else "limit"
+
+    @property
+    def self_trade(self) -> SelfTrade:
+        """Mode of the self-trade prevention."""
+        if self.terms is not None:
+            return self.terms.self_trade
+        return default_self_trade(self.account)
 
     @property
     def free(self) -> int:
-        if self.cancelled or self.untriggered:
+        if self.cancelled:
             return 0
-        return self.quantity - self.filled - self.pending - self.reserved
+        terms = self.terms
+        if terms is None:
+            return self.quantity - self.filled
+        if terms.untriggered:
+            return 0
+        return self.quantity - self.filled - terms.pending - terms.reserved
 
     @property
     def left(self) -> int:
@@ -79,6 +148,67 @@ class Order(msgspec.Struct, array_like=True, tag="order", gc=False):
         if self.cancelled:
             return self.pending + self.reserved
         return self.quantity - self.filled
+
+    def copy(self) -> Order:
+        """Return a copy that later changes do not reach."""
+        found: Order = self.__copy__()  # type: ignore[attr-defined]
+        if found.terms is not None:
+            found.terms = found.terms.__copy__()  # type: ignore[attr-defined]
+        return found
+
+
+def default_self_trade(account: int) -> SelfTrade:
+    """Return the self-trade prevention of an order that states none."""
+    return "none" if account == HOUSE else "cancel_newest"
+
+
+class EarlierOrder(msgspec.Struct, frozen=True, array_like=True, tag="order", gc=False):
+    """Order as journals before 0.3 have it."""
+
+    number: int
+    market: str
+    side: int
+    price: int | None
+    quantity: int
+    time: int
+    client_id: str | None = None
+    account: int = HOUSE
+    group: int = 0
+    kind: Kind = "limit"
+    self_trade: SelfTrade = "none"
+    worst_price: int = 0
+    opened: bool = False
+    shown: int = 0
+    filled: int = 0
+    value: int = 0
+    cancelled: bool = False
+    done: bool = False
+    reason: str = ""
+    updated: int = 0
+    pending: int = 0
+    reserved: int = 0
+    priority: int = 0
+    tif: TimeInForce = "gtc"
+    expires: int = 0
+    post_only: bool = False
+    hidden: bool = False
+    display_quantity: int = 0
+    reduce_only: bool = False
+    stop: int = 0
+    trailing_offset: int = 0
+    untriggered: bool = False
+    linked_order: int = 0
+    altered: bool = False
+
+    def order(self) -> Order:
+        """Return the order in its present form."""
+        fields = msgspec.structs.asdict(self)
+        order = Order(**{name: fields[name] for name in Order.__struct_fields__ if name in fields})
+        if (self.kind, self.self_trade) != (order.kind, order.self_trade):
+            order.terms = Terms(self.kind, self.self_trade)
+        for name in Terms.__struct_fields__[2:]:
+            setattr(order, name, fields[name])
+        return order
 
 
 class PendingTake(msgspec.Struct, array_like=True, tag="take", gc=False):
@@ -380,6 +510,26 @@ def unfolded(records: Iterable[Record]) -> Iterator[Record]:
             yield from record.fills()
         else:
             yield record
+
+
+_decode_order = unpacker(Order | EarlierOrder).decode
+_decode_records = unpacker(list[Record | EarlierOrder]).decode
+
+
+def upgraded(record: Any) -> Any:
+    """Return a decoded record in its present form."""
+    return record.order() if type(record) is EarlierOrder else record
+
+
+def decode_order(data: bytes) -> Order:
+    """Decode an order of any version. Raises msgspec.DecodeError."""
+    order: Order = upgraded(_decode_order(data))
+    return order
+
+
+def decode_records(data: bytes) -> list[Record]:
+    """Decode the records of a frame of any version. Raises msgspec.DecodeError."""
+    return [upgraded(record) for record in _decode_records(data)]
 
 
 class StoredFeed(msgspec.Struct):

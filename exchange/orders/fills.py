@@ -145,15 +145,12 @@ class FillRecorder:
             order.reserved -= quantity
         elif order.opened:
             order.shown -= quantity
-        if order.hidden:
+        terms = order.terms
+        if terms is not None and terms.hidden:
             event = self._reveal(market, order, taker, take, price, quantity, time)
         else:
-            shown = order.shown
-            if order.cancelled:
-                left = order.pending + order.reserved
-            else:
-                left = order.quantity - order.filled
-            if left and order.display_quantity:
+            shown, left = order.shown, order.left
+            if left and terms is not None and terms.display_quantity:
                 left = shown or 1  # the hidden rest of an iceberg is not published
             event = Filled(
                 order.number, order.side, quantity, price, shown, left, taker, take, time
@@ -161,7 +158,7 @@ class FillRecorder:
             market.trade(event)
         context = self._context
         context.add_trade(market, Trade(context.node_id, event, market.writer.feed.state.number))
-        if order.linked_order or self._store.reduce_only:
+        if terms is not None or self._store.reduce_only:
             self._after(now, order)
         self._store.publish(now, order)
 
@@ -170,7 +167,7 @@ class FillRecorder:
         order.filled += quantity
         order.value += price * quantity
         self._context.orders[order.number] = order
-        if order.linked_order or self._store.reduce_only:
+        if order.terms is not None or self._store.reduce_only:
             self._after(now, order)
 
     @staticmethod

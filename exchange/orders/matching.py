@@ -137,11 +137,10 @@ class Matching:
     @staticmethod
     def _changes_book(taker: Order, maker: Order) -> bool:
         """Report if a meeting of the two may change the book beyond their own quantities."""
-        return (
-            maker.display_quantity > 0
-            or maker.reduce_only
-            or (taker.self_trade != "none" and maker.account == taker.account)
-        )
+        if taker.account == maker.account and taker.self_trade != "none":
+            return True
+        terms = maker.terms
+        return terms is not None and (terms.display_quantity > 0 or terms.reduce_only)
 
     # Trades
 

@@ -21,7 +21,7 @@ from exchange.market.market import Market
 from exchange.market.triggers import Triggers
 from exchange.model.commands import HOUSE, Selection
 from exchange.model.events import Amended, Moved
-from exchange.model.records import Order
+from exchange.model.records import Order, Terms
 from exchange.orders.engine_context import EngineContext
 from p2p.ground.keyed_heap import KeyedHeap
 
@@ -152,7 +152,7 @@ class OrderStore:
             self.client_ids[order.account, order.client_id] = order.number
         if order.account != HOUSE:
             self._orders_of(order.account)[order.number] = order
-        if order.expires or order.reduce_only:
+        if order.terms is not None:
             self._index(order)
         self._context.orders[order.number] = order
 
@@ -175,19 +175,23 @@ class OrderStore:
         if time > order.updated:
             order.updated = time
         market = context.markets[order.market]
-        busy = order.pending + order.reserved  # decided by other owners
+        terms = order.terms
+        busy = 0 if terms is None else terms.pending + terms.reserved  # decided by other owners
         left = 0 if order.cancelled else order.quantity - order.filled - busy
         if not left and not busy:
             self._end(market, order)
             return
-        if left != order.shown or moved or not order.opened or order.display_quantity:
-            self._show(now, market, order, left, moved)
+        if terms is not None:
+            self._show(now, market, order, terms, left, moved=moved)
+        elif order.price is not None and left != order.shown:
+            number, order.shown = order.number, left
+            if order.opened:
+                market.change(Amended(number, left))
+            else:
+                order.opened = True
+                market.open(number, order.side, order.price, left, order.time)
         if order.account != HOUSE:
             self.hold(order)
-
-    def show(self, now: float, order: Order) -> None:
-        """Publish a new order of which nothing has traded yet: it holds what it may cost since it was accepted."""
-        self._show(now, self._context.markets[order.market], order, order.quantity, moved=False)
 
     def reserve(self, now: float, order: Order, quantity: int) -> None:
         """Reserve a part of an order for a fill-or-kill taker: not displayed, neither filled nor free.
@@ -198,30 +202,32 @@ class OrderStore:
             self._context.markets[order.market].change(Amended(order.number, order.shown))
         self.publish(now, order)
 
-    def _show(self, now: float, market: Market, order: Order, shown: int, moved: bool) -> None:
-        """Bring the feed up to date with a limit order of which `shown` lots are free."""
-        price = order.price
-        if order.hidden:
+    def _show(
+        self, now: float, market: Market, order: Order, terms: Terms, free: int, *, moved: bool
+    ) -> None:
+        """Bring the feed up to date with an order that has `terms`."""
+        price, number = order.price, order.number
+        if terms.hidden:
             self._show_hidden(market, order)
             return
-        if price is None or order.untriggered or order.tif == "ioc" or order.tif == "fok":
+        if price is None or terms.untriggered or terms.tif == "ioc" or terms.tif == "fok":
             return
-        if order.display_quantity:
+        shown = free
+        if terms.display_quantity:
             shown = _slice(order, shown, moved=moved)
         if not order.opened:
             if shown:
                 order.opened = True
                 order.shown = shown
-                time = order.priority or order.time
-                market.open(order.number, order.side, price, shown, time)
-        elif moved or (order.display_quantity and shown > order.shown):
+                market.open(number, order.side, price, shown, terms.priority or order.time)
+        elif moved or (terms.display_quantity and shown > order.shown):
             if not moved:
-                order.priority = self.new_time(now, market, order)
+                terms.priority = self.new_time(now, market, order)
             order.shown = shown
-            market.change(Moved(order.number, price, shown, order.priority))
+            market.change(Moved(number, price, shown, terms.priority))
         elif shown != order.shown:
             order.shown = shown
-            market.change(Amended(order.number, shown))
+            market.change(Amended(number, shown))
 
     def is_shown(self, order: Order) -> bool:
         """Report if the feed is up to date with the order."""
@@ -251,13 +257,7 @@ class OrderStore:
         if order.account != HOUSE:
             del self.by_account[order.account][number]
             self.hold(order)
-        if (
-            order.hidden
-            or order.reduce_only
-            or order.expires
-            or order.untriggered
-            or order.linked_order
-        ):
+        if order.terms is not None:
             self._remove_special(market, order)
         self.recent[number] = order
 
@@ -288,7 +288,7 @@ class OrderStore:
         ledger, specs = self._context.ledger, self._context.specs
         number = order.number
         asset, amount = specs.required(order)
-        if order.linked_order:
+        if order.terms is not None and order.linked_order:
             linked = self.linked(order)
             if linked is not None:
                 amount = max(amount, specs.required(linked)[1])

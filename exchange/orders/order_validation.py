@@ -15,7 +15,7 @@ from exchange.market.market import Market
 from exchange.market.market_rules import RuleError
 from exchange.model.commands import HOUSE, Kind, NewOrder, SelfTrade
 from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL
-from exchange.model.records import Account, Order
+from exchange.model.records import Account, Order, Terms, default_self_trade
 from exchange.orders.conditional_orders import ConditionalOrders
 from exchange.orders.engine_context import CommandRejected, EngineContext
 from exchange.orders.order_store import OrderStore
@@ -78,8 +78,11 @@ class OrderValidation:
             self._check_account(account, 1 if new.oco_stop is None else 2)
         if market.halted:
             raise self.halted(market)
-        quantity = self._reduced(new) if new.reduce_only else new.quantity
-        stop = self._stop(market, new) if special else 0
+        quantity, stop = new.quantity, 0
+        if special:
+            stop = self._stop(market, new)
+            if new.reduce_only:
+                quantity = self._reduced(new)
         worst_price = self._worst_price(market, new) if price is None else 0
         if market.rules is not None:
             self.check_rules(market, new.side, price, quantity, stop, worst_price)
@@ -93,19 +96,17 @@ class OrderValidation:
             new.client_id,
             account,
             new.group,
-            "limit" if price is not None else "market",
-            new.self_trade or ("none" if account == HOUSE else "cancel_newest"),
             worst_price,
         )
         linked = None
         if special:
-            _set_options(order, new, stop)
+            order.terms = _terms(new, quantity, stop)
             if new.oco_stop is not None:
                 linked = _linked_stop(order, new.oco_stop)
         if account != HOUSE:
             self._hold(now, order, linked)
         store.add(order)
-        if order.untriggered:
+        if special and order.untriggered:
             self._conditional.add(order)
         if linked is not None:
             store.add(linked)
@@ -241,20 +242,23 @@ class OrderValidation:
             )
 
 
-def _set_options(order: Order, new: NewOrder, stop: int) -> None:
-    """Set the terms that few orders have."""
+def _terms(new: NewOrder, quantity: int, stop: int) -> Terms:
+    """Return the terms of an order of `quantity` that few orders have."""
     display_quantity = new.display_quantity or 0
-    order.kind = kind_of(new)
-    order.tif = new.tif
-    order.expires = new.expires or 0
-    order.post_only = new.post_only
-    order.hidden = new.hidden
-    order.display_quantity = display_quantity if display_quantity < order.quantity else 0
-    order.reduce_only = new.reduce_only
-    order.stop = stop
-    order.trailing_offset = new.trailing_offset or 0
-    order.untriggered = new.stop is not None or new.trailing_offset is not None
-    order.altered = order.quantity != new.quantity
+    return Terms(
+        kind=kind_of(new),
+        self_trade=_self_trade(new),
+        tif=new.tif,
+        expires=new.expires or 0,
+        post_only=new.post_only,
+        hidden=new.hidden,
+        display_quantity=display_quantity if display_quantity < quantity else 0,
+        reduce_only=new.reduce_only,
+        stop=stop,
+        trailing_offset=new.trailing_offset or 0,
+        untriggered=new.stop is not None or new.trailing_offset is not None,
+        altered=quantity != new.quantity,
+    )
 
 
 def _linked_stop(order: Order, stop: int) -> Order:
@@ -269,14 +273,16 @@ def _linked_stop(order: Order, stop: int) -> Order:
         time=order.time,
         account=order.account,
         group=order.group,
-        kind="stop",
-        self_trade=order.self_trade,
-        tif=order.tif,
-        expires=order.expires,
-        reduce_only=order.reduce_only,
-        stop=stop,
-        untriggered=True,
-        linked_order=order.number,
+        terms=Terms(
+            kind="stop",
+            self_trade=order.self_trade,
+            tif=order.tif,
+            expires=order.expires,
+            reduce_only=order.reduce_only,
+            stop=stop,
+            untriggered=True,
+            linked_order=order.number,
+        ),
     )
 
 
@@ -335,7 +341,7 @@ def _same_pair(order: Order, new: NewOrder, linked: Order | None) -> bool:
 
 
 def _self_trade(new: NewOrder) -> SelfTrade:
-    return new.self_trade or ("none" if new.account == HOUSE else "cancel_newest")
+    return new.self_trade or default_self_trade(new.account)
 
 
 def kind_of(new: NewOrder) -> Kind:
@@ -380,6 +386,7 @@ def _check_numbers(new: NewOrder) -> bool:
         or new.oco_stop is not None
         or new.worst_price is not None
         or new.display_quantity is not None
+        or new.self_trade is not None
         or new.expires is not None
         or new.post_only
         or new.hidden
