@@ -47,7 +47,7 @@ from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
 from exchange.model.instruments import Instrument
 from exchange.model.ports import Broadcast, SigningKeys
-from exchange.model.records import Order, PutBatch, PutMeta, Recovered
+from exchange.model.records import Order, PutBatch, PutMeta, Recovered, copy_plain
 from exchange.orders.engine_context import (
     CommandRejected,
     Drained,
@@ -485,7 +485,8 @@ class Engine:
         balances = context.drain_money()
         # A finished order never changes again.
         copies: list[Order] = [
-            order if order.done else order.copy() for order in context.orders.values()
+            order if order.done else order.copy() if order.terms else copy_plain(order)
+            for order in context.orders.values()
         ]
         self.orders.store_counters()
         records = context.records

@@ -113,7 +113,9 @@ class OrderManager:
             self.expire(now)
         order = self._validation.accept(now, new)
         self._advance(now, order)
-        if not order.done:
+        if order.terms is None and not order.filled and not order.cancelled:
+            store.show(order)
+        elif not order.done:
             store.publish(now, order)
         placed = [order]
         if order.terms is not None and order.linked_order:
@@ -325,7 +327,8 @@ class OrderManager:
                     order.reason = "post_only"
                 return
             self.matching.take_liquidity(now, order, only_earlier=only_earlier)
-        if (order.price is None or order.tif == "ioc") and order.free and not order.pending:
+        immediate = order.price is None or (terms is not None and terms.tif == "ioc")
+        if immediate and order.free and not order.pending:
             order.cancelled = True  # nothing left to trade with
             if halted:
                 order.reason = "halted"

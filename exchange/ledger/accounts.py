@@ -86,6 +86,9 @@ class Accounts:
         # Seconds left of the minute whose worth of orders may come at once, by account. An order costs
         # its share of a minute, so a changed rate counts at once.
         self._order_rates: dict[int, Tokens] = {}
+        self._paces: dict[
+            int, tuple[Tokens, float]
+        ] = {}  # with an order's share, until the rate changes
 
     def restore(
         self,
@@ -221,14 +224,18 @@ class Accounts:
         """
         if number == HOUSE:
             return True
-        account = self._accounts.get(number)
-        most = 0 if account is None else account.orders_per_minute
-        if not most:
-            return False
-        bucket = self._order_rates.get(number)
-        if bucket is None:
-            bucket = self._order_rates[number] = Tokens(_MINUTE, now)
-        return bucket.take(now, 1.0, _MINUTE, _MINUTE / most)
+        pace = self._paces.get(number)
+        if pace is None:
+            account = self._accounts.get(number)
+            most = 0 if account is None else account.orders_per_minute
+            if not most:
+                return False
+            bucket = self._order_rates.get(number)
+            if bucket is None:
+                bucket = self._order_rates[number] = Tokens(_MINUTE, now)
+            pace = self._paces[number] = bucket, _MINUTE / most
+        bucket, cost = pace
+        return bucket.take(now, 1.0, _MINUTE, cost)
 
     # Keys
 
@@ -347,6 +354,7 @@ class Accounts:
         return account
 
     def _keep(self, account: Account) -> None:
+        self._paces.pop(account.number, None)
         self._accounts[account.number] = account
         self._by_name[account.name.lower()] = account.number
 

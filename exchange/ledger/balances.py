@@ -30,11 +30,6 @@ class HolderBalance:
         self.asset = asset
         self.balance = 0
 
-    def add(self, amount: int) -> int:
-        """Add an amount and return the balance."""
-        self.balance += amount
-        return self.balance
-
 
 class AccountBalance(HolderBalance):
     """Balance of an account, with the amounts that its open orders hold."""

@@ -305,12 +305,14 @@ class Ledger:
         maker_order: int,
         taker: int,
         maker: int,
+        posted: int = 0,
     ) -> LocalTrade:
         """Post and record a trade between two accounts of this node, `taker` and `maker`. `side` is the
         taker's.
 
         Fees are in the asset that a side receives; negative: a rebate. Nothing moves between two orders of the
-        house. The amounts given must have been held; the caller lowers the holds afterwards.
+        house. The amounts given must have been held; the caller lowers the holds afterwards. `posted`: time of the
+        movements if it is not the trade's.
         """
         facts = (node, take, market, side, price, quantity, time, taker_order, maker_order)
         if taker == HOUSE == maker:
@@ -336,17 +338,24 @@ class Ledger:
             self.records.append(trade)
             return trade
         base, quote = units.base, units.quote
-        bought, paid = self._pair(buyer, base, quote)
-        sold, earned = self._pair(seller, base, quote)
+        try:
+            buys, sells = self.accounts[buyer], self.accounts[seller]
+            bought, paid, sold, earned = buys[base], buys[quote], sells[base], sells[quote]
+        except KeyError:
+            account = self._balances.account
+            bought, paid = account(buyer, base), account(buyer, quote)
+            sold, earned = account(seller, base), account(seller, quote)
         bought.balance += base_amount - buyer_fee
         sold.balance -= base_amount
         paid.balance -= quote_amount
         earned.balance += quote_amount - seller_fee
         base_fees = quote_fees = 0
         if buyer_fee:
-            base_fees = self._balances.fees(base).add(buyer_fee)
+            fees = self._balances.fees(base)
+            fees.balance = base_fees = fees.balance + buyer_fee
         if seller_fee:
-            quote_fees = self._balances.fees(quote).add(seller_fee)
+            fees = self._balances.fees(quote)
+            fees.balance = quote_fees = fees.balance + seller_fee
         changed = self.changed
         changed[bought] = changed[sold] = changed[paid] = changed[earned] = None
         number = self.next_transaction
@@ -357,7 +366,16 @@ class Ledger:
             *(base_fees, quote_fees),
         )
         trade = LocalTrade(
-            *facts, taker, maker, taker_fee, maker_fee, number, base_amount, quote_amount, balances
+            *facts,
+            taker,
+            maker,
+            taker_fee,
+            maker_fee,
+            number,
+            base_amount,
+            quote_amount,
+            balances,
+            posted,
         )
         self.records.append(trade)
         return trade
@@ -407,14 +425,6 @@ class Ledger:
         return fee
 
     # Internals
-
-    def _pair(self, account: int, base: str, quote: str) -> tuple[AccountBalance, AccountBalance]:
-        """Return an account's balances of two assets."""
-        try:
-            holdings = self._balances.accounts[account]
-            return holdings[base], holdings[quote]
-        except KeyError:
-            return self._balances.account(account, base), self._balances.account(account, quote)
 
     def _add_fee(self, legs: list[_Leg], account: int, asset: str, fee: int) -> None:
         holding = self._balances.account(account, asset)

@@ -10,7 +10,8 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
@@ -151,10 +152,14 @@ class Order(msgspec.Struct, array_like=True, tag="order:2", gc=False):
 
     def copy(self) -> Order:
         """Return a copy that later changes do not reach."""
-        found: Order = self.__copy__()  # type: ignore[attr-defined]
+        found = copy_plain(self)
         if found.terms is not None:
-            found.terms = found.terms.__copy__()  # type: ignore[attr-defined]
+            found.terms = copy(found.terms)
         return found
+
+
+# `copy.copy` without its search for the method; for orders without terms.
+copy_plain: Final[Callable[[Order], Order]] = Order.__copy__  # type: ignore[attr-defined]
 
 
 def default_self_trade(account: int) -> SelfTrade:
@@ -365,6 +370,7 @@ class LocalTrade(msgspec.Struct, frozen=True, array_like=True, tag="trade", gc=F
     # Balances after the trade: the buyer's and the seller's of the base asset, the same of the quote asset, and
     # the fee income in both.
     balances: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
+    posted: int = 0  # time of the movements; 0: `time`
 
     def fills(self) -> tuple[Fill, Fill]:
         """Return the fills of maker and taker."""
@@ -411,7 +417,7 @@ class LocalTrade(msgspec.Struct, frozen=True, array_like=True, tag="trade", gc=F
             lines.append(TransactionLine(sells, quote, -quote_fee, earned, "fee"))
             lines.append(TransactionLine("fees", quote, quote_fee, quote_fees, "fee"))
         reference = f"{self.node}/{self.take}"
-        return Transaction(self.transaction, self.time, reference, tuple(lines))
+        return Transaction(self.transaction, self.posted or self.time, reference, tuple(lines))
 
 
 FAULT_META: Final = "fault:"  # and owner:market: the owner has contradicted its feed; 0: forgotten

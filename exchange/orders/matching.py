@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from exchange.market.market import NUMBER_BITS, Market
 from exchange.market.order_book import Fill
+from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Order
 from exchange.orders.engine_context import EngineContext
@@ -137,7 +138,9 @@ class Matching:
     @staticmethod
     def _changes_book(taker: Order, maker: Order) -> bool:
         """Report if a meeting of the two may change the book beyond their own quantities."""
-        if taker.account == maker.account and taker.self_trade != "none":
+        account = taker.account
+        own = account == maker.account and (account != HOUSE or taker.terms is not None)
+        if own and taker.self_trade != "none":
             return True
         terms = maker.terms
         return terms is not None and (terms.display_quantity > 0 or terms.reduce_only)
@@ -155,7 +158,7 @@ class Matching:
         ):
             return
         own = self._store.open
-        while order.free:
+        while True:
             again = False
             for key, price, quantity in self._plan(market, order, only_earlier=only_earlier):
                 maker = own.get(key)  # keys of others' orders are greater than any own number
@@ -168,7 +171,7 @@ class Matching:
                     self._meet(now, order, maker, price, quantity)
                     again = True
                     break
-            if not again:
+            if not again or not order.free:
                 break
 
     def _meet(self, now: float, order: Order, maker: Order, price: int, quantity: int) -> None:

@@ -20,7 +20,7 @@ from exchange.ledger.ledger import InsufficientBalance
 from exchange.market.market import Market
 from exchange.market.triggers import Triggers
 from exchange.model.commands import HOUSE, Selection
-from exchange.model.events import Amended, Moved
+from exchange.model.events import BUY, Amended, Moved
 from exchange.model.records import Order, Terms
 from exchange.orders.engine_context import EngineContext
 from p2p.ground.keyed_heap import KeyedHeap
@@ -103,10 +103,6 @@ class OrderStore:
             return [order for order in self.open.values() if order.account == HOUSE]
         return self.by_account.get(account, _NONE).values()
 
-    def count_of(self, account: int) -> int:
-        """Return the number of open orders of a client."""
-        return len(self.by_account.get(account, _NONE))
-
     def linked(self, order: Order) -> Order | None:
         """Return the other order of a pair while it is open."""
         return self.open.get(order.linked_order) if order.linked_order else None
@@ -131,16 +127,11 @@ class OrderStore:
 
     # Changes
 
-    def new_time(self, now: float, market: Market, order: Order | None = None) -> int:
-        """Return a time in us after every order of the market. For an `order` that loses its priority it
-        is also after the order's own time, even if the clock was set back."""
-        time = self._context.epoch_us + int(now * 1_000_000)
-        last = market.last_time
-        if order is not None:
-            last = max(last, order.priority or order.time)
-        if time <= last:
-            time = last + 1
-        market.last_time = time
+    def new_time(self, now: float, market: Market, order: Order) -> int:
+        """Return a time in us for an order that loses its priority: after every order of the market, and after
+        its own time, even if the clock was set back."""
+        last = max(market.last_time, order.priority or order.time)
+        market.last_time = time = max(self._context.us(now), last + 1)
         return time
 
     def add(self, order: Order) -> None:
@@ -151,7 +142,7 @@ class OrderStore:
         if order.client_id is not None:
             self.client_ids[order.account, order.client_id] = order.number
         if order.account != HOUSE:
-            self._orders_of(order.account)[order.number] = order
+            self.by_account.setdefault(order.account, {})[order.number] = order
         if order.terms is not None:
             self._index(order)
         self._context.orders[order.number] = order
@@ -183,15 +174,24 @@ class OrderStore:
             return
         if terms is not None:
             self._show(now, market, order, terms, left, moved=moved)
-        elif order.price is not None and left != order.shown:
-            number, order.shown = order.number, left
-            if order.opened:
-                market.change(Amended(number, left))
-            else:
-                order.opened = True
-                market.open(number, order.side, order.price, left, order.time)
+        elif not order.opened:
+            self.show(order)
+        elif left != order.shown:
+            order.shown = left
+            market.change(Amended(order.number, left))
         if order.account != HOUSE:
             self.hold(order)
+
+    def show(self, order: Order) -> None:
+        """Show a plain order for the first time. Of a new one nothing else is to be published: it holds what it
+        may cost since it was accepted."""
+        price = order.price
+        if price is None:
+            return
+        order.opened = True
+        order.shown = shown = order.quantity - order.filled
+        market = self._context.markets[order.market]
+        market.open(order.number, order.side, price, shown, order.time)
 
     def reserve(self, now: float, order: Order, quantity: int) -> None:
         """Reserve a part of an order for a fill-or-kill taker: not displayed, neither filled nor free.
@@ -256,7 +256,12 @@ class OrderStore:
             return
         if order.account != HOUSE:
             del self.by_account[order.account][number]
-            self.hold(order)
+            if order.terms is None:
+                units = market.units
+                asset = units.quote if order.side == BUY else units.base
+                self._context.ledger.hold(number, order.account, asset, 0)
+            else:
+                self.hold(order)
         if order.terms is not None:
             self._remove_special(market, order)
         self.recent[number] = order
@@ -300,15 +305,9 @@ class OrderStore:
 
     # Indexes
 
-    def _orders_of(self, account: int) -> dict[int, Order]:
-        orders = self.by_account.get(account)
-        if orders is None:
-            orders = self.by_account[account] = {}
-        return orders
-
     def _index(self, order: Order) -> None:
         if order.account != HOUSE:
-            self._orders_of(order.account)[order.number] = order
+            self.by_account.setdefault(order.account, {})[order.number] = order
         elif order.reduce_only:
             self.reduce_only[order.number] = order
         if order.expires:

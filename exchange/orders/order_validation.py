@@ -86,13 +86,17 @@ class OrderValidation:
         worst_price = self._worst_price(market, new) if price is None else 0
         if market.rules is not None:
             self.check_rules(market, new.side, price, quantity, stop, worst_price)
+        time = context.epoch_us + int(now * 1_000_000)
+        if time <= market.last_time:
+            time = market.last_time + 1
+        market.last_time = time
         order = Order(
             store.next_number,
             market.key,
             new.side,
             price,
             quantity,
-            store.new_time(now, market),
+            time,
             new.client_id,
             account,
             new.group,
@@ -175,7 +179,7 @@ class OrderValidation:
 
     def _check_account(self, account: int, count: int) -> None:
         client = self.check_active(account)
-        has = self._store.count_of(account)
+        has = len(self._store.by_account.get(account, ()))
         if has + count > client.max_open_orders:
             raise CommandRejected(
                 "too_many_orders",
