@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from exchange.engine.engine import Engine
-from exchange.engine.fast_path import FastPath
-from exchange.model.records import Order
 from exchange.orders.matching import Matching
 from exchange.takes.taker_side import TakerSide
 from tests.simulation.watch import Watch
@@ -34,41 +32,6 @@ class WatchedMatching(Matching):
         self.watch.matched(self.engine, self.number, now, order)
 
 
-class WatchedFastPath(FastPath):
-    """Production fast path that reports every trade before carrying it out, one by one."""
-
-    watch: Watch
-    engine: Engine
-    number: int
-
-    def try_place(self, now, new):
-        self.watch.begin_matching(self.number, only_earlier=False)
-        self._now, self._new, self._worst = now, new, 0
-        order = super().try_place(now, new)
-        if order is not None:
-            self.watch.matched(self.engine, self.number, now, order)
-        return order
-
-    def _take(self, now, market, new, limit, worst_price):
-        self._worst = worst_price
-        return super()._take(now, market, new, limit, worst_price)
-
-    def _fill(self, market, time, number, side, quantity, account, makers, found):
-        new, value = self._new, 0
-        for maker, meeting in zip(makers, found, strict=True):
-            taker = Order(
-                *(number, market.key, side, new.price, new.quantity, time, new.client_id, account),
-                worst_price=self._worst,
-                filled=new.quantity - quantity,
-            )
-            own = self.engine.node_id
-            self.watch.decision(self.engine, self.number, self._now, taker, own, *meeting)
-            rest = (quantity, account, [maker], [meeting])
-            quantity, worth = super()._fill(market, time, number, side, *rest)
-            value += worth
-        return quantity, value
-
-
 class WatchedTakerSide(TakerSide):
     """Production taker side that reports every answer before processing it."""
 
@@ -86,7 +49,6 @@ def watched(engine: Engine, number: int, watch: Watch) -> Engine:
     manager = engine.orders
     manager.matching.__class__ = WatchedMatching
     manager.taker_side.__class__ = WatchedTakerSide
-    manager._fast_path.__class__ = WatchedFastPath
-    for part in (manager.matching, manager.taker_side, manager._fast_path):
+    for part in (manager.matching, manager.taker_side):
         part.engine, part.number, part.watch = engine, number, watch
     return engine

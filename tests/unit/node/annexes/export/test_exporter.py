@@ -67,7 +67,7 @@ def trade(number: int) -> list[Record]:
         TransactionLine("peer:maker", "USD", number, number, "trade"),
     )
     return [
-        replace(ORDER, number=number, filled=10, done=True, pending=0, time=1000 + number),
+        replace(ORDER, number=number, filled=10, done=True, terms=None, time=1000 + number),
         replace(FILL, take=number, order=number),
         Transaction(number, 1000 + number, f"taker:{number}", lines),
         PutBatch(
@@ -306,7 +306,7 @@ def test_units_of_earlier_postings_are_those_of_their_time(tmp_path: Path) -> No
 
 
 def test_open_orders_are_rows_that_change(tmp_path: Path) -> None:
-    order: Order = replace(ORDER, number=500, side=BUY, cancelled=False, filled=0, pending=0)
+    order: Order = replace(ORDER, number=500, side=BUY, cancelled=False, filled=0, terms=None)
     with closing(journal(tmp_path)) as book:
         book.commit([order])
     database = MemoryDatabase()
