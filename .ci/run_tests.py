@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         code = subprocess.run(
-            pytest("-n", "2", "--durations=25", f"--junitxml={report}", *arguments),
+            pytest("-n", "4", "--durations=25", f"--junitxml={report}", *arguments),
             cwd=ROOT,
             check=False,
         ).returncode

@@ -3,17 +3,21 @@
 `load` gives a `Loaded`: the checked `Settings`, and for every one of them where its value came from.
 """
 
-from config.errors import SettingError
 from config.loading import DEFAULT_ENV_FILE, Loaded, SettingView, describe, load
-from config.setting_info import SCHEMA, SettingInfo
+from config.setting_info import SettingInfo, schema
 from config.setting_types import HostPort
 from config.settings import Settings, is_loopback
-from config.sources import CONFIG_FILE_NAME, Origin, SettingSource, data_dir_in_env_file
+from config.sources import (
+    CONFIG_FILE_NAME,
+    Origin,
+    SettingError,
+    SettingSource,
+    data_dir_in_env_file,
+)
 
 __all__ = [
     "CONFIG_FILE_NAME",
     "DEFAULT_ENV_FILE",
-    "SCHEMA",
     "HostPort",
     "Loaded",
     "Origin",
@@ -26,4 +30,5 @@ __all__ = [
     "describe",
     "is_loopback",
     "load",
+    "schema",
 ]

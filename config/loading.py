@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from config.errors import SettingError
-from config.section import Refused, WrongValues
-from config.setting_info import KINDS, SCHEMA, SettingInfo
-from config.settings import Settings, is_loopback
+from config.section import Refused
+from config.setting_info import SettingInfo, kinds, schema
+from config.settings import Settings, WrongValues, is_loopback, sections
 from config.sources import (
     CONFIG_FILE_NAME,
     DEFAULT,
     Layer,
     Origin,
+    SettingError,
     SettingSource,
     read_command_line,
     read_config_file,
@@ -48,19 +49,6 @@ class SettingView(SettingInfo):
 
     value: str  # as it would be written in the environment, without credentials
     origin: str  # "default", "file PATH", ".env PATH", "environment", "command line --flag"
-
-
-# Settings without effect when a switch is off.
-_UNUSED: Final = {
-    "DISCOVERY_GRENACHE=false": (
-        "GRAPE_URL",
-        "GRAPE_EMBEDDED",
-        "GRENACHE_HOST",
-        "GRENACHE_PORT",
-        "GRENACHE_SERVICES",
-    ),
-    "P2P_ENABLED=false": ("P2P_HOST", "P2P_PORT"),
-}
 
 
 def load(
@@ -105,7 +93,7 @@ def load(
 
     origins = {
         key: next((layer.origins[key] for layer in layers if key in layer.origins), DEFAULT)
-        for key in SCHEMA
+        for key in schema()
     }
     settings = _checked(layers, origins, problems)
     warnings = [warning for layer in layers for warning in layer.warnings]
@@ -122,10 +110,10 @@ def describe(loaded: Loaded) -> list[SettingView]:
     return [
         SettingView(
             **{field.name: getattr(info, field.name) for field in fields(SettingInfo)},
-            value=KINDS[key].text(getattr(loaded.settings, key)),
+            value=kinds()[key].text(getattr(loaded.settings, key)),
             origin=str(loaded.origin[key]),
         )
-        for key, info in SCHEMA.items()
+        for key, info in schema().items()
     ]
 
 
@@ -135,10 +123,10 @@ def _is_there(env_file: Path) -> bool:
 
 def _file_in_data_dir(layers: Sequence[Layer]) -> Path | None:
     """The config file in the data directory that `layers` (strongest first) name, if there is one."""
-    field = Settings.fields["data_dir"]
-    raw = next((la.values["data_dir"] for la in layers if "data_dir" in la.values), field.default)
+    default = schema()["data_dir"].default
+    raw = next((la.values["data_dir"] for la in layers if "data_dir" in la.values), default)
     try:
-        path = KINDS["data_dir"].parse(raw) / CONFIG_FILE_NAME
+        path = kinds()["data_dir"].parse(raw) / CONFIG_FILE_NAME
         return path if path.exists() else None
     except (ValueError, OSError):
         return None  # the check of DATA_DIR itself, or the start, reports what is wrong with it
@@ -153,7 +141,7 @@ def _checked(
     except WrongValues as wrong:
         problems += [
             _wrong(key, raw, origins[key], wrong.errors[key])
-            for key in SCHEMA
+            for key in schema()
             if key in wrong.errors
         ]
     else:
@@ -163,8 +151,8 @@ def _checked(
 
 
 def _wrong(key: str, raw: Mapping[str, Any], origin: Origin, error: ValueError) -> str:
-    info = SCHEMA[key]
-    shown = KINDS[key].shown(raw[key]) if key in raw else info.default
+    info = schema()[key]
+    shown = kinds()[key].shown(raw[key]) if key in raw else info.default
     if isinstance(error, Refused):
         expected = str(error)
     else:
@@ -187,9 +175,9 @@ def _advice(settings: Settings, origins: Mapping[str, Origin]) -> list[str]:
         advice.append(
             f"P2P_SECURITY=off ({origins['p2p_security']}): links are neither encrypted nor authenticated"
         )
-    for off, names in _UNUSED.items():
+    for off, names in ChainMap(*(dict(section.useless) for section in sections())).items():
         key, _, value = off.lower().partition("=")
-        if KINDS[key].text(getattr(settings, key)) == value:
+        if kinds()[key].text(getattr(settings, key)) == value:
             given = [name for name in names if origins[name.lower()] != DEFAULT]
             if given:
                 advice.append(f"{', '.join(given)}: ignored because of {off}")

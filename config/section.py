@@ -1,14 +1,12 @@
-"""Sections of the schema: classes whose fields are settings, checked when an object is made.
+"""Sections of the schema: classes whose fields are settings.
 
-Own code instead of pydantic, which would be a seventh of a node's start and 9 MB of it: each field's
-kind has all of the parsing, so what is left is to go through the fields.
+Own code instead of pydantic or msgspec (docs/decisions/0018-dependencies.md): each field's kind has all of the parsing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, ClassVar, Final, NamedTuple, NoReturn, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from config.setting_types import Kind
 
@@ -25,92 +23,56 @@ class Field(NamedTuple):
 
 
 # Typed as any value: the class has a `Field` where its objects have the value.
-def field(kind: Kind, *, default: Any, description: str) -> Any:
+def field(kind: Kind, default: Any, description: str) -> Any:
     """Declare a setting of a section."""
     return Field(kind, default, description)
+
+
+class Seconds:
+    """A setting in milliseconds, as seconds."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __get__(self, section: Section, owner: type[Section]) -> float:
+        milliseconds: int = getattr(section, self._key)
+        return milliseconds / 1000
 
 
 class Refused(ValueError):
     """A value that does not go with the others. Its text says what was expected, instead of the kind's."""
 
 
-class WrongValues(ValueError):
-    """Some values cannot be used: the error of each, by key."""
-
-    def __init__(self, errors: Mapping[str, ValueError]) -> None:
-        super().__init__(", ".join(f"{key}: {error}" for key, error in errors.items()))
-        self.errors: Final = errors
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 class Section:
-    """A group of settings, read-only. Made directly it reads nothing but its arguments; see `config.load`.
+    """A group of settings, read-only.
 
-    Raises:
-        WrongValues: values that cannot be used.
-        TypeError: a name is not a setting.
+    Attributes:
+        title: heading in documents, which sections that follow each other may share.
+        rank: place in documents, the lowest first.
+        fields: the settings by key; those of base classes are not among them.
+        checks: functions to call with the values of some keys, once their kinds have accepted them.
+        useless: a switch that is off, as `NAME=false` -> variables without effect then.
     """
 
     title: ClassVar[str]
+    rank: ClassVar[int]
     fields: ClassVar[Mapping[str, Field]] = {}
-    _checks: ClassVar[dict[str, Check]] = {}
+    checks: ClassVar[dict[str, Check]] = {}
+    useless: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init_subclass__(cls) -> None:
-        fields: dict[str, Field] = {}
-        cls._checks = {}
-        for base in reversed(cls.__mro__[1:]):
-            fields |= vars(base).get("fields", {})
-            cls._checks |= vars(base).get("_checks", {})
-        for name, value in list(vars(cls).items()):
-            if isinstance(value, Field):
-                fields[name] = value
-                delattr(cls, name)
-        cls.fields = MappingProxyType(fields)
+        cls.fields = {key: field for key, field in vars(cls).items() if isinstance(field, Field)}
+        cls.checks = {}
+        for key in cls.fields:
+            delattr(cls, key)
 
     @classmethod
     def check(cls, key: str) -> Callable[[Check], Check]:
-        """Call the function below with each value of `key`, once its kind has accepted it. To be used before
-        the section is a base of another class."""
-
-        def add(function: Check) -> Check:
-            cls._checks[key] = function
-            return function
-
-        return add
-
-    def __init__(self, **given: Any) -> None:
-        values: dict[str, Any] = {}
-        errors: dict[str, ValueError] = {}
-        for key, (kind, default, _) in self.fields.items():
-            try:
-                value = kind.parse(given.get(key, default))
-                if key in self._checks:
-                    self._checks[key](value, values)
-                values[key] = value
-            except ValueError as error:
-                errors[key] = error
-        if errors:
-            raise WrongValues(errors)
-        if unknown := given.keys() - self.fields.keys():
-            raise TypeError(f"no such setting: {', '.join(sorted(unknown))}")
-        self.__dict__.update(values, _given=frozenset(given))
-
-    @property
-    def fields_set(self) -> frozenset[str]:
-        """Keys of the settings that were given."""
-        given: frozenset[str] = self.__dict__["_given"]
-        return given
+        """Add the function below to `checks`. Of sections whose values it reads, the rank must be higher."""
+        return lambda function: cls.checks.setdefault(key, function)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"settings are frozen: cannot set {name}")
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"settings are frozen: cannot delete {name}")
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and all(
-            getattr(self, key) == getattr(other, key) for key in self.fields
-        )
-
-    def __hash__(self) -> int:
-        return hash(tuple(getattr(self, key) for key in self.fields))

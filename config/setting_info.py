@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import cache
 from typing import Final
 
 from config.section import Section
 from config.setting_types import Kind
-from config.settings import SECTIONS
+from config.settings import sections
 
 # Flags that are not just the setting's name with dashes.
 _FLAGS: Final = {"bootstrap_peers": "--bootstrap"}
@@ -43,10 +43,13 @@ def _info(section: type[Section], key: str) -> SettingInfo:
     )
 
 
-# By key, in the order of the documentation.
-SCHEMA: Final[Mapping[str, SettingInfo]] = MappingProxyType(
-    {key: _info(section, key) for section in SECTIONS for key in section.fields}
-)
-KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {key: field.kind for section in SECTIONS for key, field in section.fields.items()}
-)
+@cache
+def schema() -> Mapping[str, SettingInfo]:
+    """Return all settings by key, in the order of the documentation."""
+    return {key: _info(section, key) for section in sections() for key in section.fields}
+
+
+@cache
+def kinds() -> Mapping[str, Kind]:
+    """Return the kinds of all settings by key."""
+    return {key: field.kind for section in sections() for key, field in section.fields.items()}

@@ -19,6 +19,7 @@ _TRUE: Final = frozenset({"true", "yes", "on", "1", "t", "y"})
 _FALSE: Final = frozenset({"false", "no", "off", "0", "f", "n"})
 _LABEL: Final = "(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 _HOST_NAME: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
+_NODE_ID: Final = "[a-z2-7]{32}"
 _SHOWN: Final = 120  # characters of a wrong value that an error line repeats
 
 
@@ -53,7 +54,7 @@ class Kind(ABC):
 
     def text(self, value: Any) -> str:
         """A parsed value as it would be written in the environment, without credentials."""
-        return str(value)
+        return self.hide(str(value))
 
     def shown(self, raw: Any) -> str:
         """A raw value on one line, shortened, for an error message, without credentials."""
@@ -61,8 +62,34 @@ class Kind(ABC):
             raw = str(raw).lower()
         elif isinstance(raw, list | tuple):
             raw = ",".join(str(item) for item in raw)
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(raw))
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in self.hide(str(raw)))
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+    def hide(self, text: str) -> str:
+        """Return `text` without credentials."""
+        return text
+
+
+class Items(Kind):
+    """Any number of values, separated by commas or in a list; a repeated one counts once."""
+
+    empty_ok = True
+
+    def parse(self, raw: Any) -> tuple[Any, ...]:
+        items = (
+            [raw] if isinstance(raw, str) else raw
+        )  # a TOML array, a repeated flag, or values already parsed
+        if not isinstance(items, list | tuple):
+            raise ValueError
+        texts = (part.strip() for item in items for part in str(item).split(","))
+        return tuple(dict.fromkeys(self.item(text) for text in texts if text))
+
+    @abstractmethod
+    def item(self, text: str) -> Any:
+        """The value of one text. Raises as `parse`."""
+
+    def text(self, value: Any) -> str:
+        return ",".join(self.hide(str(item)) for item in value)
 
 
 @dataclass(frozen=True)
@@ -196,57 +223,32 @@ class Host(Kind):
             raise ValueError from None
 
 
-@dataclass(frozen=True)
-class HostNames(Kind):
-    """Any number of host names; a repeated one counts once."""
+class HostNames(Items):
+    """Host names."""
 
-    empty_ok = True
     expected = "comma-separated host names such as nodes.example.org"
 
-    def parse(self, raw: Any) -> tuple[str, ...]:
-        items = [raw] if isinstance(raw, str) else raw
-        if not isinstance(items, list | tuple):
-            raise ValueError
-        texts = [text for item in items for part in str(item).split(",") if (text := part.strip())]
-        return tuple(dict.fromkeys(self._one(text) for text in texts))
-
-    def _one(self, text: str) -> str:
+    def item(self, text: str) -> str:
         name = _host(text)
         if ":" in name or re.fullmatch("[0-9.]+", name):
             raise ValueError(f"{_short(text)} is an address, not a name")
         return name.lower()
 
-    def text(self, value: Any) -> str:
-        return ",".join(value)
-
 
 @dataclass(frozen=True)
-class HostPorts(Kind):
-    """Any number of addresses with ports; a repeated one counts once. `names`: hosts may be names."""
+class HostPorts(Items):
+    """Addresses with ports. `names`: hosts may be names."""
 
     names: bool = True
-    empty_ok = True
 
     @property
     def expected(self) -> str:
         return f"comma-separated {'HOST' if self.names else 'IP'}:PORT, IPv6 addresses in brackets"
 
-    def parse(self, raw: Any) -> tuple[HostPort, ...]:
-        if isinstance(raw, str):
-            items: list[Any] = raw.split(",")
-        elif isinstance(
-            raw, list | tuple
-        ):  # a TOML array, a repeated flag, or values already parsed
-            items = [part for item in raw for part in str(item).split(",")]
-        else:
-            raise ValueError
-        parsed = [self._one(text) for item in items if (text := item.strip())]
-        return tuple(dict.fromkeys(parsed))
-
-    def _one(self, text: str) -> HostPort:
+    def item(self, text: str) -> HostPort:
         host, colon, port = text.rpartition(":")
         if "://" in text:
-            raise ValueError(f"{_short(_without_password(text))} is a URL")
+            raise ValueError(f"{_short(without_password(text))} is a URL")
         if not colon or port.endswith("]"):
             raise ValueError(f"{_short(text)} has no port")
         if not host:
@@ -262,27 +264,16 @@ class HostPorts(Kind):
             raise ValueError(f"{_short(host)} is not an IP address")
         return found
 
-    def text(self, value: Any) -> str:
-        return ",".join(str(item) for item in value)
 
+class NodeIds(Items):
+    """Node ids."""
 
-@dataclass(frozen=True)
-class NodeIds(Kind):
-    """Any number of node ids; a repeated one counts once."""
-
-    empty_ok = True
     expected = "comma-separated node ids of 32 characters from a-z and 2-7"
 
-    def parse(self, raw: Any) -> tuple[str, ...]:
-        items = raw.split(",") if isinstance(raw, str) else [str(item) for item in raw]
-        ids = [text for item in items if (text := item.strip().lower())]
-        for text in ids:
-            if not re.fullmatch("[a-z2-7]{32}", text):
-                raise ValueError(f"{_short(text)} is not a node id")
-        return tuple(dict.fromkeys(ids))
-
-    def text(self, value: Any) -> str:
-        return ",".join(value)
+    def item(self, text: str) -> str:
+        if not re.fullmatch(_NODE_ID, text.lower()):
+            raise ValueError(f"{_short(text.lower())} is not a node id")
+        return text.lower()
 
 
 @dataclass(frozen=True)
@@ -306,43 +297,37 @@ class Ipv4(Kind):
         return text
 
 
-@dataclass(frozen=True)
-class Urls(Kind):
-    """One or more http or https addresses, in order of preference; repeated addresses count once. They
-    cannot carry credentials; wrong ones are shown without them."""
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(_host(parts.hostname or ""))
+        return usable and parts.port != 0  # reading the port checks its range
+    except ValueError:
+        return False
 
+
+class Urls(Items):
+    """One or more http or https addresses, in order of preference. They cannot carry credentials; wrong ones are
+    shown without them."""
+
+    empty_ok = False
     expected = "an address such as http://127.0.0.1:30001, without user name or query, or several with commas"
 
     def parse(self, raw: Any) -> tuple[str, ...]:
-        items = [raw] if isinstance(raw, str) else raw
-        if not isinstance(items, list | tuple):
+        urls = super().parse(raw)
+        if not urls:
             raise ValueError
-        texts = [text for item in items for part in str(item).split(",") if (text := part.strip())]
-        if not texts:
-            raise ValueError
-        return tuple(dict.fromkeys(self._one(text) for text in texts))
+        return urls
 
-    def _one(self, text: str) -> str:
-        try:
-            parts = urlsplit(text)
-            usable = parts.scheme in ("http", "https") and bool(_host(parts.hostname or ""))
-            usable = usable and parts.port != 0  # reading the port checks its range
-        except ValueError:
-            raise ValueError from None  # the library's message may repeat credentials
-        if not usable or re.search(r"[\s@?#]", text):
+    def item(self, text: str) -> str:
+        if not _is_http(text) or re.search(r"[\s@?#]", text):
             raise ValueError
         return _without_final_dot(text).rstrip("/")
 
-    def text(self, value: Any) -> str:
-        return ",".join(value)
-
-    def shown(self, raw: Any) -> str:
-        text = ",".join(str(item) for item in raw) if isinstance(raw, list | tuple) else str(raw)
-        # Over the whole text, not each address: a password may contain a comma.
-        return super().shown(_without_password(text))
+    def hide(self, text: str) -> str:
+        return without_password(text)  # of the whole text: a password may contain a comma
 
 
-@dataclass(frozen=True)
 class PasswordUrl(Kind):
     """Address, or empty. It may carry a password, which is never shown."""
 
@@ -351,9 +336,8 @@ class PasswordUrl(Kind):
 
     def parse(self, raw: Any) -> str:
         text = str(raw).strip()
-        if not text:
-            return ""
-        self.check(text)
+        if text:
+            self.check(text)
         return text
 
     def check(self, text: str) -> None:
@@ -365,11 +349,8 @@ class PasswordUrl(Kind):
         if parts.scheme not in self.schemes or re.search(r"\s", text):
             raise ValueError
 
-    def text(self, value: Any) -> str:
-        return _without_password(str(value))
-
-    def shown(self, raw: Any) -> str:
-        return super().shown(_without_password(str(raw)))
+    def hide(self, text: str) -> str:
+        return without_password(text)
 
 
 class PostgresUrl(PasswordUrl):
@@ -379,75 +360,42 @@ class PostgresUrl(PasswordUrl):
     schemes: ClassVar = ("postgresql", "postgres")
 
 
-class NatsUrl(PasswordUrl):
-    """Addresses of NATS servers of one cluster, separated by commas, or empty."""
-
-    expected = (
-        "an address such as nats://user:password@host:4222, several separated by commas, or empty"
-    )
-    schemes: ClassVar = ("nats", "tls")
-
-    def check(self, text: str) -> None:
-        for part in text.split(","):
-            super().check(part.strip())
-            if not urlsplit(part.strip()).hostname:
-                raise ValueError
-
-    def text(self, value: Any) -> str:
-        return ",".join(_without_password(part.strip()) for part in str(value).split(","))
-
-
 def _without_final_dot(url: str) -> str:
     """An address whose host name does not end in a dot, which certificates and Host headers do not have."""
     return re.sub(r"^([A-Za-z]+://[^/?#]*?)\.(?=(:[0-9]*)?([/?#]|$))", r"\1", url)
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
     """An address without what stands before its last @, and without its query, which may have a password too."""
     text = re.sub(r"^([A-Za-z]+:/+)?.*@", r"\1***@", text, flags=re.DOTALL)
     return re.sub(r"[?#].*", "?***", text, flags=re.DOTALL)
 
 
-@dataclass(frozen=True)
-class SignedUrls(Kind):
-    """Any number of http or https addresses, each with the node id of a signer after `#`."""
+class SignedUrl(NamedTuple):
+    """An http or https address, and the node id of who signs what it serves."""
 
-    empty_ok = True
+    url: str
+    signer: str
+
+    def __str__(self) -> str:
+        return f"{self.url}#{self.signer}"
+
+
+class SignedUrls(Items):
+    """Addresses, each with the node id of a signer after `#`."""
+
     expected = "comma-separated https addresses, each with # and the node id of its signer"
 
-    def parse(self, raw: Any) -> tuple[tuple[str, str], ...]:
-        items = [raw] if isinstance(raw, str) else raw
-        if not isinstance(items, list | tuple):
-            raise ValueError
-        texts = [
-            text
-            for item in items
-            for part in ("#".join(item) if isinstance(item, tuple) else str(item)).split(",")
-            if (text := part.strip())
-        ]
-        return tuple(dict.fromkeys(self._one(text) for text in texts))
-
-    def _one(self, text: str) -> tuple[str, str]:
+    def item(self, text: str) -> SignedUrl:
         url, _, signer = text.rpartition("#")
-        try:
-            parts = urlsplit(url)
-            usable = parts.scheme in ("http", "https") and bool(_host(parts.hostname or ""))
-            usable = usable and parts.port != 0 and "@" not in parts.netloc
-        except ValueError:
-            raise ValueError from None
-        if not usable or re.search(r"\s", url):
+        if not _is_http(url) or re.search(r"\s", url) or "@" in urlsplit(url).netloc:
             raise ValueError
-        if not re.fullmatch("[a-z2-7]{32}", signer):
+        if not re.fullmatch(_NODE_ID, signer):
             raise ValueError(f"{_short(signer)} is not a node id")
-        return _without_final_dot(url), signer
+        return SignedUrl(_without_final_dot(url), signer)
 
-    def text(self, value: Any) -> str:
-        return ",".join("#".join(pair) for pair in value)
-
-    def shown(self, raw: Any) -> str:
-        return super().shown(
-            re.sub(r"//[^/]*@", "//***@", self.text(raw) if isinstance(raw, tuple) else str(raw))
-        )
+    def hide(self, text: str) -> str:
+        return re.sub(r"//[^/]*@", "//***@", text)
 
 
 @dataclass(frozen=True)

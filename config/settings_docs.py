@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from itertools import groupby
 from pathlib import Path
 
-from config.setting_info import SCHEMA, SettingInfo
-from config.settings import SECTIONS
+from config.setting_info import SettingInfo, schema
 from config.sources import CONFIG_FILE_NAME
 
 _INTRODUCTION = f"""\
@@ -42,10 +42,10 @@ start fails when it is in use.
 def settings_page() -> str:
     """docs/settings.md."""
     parts = [_INTRODUCTION]
-    for section in SECTIONS:
-        parts.append(f"\n## {section.title}\n\n")
+    for title, settings in groupby(schema().values(), lambda info: info.section):
+        parts.append(f"\n## {title}\n\n")
         parts.append("| variable | default | value | meaning |\n|---|---|---|---|\n")
-        parts += [_row(SCHEMA[key]) for key in section.fields]
+        parts += map(_row, settings)
     return "".join(parts)
 
 
@@ -64,10 +64,9 @@ def env_example() -> str:
         "# Settings of exchange-node with their defaults. Copy this file to .env and remove the # of those",
         "# you change. The environment and the command line win over .env. More: docs/settings.md",
     ]
-    for section in SECTIONS:
-        lines += ["", f"# --- {section.title} ---"]
-        for key in section.fields:
-            info = SCHEMA[key]
+    for title, settings in groupby(schema().values(), lambda info: info.section):
+        lines += ["", f"# --- {title} ---"]
+        for info in settings:
             comment = f"{info.description} Takes {info.expected}."
             lines += ["", *textwrap.wrap(comment, 98, initial_indent="# ", subsequent_indent="# ")]
             lines.append(f"#{info.name}={info.default}")

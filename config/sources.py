@@ -5,22 +5,19 @@ from __future__ import annotations
 import difflib
 import io
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from config.errors import SettingError
-from config.setting_info import KINDS, SCHEMA
+from config.setting_info import kinds, schema
 from config.setting_types import FilePath
 from p2p.ground.text_file import decode_text
 
 CONFIG_FILE_NAME: Final = "exchange-node.toml"
 
-_VARIABLES: Final = {info.name: key for key, info in SCHEMA.items()}
-_FIRST_WORDS: Final = frozenset(name.partition("_")[0] for name in _VARIABLES)
 # Variables of the command line, which are no settings of a node.
 PROGRAM_VARIABLES: Final = ("EXCHANGE_NODE_KEY", "EXCHANGE_NODE_DESK", "EXCHANGE_NODE_DEBUG")
 _PROGRAM: Final = "EXCHANGE_NODE_"
@@ -32,6 +29,18 @@ _COMMON_WORDS: Final = frozenset(
 # Similarity (difflib's ratio) from which an unknown name counts as a misspelt setting.
 _LIKE_WITH_OUR_PREFIX: Final = 0.8
 _LIKE_WITHOUT: Final = 0.9
+
+
+class SettingError(Exception):
+    """The settings cannot be used. `problems` has one line for each thing that is wrong.
+
+    A line names the variable, the value, where it came from and what was expected, and never
+    contains credentials, so it can be printed and logged as it is.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
 
 
 class SettingSource(StrEnum):
@@ -86,10 +95,11 @@ def read_command_line(values: Mapping[str, object]) -> Layer:
     """
     layer = Layer()
     for key, value in values.items():
-        if key not in SCHEMA:
+        if value is None:
+            continue
+        if key not in schema():
             raise TypeError(f"{key!r} is not a setting")
-        if value is not None:
-            layer.put(key, value, Origin(SettingSource.COMMAND_LINE, SCHEMA[key].flag))
+        layer.put(key, value, Origin(SettingSource.COMMAND_LINE, schema()[key].flag))
     return layer
 
 
@@ -149,8 +159,8 @@ def read_config_file(path: Path, *, in_data_dir: bool) -> Layer:
         raise SettingError([f"{origin}: not TOML: {error}"]) from None
     layer = Layer()
     for key, value in table.items():
-        if key not in SCHEMA:
-            like = closest(key.lower(), SCHEMA, 0.0)
+        if key not in schema():
+            like = closest(key.lower(), schema(), 0.0)
             layer.problems.append(f"{origin}: unknown key {key!r}; the closest known one is {like}")
         elif key == "data_dir" and in_data_dir:
             layer.problems.append(
@@ -158,7 +168,7 @@ def read_config_file(path: Path, *, in_data_dir: bool) -> Layer:
                 "use DATA_DIR or --data-dir, or name the file with --config"
             )
         else:
-            kind = KINDS[key]
+            kind = kinds()[key]
             if isinstance(kind, FilePath) and not kind.inside and isinstance(value, str):
                 value = value if value.startswith("~") or not value else str(path.parent / value)
             layer.put(key, value, origin)
@@ -168,16 +178,16 @@ def read_config_file(path: Path, *, in_data_dir: bool) -> Layer:
 def _variables(values: Mapping[str, str], origin: Origin) -> Layer:
     layer = Layer()
     for name, value in values.items():
-        key = _VARIABLES.get(name)
-        if key is None:
+        key = name.lower()
+        if name != name.upper() or key not in schema():
             if like := _near_miss(name):
                 layer.warnings.append(f"{name} ({origin}) is not a setting; did you mean {like}?")
-        elif value.strip() or KINDS[key].empty_ok:
+        elif value.strip() or kinds()[key].empty_ok:
             layer.put(key, value.strip(), origin)
         else:
             # Of a variable in a script that was never set: the default might be another node.
             layer.problems.append(
-                f"{name}= ({origin}) is set but empty: unset it, or give {KINDS[key].expected}"
+                f"{name}= ({origin}) is set but empty: unset it, or give {kinds()[key].expected}"
             )
     return layer
 
@@ -190,8 +200,8 @@ def _near_miss(name: str) -> str | None:
         return like
     upper = name.upper().removeprefix(_PROGRAM)
     first, *more = upper.split("_")
-    ours = first in _FIRST_WORDS
-    if like := closest(upper, _VARIABLES, _LIKE_WITH_OUR_PREFIX if ours else _LIKE_WITHOUT):
+    ours = any(key.partition("_")[0] == first.lower() for key in schema())
+    if like := closest(upper, _names(), _LIKE_WITH_OUR_PREFIX if ours else _LIKE_WITHOUT):
         return like
     prefixed = upper != name.upper()
     if prefixed or (more and ours and (first not in _COMMON_WORDS or len(more) > 1)):
@@ -206,7 +216,12 @@ def _nearest(name: str) -> str:
     def likeness(known: str) -> tuple[int, float]:
         return len(words & set(known.split("_"))), SequenceMatcher(None, name, known).ratio()
 
-    return max(_VARIABLES, key=likeness)
+    return max(_names(), key=likeness)
+
+
+def _names() -> list[str]:
+    """Return the variables of all settings."""
+    return [info.name for info in schema().values()]
 
 
 def _read_text(path: Path) -> str:

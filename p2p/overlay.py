@@ -24,9 +24,8 @@ from p2p.base.host_port import Scope, scope_of
 from p2p.base.identity import Identity
 from p2p.base.limits import PROTOCOL_VERSION
 from p2p.base.network_group import is_local, network_group
-from p2p.discovery.bootstrap import BootstrapStrategy
+from p2p.discovery.bootstrap import BootstrapStrategy, PersistedStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
-from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.ground.paced_wait import PacedWait
@@ -231,13 +230,10 @@ class Overlay:
             return [(way.direct_service, port), *own] if port else own
 
         grape = self._grape = GrapeStrategy(
-            way.settings.directory(),
+            way.settings.grapes,
             services=services,
             offers=offers,
-            interval=way.settings.interval,
             alone=lambda: not self.peers.links,
-            where=way.settings.where,
-            asked_for=way.settings.asked_for,
         )
         self.peers.on_peer_down(lambda peer: grape.refresh())
         return grape

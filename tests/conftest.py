@@ -7,13 +7,14 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-# Tests of real processes. Those of one group take turns, so that each has most of a machine with two cores.
+# Tests of real processes: they wait more than they compute.
 OF_PROCESSES = (
     "tests/documents/",
     "tests/integration/",
@@ -22,7 +23,12 @@ OF_PROCESSES = (
     "tests/web/",
 )
 
-PROGRAMS = ("tests/interop/", "tests/web/")  # the group that waits for Node.js and for Chromium
+# Those that share Node.js programs or a browser for the session: the first worker begins with them.
+PROGRAMS = ("tests/interop/", "tests/web/")
+
+# Containers often set this. Each worker would then compile all tests, and each process of a node the whole product.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -46,7 +52,7 @@ asyncio.set_event_loop(None)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--seeds", type=int, default=200, help="seeds that the simulation runs (default 200)"
+        "--seeds", type=int, default=100, help="seeds that the simulation runs (default 100)"
     )
 
 
@@ -74,17 +80,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 3` one worker has the tests of nodes as processes, one those of other programs, each one after
-    another, and one all the rest. (By `--dist loadgroup` pytest-xdist 3.8 with pytest 9.2 does not keep groups together.)"""
+    """Give the last worker the tests that compute, and the others those of real processes. A worker that has none left
+    takes the next module of any kind."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class TakingTurns(LoadScopeScheduling):
+    class Lanes(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith(PROGRAMS):
-                return "programs"
-            return "processes" if nodeid.startswith(OF_PROCESSES) else nodeid
+            return nodeid.partition("::")[0]
 
-    return TakingTurns(config, log)
+        def _assign_work_unit(self, worker: Any) -> None:
+            lane = int(worker.gateway.id.removeprefix("gw")) % self.numnodes
+            wanted = _lane(lane, self.numnodes)
+            self.workqueue.move_to_end(min(self.workqueue, key=wanted), last=False)
+            super()._assign_work_unit(worker)
+
+    return Lanes(config, log)
+
+
+def _lane(lane: int, lanes: int) -> Callable[[str], int]:
+    """Rank modules by what a worker should run first."""
+
+    def rank(module: str) -> int:
+        if not module.startswith(OF_PROCESSES):
+            return 0 if lane == lanes - 1 else 2
+        return 0 if module.startswith(PROGRAMS) == (lane == 0) else 1
+
+    return rank
 
 
 @pytest.hookimpl(trylast=True)

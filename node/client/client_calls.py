@@ -1,279 +1,268 @@
-"""The requests of `node.client.exchange_client.ExchangeClient` about orders, accounts and money.
+"""Methods of `node.client.exchange_client.ExchangeClient`, one for each operation of the API.
 
-`account` is for the operator, who may act for any account, by name or number; without it the house is
-meant. A client with an API key acts for the key's account and leaves it out.
+`operation` makes a method from the declaration alone. Where the declaration's signature would be awkward (bodies, histories), a method
+is a signature, and `request` makes the rest: mypy compares its answer's type, and `test_client_calls.py` its parameters.
+
+`account` is for the operator, who may act for any account, by name or number; without it the house is meant. A client
+with an API key acts for the key's account and leaves it out.
 """
+
+# mypy: disable-error-code="empty-body"
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from functools import cache, wraps
+from inspect import signature
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
+
+import msgspec
 
 from exchange.model.records import Permission
-from node.operations import operator_operations, trading_operations
-from node.operations.operation import Operation
+from node.operations import operator_operations as operator
+from node.operations import public_operations as public
+from node.operations import trading_operations as trading
+from node.operations.operation import Operation, Params
+from node.operations.parameters import InAccount, InMarket, OfAccount
 from node.views.account_views import (
     AccountChange,
     AccountRequest,
     AccountView,
-    CancelAfterRequest,
     CancelAfterView,
     ChangedAccountView,
-    CreditRequest,
     CreditView,
-    FeesView,
-    HaltRequest,
     HaltView,
-    KeyRequest,
-    KeyView,
-    MarketStepsView,
-    MoneyRequest,
     NewKeyView,
-    ObligationView,
-    PositionView,
     PostingView,
-    SettlementRequest,
     SettlementView,
     TransferView,
 )
 from node.views.limits import MAX_LIMIT
-from node.views.statement_views import ReconciliationView
-from node.views.views import AmendRequest, BalanceView, FillView, OrderRequest, OrderView
+from node.views.node_views import (
+    CallRequest,
+    CallView,
+    PeerPolicyView,
+    PeerView,
+    PingView,
+    RouterView,
+)
+from node.views.views import (
+    AmendRequest,
+    CandleView,
+    FillView,
+    OrderRequest,
+    OrderView,
+    TradeView,
+)
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Params)
+Q = ParamSpec("Q")
+Request = Callable[Q, Coroutine[Any, Any, T]]
+Text = str | None
 Moment = str | int | None  # ISO 8601, or milliseconds since 1970
 
+_DECLARED = {"order_id": "id", "node_id": "node", "open_only": "open"}  # names in the declarations
+_signature = cache(signature)
 
-class Moments(TypedDict, total=False):
-    """A span of time; both ends are included."""
+
+class Rows(TypedDict, total=False):
+    """Rows of a history: the newest 100, unless others are asked for. Both ends are included."""
 
     start: Moment
     end: Moment
-
-
-class Rows(Moments, total=False):
-    """Rows of a history: the newest 100, unless others are asked for."""
-
     limit: int
     newest_first: bool
 
 
-class Calls:
-    """Requests to the API, each by the declaration of its operation."""
+class Caller(Protocol):
+    """A client, which sends requests."""
 
-    async def _call(
-        self,
-        operation: Operation[T, Any, Any],
-        /,
-        *in_path: str,
-        body: Any = None,
-        **parameters: str | int | bool | None,
-    ) -> T:
-        value, _ = await self._ask(operation, *in_path, body=body, **parameters)
-        return value
+    async def call(
+        self, operation: Operation[T, Any, Any], arguments: Mapping[str, Any]
+    ) -> tuple[T, str | None]: ...
 
-    async def _ask(
-        self,
-        operation: Operation[T, Any, Any],
-        /,
-        *in_path: str,
-        body: Any = None,
-        **parameters: str | int | bool | None,
-    ) -> tuple[T, str | None]:
-        """As `_call`, with the cursor of the next page if this one is full."""
-        raise NotImplementedError
 
-    async def _every(
-        self, operation: Operation[list[T], Any, Any], **parameters: str | int | bool | None
-    ) -> AsyncIterator[T]:
-        """Yield the rows of all pages of a history, oldest first."""
-        cursor: str | None = None
+def _arguments(method: Any, *values: Any, **others: Any) -> dict[str, Any]:
+    """Return the arguments of a call of `method`, with the names of its operation."""
+    bound = _signature(method).bind(None, *values, **others).arguments
+    rows = bound.pop("rows", {})
+    _, *given = (bound | rows).items()
+    body = method.operation.body
+    arguments = {
+        "body" if body and isinstance(value, body) else _DECLARED.get(name, name): value
+        for name, value in given
+    }
+    if (newest_first := arguments.pop("newest_first", None)) is not None:
+        arguments["sort"] = "desc" if newest_first else "asc"
+    return arguments
+
+
+def request(
+    operation: Operation[T, Any, Any], **fixed: Any
+) -> Callable[[Request[Q, T]], Request[Q, T]]:
+    """Make a method that calls the operation, with `fixed` arguments besides its own."""
+
+    def made(method: Any) -> Any:
+        @wraps(method)
+        async def send(self: Caller, *values: Any, **others: Any) -> T:
+            arguments = _arguments(method, *values, **others)
+            return (await self.call(operation, arguments | fixed))[0]
+
+        method.operation = send.operation = operation  # type: ignore[attr-defined]
+        return send
+
+    return made
+
+
+def operation(
+    declared: Operation[T, P, None], params: Callable[Q, P]
+) -> Callable[Concatenate[Any, Q], Coroutine[Any, Any, T]]:
+    """Make a method that calls the operation with its own parameters."""
+
+    async def send(self: Caller, /, *values: Q.args, **others: Q.kwargs) -> T:
+        arguments = msgspec.structs.asdict(params(*values, **others))
+        return (await self.call(declared, arguments))[0]
+
+    send.__doc__ = f"{declared.summary}. {declared.description}"
+    send.operation = declared  # type: ignore[attr-defined]
+    return send
+
+
+def every(
+    method: Callable[Concatenate[Any, Q], Coroutine[Any, Any, list[T]]],
+) -> Callable[Concatenate[Any, Q], AsyncIterator[T]]:
+    """Make a method that yields the rows of all pages of a history, by default the oldest first."""
+
+    async def pages(self: Caller, /, *values: Q.args, **others: Q.kwargs) -> AsyncIterator[T]:
+        arguments: dict[str, Any] = {"limit": MAX_LIMIT, "sort": "asc"}
+        arguments |= _arguments(method, *values, **others)
         while True:
-            rows, cursor = await self._ask(
-                operation, **parameters, limit=MAX_LIMIT, newest_first=False, cursor=cursor
-            )
+            rows, arguments["cursor"] = await self.call(method.operation, arguments)  # type: ignore[attr-defined]
             for row in rows:
                 yield row
-            if cursor is None:
+            if arguments["cursor"] is None:
                 return
 
+    return pages
 
-class OrderCalls(Calls):
-    """An account's orders, fills and money."""
 
+class TradingCalls:
+    """Requests about an account's orders, fills and money."""
+
+    @request(trading.SUBMIT_ORDER)
     async def submit(
-        self, request: OrderRequest, *, wait_for_takes: bool = False, account: str | None = None
+        self, request: OrderRequest, *, wait_for_takes: bool = False, account: Text = None
     ) -> OrderView:
         """Place an order; returns when it is durable on the node's disk. With `wait_for_takes` the answer
         waits for the decisions of other nodes that it takes from, for a bounded time."""
-        return await self._call(
-            trading_operations.SUBMIT_ORDER,
-            body=request,
-            wait_for_takes=wait_for_takes or None,
-            account=account,
-        )
 
+    @request(trading.AMEND_ORDER)
     async def amend(
         self,
         order_id: str,
         changes: AmendRequest,
         *,
         wait_for_takes: bool = False,
-        account: str | None = None,
+        account: Text = None,
     ) -> OrderView:
         """Amend an open order; what `changes` leaves out stays as it is."""
-        return await self._call(
-            trading_operations.AMEND_ORDER,
-            order_id,
-            body=changes,
-            wait_for_takes=wait_for_takes or None,
-            account=account,
-        )
 
-    async def cancel(self, order_id: str, *, account: str | None = None) -> OrderView:
-        """Cancels an own order, by its full id or its number."""
-        return await self._call(trading_operations.CANCEL_ORDER, order_id, account=account)
+    @request(trading.CANCEL_ORDER)
+    async def cancel(self, order_id: str, *, account: Text = None) -> OrderView:
+        """Cancel an own order, by its full id or its number."""
 
+    @request(trading.CANCEL_ORDERS, all="true")
     async def cancel_many(
         self,
         *,
-        market: str | None = None,
+        market: Text = None,
         group: int | None = None,
-        client_id: str | None = None,
-        account: str | None = None,
+        client_id: Text = None,
+        account: Text = None,
     ) -> list[OrderView]:
-        """Cancels the open orders that fit all that is given, or every one; those that were."""
-        return await self._call(
-            trading_operations.CANCEL_ORDERS,
-            market=market,
-            group=group,
-            client_id=client_id,
-            all=True,
-            account=account,
-        )
+        """Cancel the open orders that match all criteria, or every one; returns the cancelled orders."""
 
-    async def cancel_after(self, timeout_ms: int, *, account: str | None = None) -> CancelAfterView:
-        """The dead man's switch: cancels all after so long unless called again; 0 ends it."""
-        body = CancelAfterRequest(timeout_ms=timeout_ms)
-        return await self._call(trading_operations.CANCEL_AFTER, body=body, account=account)
+    @request(trading.CANCEL_AFTER)
+    async def cancel_after(self, timeout_ms: int, *, account: Text = None) -> CancelAfterView:
+        """Set the dead man's switch: all orders are cancelled after this time unless it is set again; 0 ends it."""
 
-    async def order(self, order_id: str, *, account: str | None = None) -> OrderView:
-        return await self._call(trading_operations.GET_ORDER, order_id, account=account)
+    @request(trading.GET_ORDER)
+    async def order(self, order_id: str, *, account: Text = None) -> OrderView:
+        """Return an own order, by its full id or its number."""
 
-    async def order_by_client_id(self, client_id: str, *, account: str | None = None) -> OrderView:
-        return await self._call(
-            trading_operations.GET_ORDER_BY_CLIENT_ID, client_id, account=account
-        )
+    order_by_client_id = operation(trading.GET_ORDER_BY_CLIENT_ID, trading.OneClientId)
 
+    @request(trading.LIST_ORDERS)
     async def orders(
         self,
         *,
-        market: str | None = None,
+        market: Text = None,
         open_only: bool = True,
-        account: str | None = None,
+        account: Text = None,
         **rows: Unpack[Rows],
     ) -> list[OrderView]:
-        """Own orders: open ones by when they were placed, else all by their last change."""
-        return await self._call(
-            trading_operations.LIST_ORDERS, market=market, open=open_only, account=account, **rows
-        )
+        """Return own orders: open ones by when they were placed, else all by their last change."""
 
+    every_order = every(orders)
+
+    @request(trading.LIST_FILLS)
     async def fills(
         self,
         *,
-        market: str | None = None,
-        order: str | None = None,
-        account: str | None = None,
+        market: Text = None,
+        order: Text = None,
+        account: Text = None,
         **rows: Unpack[Rows],
     ) -> list[FillView]:
-        """Own fills."""
-        return await self._call(
-            trading_operations.LIST_FILLS, market=market, order=order, account=account, **rows
-        )
+        """Return own fills."""
 
-    def every_order(
-        self,
-        *,
-        market: str | None = None,
-        open_only: bool = True,
-        account: str | None = None,
-        **span: Unpack[Moments],
-    ) -> AsyncIterator[OrderView]:
-        """All own orders of a span of time, oldest first, page by page."""
-        return self._every(
-            trading_operations.LIST_ORDERS, market=market, open=open_only, account=account, **span
-        )
+    every_fill = every(fills)
+    balances = operation(trading.LIST_BALANCES, OfAccount)
 
-    def every_fill(
-        self,
-        *,
-        market: str | None = None,
-        order: str | None = None,
-        account: str | None = None,
-        **span: Unpack[Moments],
-    ) -> AsyncIterator[FillView]:
-        """All own fills of a span of time, oldest first, page by page."""
-        return self._every(
-            trading_operations.LIST_FILLS, market=market, order=order, account=account, **span
-        )
-
-    def every_ledger_line(
-        self, *, asset: str | None = None, account: str | None = None, **span: Unpack[Moments]
-    ) -> AsyncIterator[PostingView]:
-        """All of the account's lines of the ledger in a span of time, oldest first, page by page."""
-        return self._every(trading_operations.LIST_LEDGER, asset=asset, account=account, **span)
-
-    async def balances(self, *, account: str | None = None) -> list[BalanceView]:
-        return await self._call(trading_operations.LIST_BALANCES, account=account)
-
+    @request(trading.LIST_LEDGER)
     async def ledger(
-        self, *, asset: str | None = None, account: str | None = None, **rows: Unpack[Rows]
+        self, *, asset: Text = None, account: Text = None, **rows: Unpack[Rows]
     ) -> list[PostingView]:
-        """The account's lines of the ledger."""
-        return await self._call(
-            trading_operations.LIST_LEDGER, asset=asset, account=account, **rows
-        )
+        """Return the account's lines of the ledger."""
 
-    async def fees(self, *, account: str | None = None) -> list[FeesView]:
-        """Fees of the account, by market."""
-        return await self._call(trading_operations.LIST_FEES, account=account)
+    every_ledger_line = every(ledger)
+    fees = operation(trading.LIST_FEES, OfAccount)
 
 
-class OperatorCalls(Calls):
+class OperatorCalls:
     """Requests that need the node's operator."""
 
-    async def accounts(self) -> list[AccountView]:
-        return await self._call(operator_operations.LIST_ACCOUNTS)
+    accounts = operation(operator.LIST_ACCOUNTS, Params)
+    account = operation(operator.GET_ACCOUNT, InAccount)
 
-    async def account(self, account: str) -> AccountView:
-        return await self._call(operator_operations.GET_ACCOUNT, account)
-
+    @request(operator.CREATE_ACCOUNT)
     async def create_account(self, request: AccountRequest) -> AccountView:
-        return await self._call(operator_operations.CREATE_ACCOUNT, body=request)
+        """Make an account."""
 
-    async def freeze(self, account: str, frozen: bool = True) -> ChangedAccountView:
-        """A frozen account may look and cancel, not trade or withdraw; its open orders are cancelled."""
-        return await self.change_account(account, AccountChange(frozen=frozen))
-
+    @request(operator.CHANGE_ACCOUNT)
     async def change_account(self, account: str, change: AccountChange) -> ChangedAccountView:
         """Freeze, thaw or limit an account; None in `change` keeps a value."""
-        return await self._call(operator_operations.CHANGE_ACCOUNT, account, body=change)
 
+    async def freeze(self, account: str, frozen: bool = True) -> ChangedAccountView:
+        """Freeze an account: it may look and cancel, not trade or withdraw; its open orders are cancelled."""
+        return await self.change_account(account, AccountChange(frozen=frozen))
+
+    @request(operator.DEPOSIT)
     async def deposit(
         self, account: str, asset: str, amount: str, *, note: str = ""
     ) -> TransferView:
-        body = MoneyRequest(asset=asset, amount=amount, note=note)
-        return await self._call(operator_operations.DEPOSIT, account, body=body)
+        """Record that the account handed over money."""
 
+    @request(operator.WITHDRAW)
     async def withdraw(
         self, account: str, asset: str, amount: str, *, note: str = ""
     ) -> TransferView:
-        body = MoneyRequest(asset=asset, amount=amount, note=note)
-        return await self._call(operator_operations.WITHDRAW, account, body=body)
+        """Record that the account got money back."""
 
-    async def keys(self, account: str) -> list[KeyView]:
-        return await self._call(operator_operations.LIST_KEYS, account)
+    keys = operation(operator.LIST_KEYS, InAccount)
 
+    @request(operator.CREATE_KEY)
     async def create_key(
         self,
         account: str,
@@ -281,53 +270,30 @@ class OperatorCalls(Calls):
         permissions: tuple[Permission, ...] = ("read", "trade"),
         label: str = "",
     ) -> NewKeyView:
-        """A new API key. Its secret is in the answer and nowhere else."""
-        body = KeyRequest(permissions=list(permissions), label=label)
-        return await self._call(operator_operations.CREATE_KEY, account, body=body)
+        """Make an API key. Its secret is in the answer and nowhere else."""
 
-    async def revoke_key(self, key: str) -> KeyView:
-        return await self._call(operator_operations.REVOKE_KEY, key)
+    revoke_key = operation(operator.REVOKE_KEY, operator.OneKey)
 
+    @request(operator.HALT_MARKET)
     async def halt(self, market: str, reason: str) -> HaltView:
-        return await self._call(
-            operator_operations.HALT_MARKET, market, body=HaltRequest(reason=reason)
-        )
+        """Halt a market on this node."""
 
-    async def resume(self, market: str) -> HaltView:
-        return await self._call(operator_operations.RESUME_MARKET, market)
+    resume = operation(operator.RESUME_MARKET, InMarket)
+    halts = operation(operator.LIST_HALTS, Params)
+    market_steps = operation(operator.LIST_MARKET_STEPS, Params)
+    change_market_steps = operation(operator.CHANGE_MARKET_STEPS, InMarket)
 
-    async def halts(self) -> list[HaltView]:
-        return await self._call(operator_operations.LIST_HALTS)
-
-    async def market_steps(self) -> list[MarketStepsView]:
-        return await self._call(operator_operations.LIST_MARKET_STEPS)
-
-    async def change_market_steps(self, market: str) -> list[OrderView]:
-        """Use the configured steps from the next start on. Returns the orders that were cancelled."""
-        return await self._call(operator_operations.CHANGE_MARKET_STEPS, market)
-
+    @request(operator.LIST_POSTINGS)
     async def postings(
-        self, holder: str, *, asset: str | None = None, **rows: Unpack[Rows]
+        self, holder: str, *, asset: Text = None, **rows: Unpack[Rows]
     ) -> list[PostingView]:
-        """Lines of the ledger of account:NAME, peer:NODE, fees or outside."""
-        return await self._call(
-            operator_operations.LIST_POSTINGS, holder=holder, asset=asset, **rows
-        )
+        """Return lines of the ledger of account:NAME, peer:NODE, fees or outside."""
 
-    def every_posting(
-        self, holder: str, *, asset: str | None = None, **span: Unpack[Moments]
-    ) -> AsyncIterator[PostingView]:
-        """All lines of a holder in a span of time, oldest first, page by page."""
-        return self._every(operator_operations.LIST_POSTINGS, holder=holder, asset=asset, **span)
+    every_posting = every(postings)
+    positions = operation(operator.LIST_POSITIONS, Params)
+    obligations = operation(operator.LIST_OBLIGATIONS, Params)
 
-    async def positions(self) -> list[PositionView]:
-        """Positions with each other node."""
-        return await self._call(operator_operations.LIST_POSITIONS)
-
-    async def obligations(self) -> list[ObligationView]:
-        """The payments that would even out all positions."""
-        return await self._call(operator_operations.LIST_OBLIGATIONS)
-
+    @request(operator.SETTLE)
     async def settle(
         self,
         peer: str,
@@ -337,22 +303,65 @@ class OperatorCalls(Calls):
         *,
         note: str = "",
     ) -> SettlementView:
-        """Records a payment that was made outside."""
-        body = SettlementRequest(
-            peer=peer, asset=asset, amount=amount, direction=direction, note=note
-        )
-        return await self._call(operator_operations.SETTLE, body=body)
+        """Record a payment that was made outside."""
 
-    async def reconcile(self, peer: str) -> ReconciliationView:
-        """Compare the statements of this node and another about each other."""
-        return await self._call(operator_operations.RECONCILE, peer)
+    reconcile = operation(operator.RECONCILE, operator.OnePeer)
+    credit = operation(operator.LIST_CREDIT, Params)
 
-    async def credit(self) -> list[CreditView]:
-        return await self._call(operator_operations.LIST_CREDIT)
-
-    async def set_credit(
-        self, asset: str, limit: str | None, *, peer: str | None = None
-    ) -> CreditView:
+    @request(operator.SET_CREDIT)
+    async def set_credit(self, asset: str, limit: str | None, *, peer: Text = None) -> CreditView:
         """Set the credit limit of a peer, or of every peer without its own; None: unlimited."""
-        body = CreditRequest(peer=peer, asset=asset, limit=limit)
-        return await self._call(operator_operations.SET_CREDIT, body=body)
+
+
+class PublicCalls:
+    """Requests about market data, the network and services."""
+
+    @request(public.LIST_TRADES)
+    async def trades(self, *, market: Text = None, **rows: Unpack[Rows]) -> list[TradeView]:
+        """Return public trades seen by the node."""
+
+    every_trade = every(trades)
+
+    @request(public.LIST_CANDLES)
+    async def candles(
+        self, market: str, timeframe: str = "1m", **rows: Unpack[Rows]
+    ) -> list[CandleView]:
+        """Return candles that begin in a span of time."""
+
+    book = operation(public.GET_BOOK, public.BookParams)
+    markets = operation(public.LIST_MARKETS, Params)
+    peers = operation(public.LIST_PEERS, Params)
+    feeds = operation(public.LIST_FEEDS, Params)
+    topology = operation(public.GET_TOPOLOGY, Params)
+
+    @request(public.CONNECT_PEER)
+    async def connect(self, address: str) -> PeerView:
+        """Make the node dial HOST:PORT now."""
+
+    peer_policy = operation(public.GET_PEER_POLICY, Params)
+
+    @request(public.CHANGE_PEER_POLICY)
+    async def change_peer_policy(
+        self, action: str, subject: str, *, seconds: int = 86_400, reason: str = ""
+    ) -> PeerPolicyView:
+        """Pin, unpin, ban or unban. `seconds` and `reason` are of a ban."""
+
+    @request(public.PING_NODE)
+    async def ping(self, node_id: str) -> PingView:
+        """Make the node ask another one, by id or an unambiguous beginning of it."""
+
+    services = operation(public.LIST_SERVICES, Params)
+
+    @request(public.CALL_SERVICE)
+    async def call_service(self, service: str, request: CallRequest) -> CallView:
+        """Make the node call a service. `ApiError` with code "service_refused" is the service's own refusal."""
+
+    @request(public.GET_ROUTER)
+    async def router(self, *, events: int = 50, kind: Text = None) -> RouterView:
+        """Return the state of the adaptive router, with its latest events."""
+
+    session = operation(public.GET_SESSION, Params)
+    status = operation(public.GET_STATUS, Params)
+    diagnostics = operation(public.GET_DIAGNOSTICS, Params)
+    health = operation(public.GET_HEALTH, Params)
+    ready = operation(public.GET_READY, Params)

@@ -16,31 +16,17 @@ What streams is in `node.client.streaming_client`. Errors:
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, Unpack
-from urllib.parse import urlencode, urlsplit
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
-from node.client.client_calls import Moments, OperatorCalls, OrderCalls, Rows
+from node.client.client_calls import OperatorCalls, PublicCalls, TradingCalls
 from node.client.credentials import check_key, without_password
 from node.client.server_trust import Trust
-from node.operations import public_operations
 from node.operations.operation import Operation
 from node.views.limits import CURSOR_HEADER
-from node.views.node_views import (
-    CallRequest,
-    CallView,
-    FeedView,
-    PeerPolicyView,
-    PeerView,
-    PingView,
-    RouterView,
-    ServiceView,
-    SessionView,
-    StatusView,
-)
-from node.views.views import BookView, CandleView, MarketView, TradeView
 from p2p.base.http1 import Failure, HttpFailed, HttpReply, Url, request
 
 if TYPE_CHECKING:
@@ -216,7 +202,7 @@ class PooledTransport:
             await pool.close()
 
 
-class ExchangeClient(OrderCalls, OperatorCalls):
+class ExchangeClient(TradingCalls, OperatorCalls, PublicCalls):
     """Talks to one node. It has a method for each operation.
 
     `key` and `secret` are an account's; without them the client is the operator, where the node takes
@@ -251,29 +237,18 @@ class ExchangeClient(OrderCalls, OperatorCalls):
 
     # Requests
 
-    async def _ask(
-        self,
-        operation: Operation[T, Any, Any],
-        /,
-        *in_path: str,
-        body: Any = None,
-        **parameters: str | int | bool | None,
+    async def call(
+        self, operation: Operation[T, Any, Any], arguments: Mapping[str, Any]
     ) -> tuple[T, str | None]:
-        if (newest_first := parameters.pop("newest_first", None)) is not None:
-            parameters["sort"] = "desc" if newest_first else "asc"
-        values = {
-            name: str(value).lower() if isinstance(value, bool) else value
-            for name, value in parameters.items()
-            if value is not None
-        }
-        path = operation.path_of(*in_path)
-        url = self.url + path + (f"?{urlencode(values)}" if values else "")
+        """Call an operation with its parameters and body by name (`Operation.write`). Returns the answer, with
+        the cursor of the next page if this one is full."""
+        target, content = operation.write(arguments)
         headers = self._headers
         raw: bytes | None = None
-        if body is not None:
-            raw = msgspec.json.encode(body)
+        if content is not None:
+            raw = msgspec.json.encode(content)
             headers = headers | {"Content-Type": "application/json"}
-        reply = await self._transport.request(operation.method, url, raw, headers)
+        reply = await self._transport.request(operation.method, self.url + target, raw, headers)
         try:
             if reply.content_type == "application/problem+json":
                 raise ApiError(msgspec.json.decode(reply.body, type=dict[str, Any]))
@@ -283,72 +258,3 @@ class ExchangeClient(OrderCalls, OperatorCalls):
         except (msgspec.DecodeError, ValueError) as error:
             raise NotANode(f"{self.url} does not answer like a node: {error}") from error
         raise NotANode(f"{self.url} does not answer like a node (HTTP status {reply.status})")
-
-    async def trades(self, *, market: str | None = None, **rows: Unpack[Rows]) -> list[TradeView]:
-        """Public trades seen by the node."""
-        return await self._call(public_operations.LIST_TRADES, market=market, **rows)
-
-    def every_trade(
-        self, *, market: str | None = None, **span: Unpack[Moments]
-    ) -> AsyncIterator[TradeView]:
-        """All public trades of a span of time, oldest first, page by page."""
-        return self._every(public_operations.LIST_TRADES, market=market, **span)
-
-    async def candles(
-        self, market: str, timeframe: str = "1m", **rows: Unpack[Rows]
-    ) -> list[CandleView]:
-        """Candles that begin in a span of time."""
-        return await self._call(public_operations.LIST_CANDLES, market, timeframe=timeframe, **rows)
-
-    async def book(self, market: str, *, depth: int = 25) -> BookView:
-        return await self._call(public_operations.GET_BOOK, market, depth=depth)
-
-    async def markets(self) -> list[MarketView]:
-        return await self._call(public_operations.LIST_MARKETS)
-
-    async def peers(self) -> list[PeerView]:
-        return await self._call(public_operations.LIST_PEERS)
-
-    async def feeds(self) -> list[FeedView]:
-        """Feeds of the network, those that are behind first."""
-        return await self._call(public_operations.LIST_FEEDS)
-
-    async def connect(self, address: str) -> PeerView:
-        """Makes the node dial HOST:PORT now."""
-        return await self._call(public_operations.CONNECT_PEER, body={"address": address})
-
-    async def peer_policy(self) -> PeerPolicyView:
-        """Return pinned and banned peers, and the node ids of a closed network."""
-        return await self._call(public_operations.GET_PEER_POLICY)
-
-    async def change_peer_policy(
-        self, action: str, subject: str, *, seconds: int = 86_400, reason: str = ""
-    ) -> PeerPolicyView:
-        """Pin, unpin, ban or unban. `seconds` and `reason` are of a ban."""
-        body: dict[str, object] = {"action": action, "subject": subject}
-        if action == "ban":
-            body |= {"seconds": seconds, "reason": reason}
-        return await self._call(public_operations.CHANGE_PEER_POLICY, body=body)
-
-    async def ping(self, node_id: str) -> PingView:
-        """Makes the node ask another one, by id or an unambiguous beginning of it."""
-        return await self._call(public_operations.PING_NODE, node_id)
-
-    async def services(self) -> list[ServiceView]:
-        """Services offered in the network."""
-        return await self._call(public_operations.LIST_SERVICES)
-
-    async def call_service(self, service: str, request: CallRequest) -> CallView:
-        """Makes the node call a service. `ApiError` with code "service_refused" is its own refusal."""
-        return await self._call(public_operations.CALL_SERVICE, service, body=request)
-
-    async def router(self, *, events: int = 50, kind: str | None = None) -> RouterView:
-        """State of the adaptive router, with its latest events."""
-        return await self._call(public_operations.GET_ROUTER, events=events, kind=kind)
-
-    async def session(self) -> SessionView:
-        """Return the caller as the node knows it: operator or account, its key and permissions."""
-        return await self._call(public_operations.GET_SESSION)
-
-    async def status(self) -> StatusView:
-        return await self._call(public_operations.GET_STATUS)

@@ -9,7 +9,7 @@ from exchange.journal.completeness import owner_of
 from exchange.journal.journal import Journal, JournalError, Retention
 from node.daemon import role_file
 from node.daemon.process import StartError
-from node.parts.table import wanted
+from node.parts.table import annexes, wanted
 from p2p.base.identity import Identity
 
 
@@ -61,7 +61,9 @@ def _check_role(settings: Settings) -> None:
             f"{settings.data_dir} follows a node that runs elsewhere: 'exchange-node standby promote' makes this "
             "machine the node"
         )
-    if role.had_lease and (not settings.lease_postgres or settings.standby_ack != "both"):
+    if role.had_lease and not any(
+        annex.load(annex.lease)(settings) for annex in annexes() if annex.lease
+    ):
         raise StartError(
             "this node has a lease in a database, which says if another machine is the node now: set LEASE_POSTGRES and "
             f"STANDBY_ACK=both. To go on without a standby, make sure that no other machine runs this node, and delete "

@@ -159,7 +159,7 @@ class NodeReports:
     def _mode(self) -> Mode:
         if not self._node.settings.p2p_enabled:
             return "grenache"
-        return "hybrid" if self._node.settings.discovery_grenache else "p2p"
+        return "p2p" if self._node.overlay.grenache is None else "hybrid"
 
     def _discovery_views(self) -> list[DiscoveryView]:
         views = [
@@ -170,7 +170,7 @@ class NodeReports:
             views = part.discovery(views)
         for name, on in (
             ("mdns", self._node.settings.discovery_mdns),
-            ("grape", self._node.settings.discovery_grenache),
+            ("grape", self._node.overlay.grenache is not None),
             ("exchange", self._node.settings.discovery_exchange),
         ):
             if not on and self._node.settings.p2p_enabled:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, get_args, get_type_hints
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -76,18 +76,38 @@ class Operation(Generic[A, P, B]):
     def path(self) -> str:
         return self.request.partition(" ")[2]
 
-    def path_of(self, *values: str) -> str:
-        """The path with `values` in place of its parameters, in their order."""
-        given = iter(values)
-        path = _IN_PATH.sub(lambda _: quote(next(given), safe=""), self.path)
-        if (left := next(given, None)) is not None:
-            raise ValueError(f"{self.path} has no place for {left!r}")
-        return path
+    @cached_property
+    def in_path(self) -> tuple[str, ...]:
+        """Names of the parameters in the path, in order."""
+        return tuple(_IN_PATH.findall(self.path))
+
+    def write(self, arguments: Mapping[str, Any]) -> tuple[str, Any]:
+        """Return path with query, and body, of a request with `arguments`: parameters and fields of the body by their
+        names, or the whole body as `body`. None and declared defaults are left out.
+
+        Raises:
+            TypeError: an argument is unknown or missing.
+        """
+        values = {name: value for name, value in arguments.items() if value is not None}
+        try:
+            path = _IN_PATH.sub(lambda name: quote(values.pop(name[1]), safe=""), self.path)
+        except KeyError as error:
+            raise TypeError(f"{self.name} needs {error}") from None
+        given = {name: values.pop(name) for name in tuple(values) if name in self.in_query}
+        query = {
+            name: str(value).lower() if isinstance(value, bool) else value
+            for name, value in given.items()
+            if value != self.in_query[name][1].schema.get("default")
+        }
+        body = values.pop("body", None)
+        if unknown := values.keys() - set(getattr(self.body, "__struct_encode_fields__", ())):
+            raise TypeError(f"{self.name} does not take {', '.join(sorted(unknown))}")
+        return path + (f"?{urlencode(query)}" if query else ""), body or values or None
 
     @cached_property
     def parameters(self) -> tuple[Param, ...]:
         """Parameters as they are read, in groups."""
-        return _parameters(self.params, _IN_PATH.findall(self.path))
+        return _parameters(self.params, self.in_path)
 
     @cached_property
     def documented(self) -> tuple[Param, ...]:

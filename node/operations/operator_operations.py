@@ -40,11 +40,11 @@ _HOLDER: Final = {
 CHANGES: Final = (404, 408, 409, 413, 415, 422, 503, 504)
 
 
-class OneKey(Params, frozen=True, kw_only=True):
+class OneKey(Params, frozen=True):
     key: Annotated[str, Meta(description="The key, without its secret.")]
 
 
-class OnePeer(Params, frozen=True, kw_only=True):
+class OnePeer(Params, frozen=True):
     peer: Annotated[str, Meta(description="Node id, or an unambiguous beginning of it.")]
 
 

@@ -95,9 +95,9 @@ class OfAccount(Params, frozen=True, kw_only=True):
     account: Account = None
 
 
-class InAccount(Params, frozen=True, kw_only=True):
+class InAccount(Params, frozen=True):
     account: AccountName
 
 
-class InMarket(Params, frozen=True, kw_only=True):
+class InMarket(Params, frozen=True):
     market: MarketName

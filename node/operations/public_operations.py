@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from exchange.market.candles import TIMEFRAMES
 from node.operations.operation import Operation, Params
-from node.operations.parameters import MarketName, OnlyMarket, PageParams, SpanParams
+from node.operations.parameters import InMarket, MarketName, OnlyMarket, PageParams, SpanParams
 from node.views.limits import DEFAULT_DEPTH, DEFAULT_EVENTS, MAX_DEPTH, MAX_LIMIT
 from node.views.node_views import (
     CallRequest,
@@ -50,18 +50,17 @@ class CandleList(Params, frozen=True, kw_only=True):
     span: SpanParams = SpanParams()
 
 
-class BookParams(Params, frozen=True, kw_only=True):
-    market: MarketName
+class BookParams(InMarket, frozen=True, kw_only=True):
     depth: Annotated[
         int, Meta(ge=1, le=MAX_DEPTH, description="Price levels a side, best first.")
     ] = DEFAULT_DEPTH
 
 
-class OneNode(Params, frozen=True, kw_only=True):
+class OneNode(Params, frozen=True):
     node: Annotated[str, Meta(description="A node id, or an unambiguous beginning of one.")]
 
 
-class OneService(Params, frozen=True, kw_only=True):
+class OneService(Params, frozen=True):
     service: Annotated[str, Meta(description="The service's name.", examples=["job_service"])]
 
 

@@ -67,7 +67,7 @@ class AmendParams(Params, frozen=True, kw_only=True):
     account: Account = None
 
 
-class OneClientId(Params, frozen=True, kw_only=True):
+class OneClientId(Params, frozen=True):
     client_id: Annotated[ClientId, Meta(description="The id that the client gave.")]
     account: Account = None
 

@@ -46,8 +46,11 @@ class Annex:
         routes: REST operations, a tuple of `node.api.route.Route`.
         application: function(application, service, access rules) that adds what REST operations cannot
             express; it returns handlers of requests that need no application (`DirectHandlers`).
-        wanted: returns False if the settings do not ask for the annex: then the next three are not loaded.
+        settings: class of the annex's settings, derived from `config.Settings`.
+        wanted: settings that ask for the annex; if there are any, and all are empty or off, the next three are not
+            loaded.
         check: function(settings) that raises `StartError` if the annex's settings cannot be used.
+        lease: function(settings) that returns True if the annex asks a lease store which machine is the node.
         retention: function(settings) that returns the `Retention` of the journal, or None.
         part: function(`NodeContext`) that returns a `NodePart`, or None.
     """
@@ -57,8 +60,10 @@ class Annex:
     group: str = ""
     routes: str = ""
     application: str = ""
-    wanted: Callable[[Settings], bool] = lambda settings: True
+    settings: str = ""
+    wanted: Sequence[str] = ()
     check: str = ""
+    lease: str = ""
     retention: str = ""
     part: str = ""
 

@@ -26,9 +26,16 @@ NAMES: Final = (
 )
 
 
-def wanted(settings: Settings) -> Iterator[Annex]:
+def wanted(node: Settings) -> Iterator[Annex]:
     """Yield the annexes that the settings of a node ask for."""
-    return (annex for annex in annexes() if annex.wanted(settings))
+    for annex in annexes():
+        if not annex.wanted or any(getattr(node, key) for key in annex.wanted):
+            yield annex
+
+
+def settings() -> list[type[Settings]]:
+    """Return the settings that annexes declare."""
+    return [annex.load(annex.settings) for annex in annexes() if annex.settings]
 
 
 @cache

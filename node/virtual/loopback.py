@@ -117,8 +117,7 @@ class LoopbackServer:
         self.callers: set[_Caller] = set()
         self._listener: asyncio.Server | None = None
         self._opening: asyncio.Task[None] | None = None
-        model.on_down = self._down
-        model.on_up = self._up
+        model.watch(down=self._down, up=self._up)
 
     async def start(self) -> None:
         await self._listen()
@@ -139,7 +138,7 @@ class LoopbackServer:
         self._opening = asyncio.get_running_loop().create_task(self._listen())
 
     async def close(self) -> None:
-        self.model.on_down = self.model.on_up = None
+        self.model.watch()
         if self._opening is not None:
             await asyncio.gather(self._opening, return_exceptions=True)
         self._down()

@@ -91,14 +91,19 @@ class Server:
         self.up = True
         self.crashes = 0
         self.served = 0
-        self.on_down: Callable[[], None] | None = None
-        self.on_up: Callable[[], None] | None = None
+        self.watch()
         self._time = time
         self._rng = rng
         self._life = 0
         self._waiting: deque[tuple[float, Done]] = deque()
         self._serving: dict[int, Done] = {}
         self._number = 0
+
+    def watch(
+        self, *, down: Callable[[], None] = lambda: None, up: Callable[[], None] = lambda: None
+    ) -> None:
+        """Call these from now on when the server falls, and when it is back; without any, nothing."""
+        self._on_down, self._on_up = down, up
 
     @property
     def waiting(self) -> int:
@@ -132,16 +137,14 @@ class Server:
         self._serving.clear()
         self._waiting.clear()
         self._time.at(self._time.now + down_s, self._rise, self._life)
-        if self.on_down is not None:
-            self.on_down()
+        self._on_down()
         for reply in lost:
             reply("reset", None)
 
     def _rise(self, life: int) -> None:
         if life == self._life:
             self.up = True
-            if self.on_up is not None:
-                self.on_up()
+            self._on_up()
 
     def _start(self) -> None:
         settings = self.settings

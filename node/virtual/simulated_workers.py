@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from node.virtual.server_model import VirtualTime
 from p2p.adaptive import Load, Outcome, RetryPolicy, RetrySettings
@@ -159,8 +159,16 @@ class OutcomeCounts:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
+class CallPlan(NamedTuple):
+    """Calls of one caller: `rate` a second until `until`, each repeated up to `retries` times after a failure."""
+
+    rate: float
+    until: float
+    retries: int = 3
+
+
 class SimulatedCaller:
-    """Calls at random moments, `rate` a second, and tries another worker when one fails."""
+    """Calls at random moments, and tries another worker when one fails."""
 
     def __init__(
         self,
@@ -169,10 +177,7 @@ class SimulatedCaller:
         picker: Picker,
         workers: Sequence[SimulatedWorker],
         tally: OutcomeCounts,
-        rate: float,
-        until: float,
-        *,
-        retries: int = 3,
+        plan: CallPlan,
     ) -> None:
         self._time = time
         self._rng = rng
@@ -180,18 +185,17 @@ class SimulatedCaller:
         self._workers = {worker.name: worker for worker in workers}
         self._names = list(self._workers)
         self._tally = tally
-        self._rate = rate
-        self._until = until
+        self._plan = plan
         self._retry = RetryPolicy(
-            RetrySettings(max_retries=retries, base_s=0.01, cap_s=0.1),
+            RetrySettings(max_retries=plan.retries, base_s=0.01, cap_s=0.1),
             rng=rng,
             budget=RetryBudget(ratio=0.2, reserve=100.0, per_second=1.0),
         )
         self._next()
 
     def _next(self) -> None:
-        at = self._time.now + self._rng.expovariate(self._rate)
-        if at < self._until:
+        at = self._time.now + self._rng.expovariate(self._plan.rate)
+        if at < self._plan.until:
             self._time.at(at, self._begin)
 
     def _begin(self) -> None:

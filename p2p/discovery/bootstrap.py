@@ -1,4 +1,4 @@
-"""Bootstrap peers: discovery of the configured addresses (BOOTSTRAP_PEERS and --bootstrap)."""
+"""Discovery of known addresses: bootstrap peers (BOOTSTRAP_PEERS and --bootstrap), and remembered peers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from p2p.addresses.address import PeerFound
 from p2p.addresses.reconnect import Reconnect
 from p2p.base.host_port import format_host_port, is_ip, normal_host
 from p2p.discovery.strategy import BaseStrategy, describe
@@ -139,3 +140,22 @@ class BootstrapStrategy(BaseStrategy):
             + (f" (cannot be resolved: {reason})" if (reason := self._unresolved.get(peer)) else "")
             for peer in self.peers
         )
+
+
+class PersistedStrategy(BaseStrategy):
+    """Report the remembered addresses once, at the start.
+
+    `load` is `PeerManager.load_persisted_peers`; an OSError of it makes the strategy fail.
+    """
+
+    name = "persisted"
+
+    def __init__(self, load: Callable[[], Sequence[PeerFound]]) -> None:
+        super().__init__()
+        self._load = load
+
+    async def _open(self) -> None:
+        for peer in self._load():
+            self._report(peer.host, peer.port, peer.node_id, carrier=peer.carrier)
+        count = self.found_count
+        self._detail = f"{count} remembered address{'' if count == 1 else 'es'}"

@@ -1,11 +1,20 @@
-"""DNS seeds: discovery of the nodes that names publish (DNS_SEEDS). See `p2p.discovery.seed_records`."""
+"""DNS seeds: discovery of the nodes that names publish (DNS_SEEDS).
+
+Under `_exchange-node._tcp.NAME` are SRV records (RFC 2782) with hosts and ports, and TXT records of the form
+`node=ID@HOST:PORT`, which add the node's id, so that only this node is accepted at the address. A name
+without either is a host: its addresses are dialled at the default port.
+
+Nothing here is proven. A forged answer leads to other nodes of the same network, no further: ids and signatures are
+checked when a link is made.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import dns.asyncresolver
@@ -15,14 +24,8 @@ import dns.rdatatype
 import dns.resolver
 
 from p2p.addresses.reconnect import Reconnect
-from p2p.base.host_port import is_ip, normal_host
-from p2p.discovery.seed_records import (
-    MAX_RECORDS,
-    SERVICE,
-    SeedPeer,
-    ServiceRecord,
-    seed_peers,
-)
+from p2p.base.host_port import is_ip, normal_host, parse_host_port
+from p2p.base.identity import is_node_id
 from p2p.discovery.strategy import BaseStrategy, describe
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,58 @@ TIMEOUT: Final = 10.0  # seconds for one question, all servers and repetitions i
 MAX_ADDRESSES: Final = 128  # reported for a name at a time
 
 
+SERVICE: Final = "_exchange-node._tcp"
+MAX_RECORDS: Final = 64  # of a kind that are used
+_NODE: Final = "node="
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRecord:
+    """An SRV record."""
+
+    priority: int
+    weight: int
+    port: int
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeedPeer:
+    """A node that a seed names. `host`: an IP address or a name."""
+
+    host: str
+    port: int
+    node_id: str | None = None
+
+
+def seed_peers(services: Iterable[ServiceRecord], texts: Iterable[str]) -> list[SeedPeer]:
+    """Return the nodes that the records name, by priority; with an id if a text has one.
+
+    Records that cannot be read are left out: a seed also serves later versions.
+    """
+    ids = {
+        (peer.host, peer.port): peer for peer in map(_of_text, list(texts)[:MAX_RECORDS]) if peer
+    }
+    found: dict[tuple[str, int], SeedPeer] = {}
+    ordered = sorted(services, key=lambda record: (record.priority, -record.weight))
+    for record in ordered[:MAX_RECORDS]:
+        host = normal_host(record.target)
+        if host and 1 <= record.port <= 65535:  # "." as target: not offered here
+            key = (host, record.port)
+            found.setdefault(key, ids.pop(key, SeedPeer(host, record.port)))
+    return [*found.values(), *ids.values()]
+
+
+def _of_text(text: str) -> SeedPeer | None:
+    node_id, at, address = text.removeprefix(_NODE).partition("@")
+    if not text.startswith(_NODE) or not at or not is_node_id(node_id):
+        return None
+    try:
+        return SeedPeer(*parse_host_port(address), node_id)
+    except ValueError:
+        return None
+
+
 class Lookup(Protocol):
     """Questions to the DNS. Each answer is empty if there are no such records, and has its time to live in
     seconds. Each raises OSError if no server answers."""
@@ -43,16 +98,19 @@ class Lookup(Protocol):
     async def addresses(self, name: str) -> tuple[list[str], float]: ...
 
 
+def _resolver(servers: Sequence[tuple[str, int]]) -> dns.asyncresolver.Resolver:
+    resolver = dns.asyncresolver.Resolver(configure=not servers)
+    resolver.lifetime = TIMEOUT
+    if servers:
+        resolver.nameservers = [dns.nameserver.Do53Nameserver(*server) for server in servers]
+    return resolver
+
+
 class DnsLookup:
     """Lookup at `servers` (addresses with ports), or at the system's."""
 
     def __init__(self, servers: Sequence[tuple[str, int]] = ()) -> None:
-        self._resolver = dns.asyncresolver.Resolver(configure=not servers)
-        self._resolver.lifetime = TIMEOUT
-        if servers:
-            self._resolver.nameservers = [
-                dns.nameserver.Do53Nameserver(host, port) for host, port in servers
-            ]
+        self._resolver = _resolver(servers)
 
     async def services(self, name: str) -> tuple[list[ServiceRecord], float]:
         answer, ttl = await self._ask(name, "SRV")

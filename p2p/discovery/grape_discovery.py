@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from p2p.base.own_addresses import own_addresses
@@ -38,38 +39,46 @@ Offers = Callable[[], Awaitable[Sequence[tuple[str, int]]]]
 """Services to announce, names with their ports. Requested before each round, once a Grape has answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class UsedGrapes:
+    """Grapes of a node. `directory` returns what asks them, once they are started.
+
+    `interval`: seconds between rounds. `where`: their description for people. `asked_for`: the operator configured
+    one, so one that does not answer is a warning.
+    """
+
+    directory: Callable[[], Directory]
+    interval: float = 30.0
+    where: str = "the Grape"
+    asked_for: bool = True
+
+
 class GrapeStrategy(BaseStrategy):
-    """Lookups and announcements in rounds, close together at first, later every `interval` seconds.
+    """Lookups and announcements in rounds, close together at first, later in the interval of the Grapes.
 
     `services`: names to look up, each with the carrier of its results. `alone` returns True while
-    this node has no peer. `where`: description of the Grapes for the log. `asked_for`: the operator
-    configured a Grape, so one that does not answer is a warning.
+    this node has no peer.
     """
 
     name = "grape"
 
     def __init__(
         self,
-        directory: Directory,
+        grapes: UsedGrapes,
         *,
         services: Mapping[str, Carrier],
         offers: Offers,
-        interval: float = 30.0,
         alone: Callable[[], bool] = lambda: False,
-        where: str = "the Grape",
-        asked_for: bool = True,
         rng: random.Random | None = None,
         own_addresses: Callable[[], Collection[str]] = own_addresses,
     ) -> None:
         super().__init__()
         self._own_addresses = own_addresses
-        self._directory = directory
+        self._grapes = grapes
+        self._directory = grapes.directory()
         self._services = dict(services)
         self._offers = offers
-        self._interval = interval
         self._alone = alone
-        self._where = where
-        self._asked_for = asked_for
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._soon = asyncio.Event()
         self._holders = 0  # DHT nodes that stored the last announcement
@@ -83,7 +92,7 @@ class GrapeStrategy(BaseStrategy):
     async def _open(self) -> None:
         self._soon.clear()
         self.answering = None
-        self._detail = f"asking {self._where}"
+        self._detail = f"asking {self._grapes.where}"
 
     async def _close(self) -> None:
         """Withdraw the announcements, so that others do not dial a node that has left."""
@@ -108,7 +117,7 @@ class GrapeStrategy(BaseStrategy):
                 wait = FIRST_ROUND
                 continue
             retry = RETRY_FIRST
-            longest = self._interval
+            longest = self._grapes.interval
             if self._alone():
                 # Other nodes may be starting too, and announce themselves between two rounds.
                 longest = min(longest, EAGER_ROUND if now() < eager_until else ALONE_ROUND)
@@ -117,7 +126,7 @@ class GrapeStrategy(BaseStrategy):
                     await self._soon.wait()
                 wait = FIRST_ROUND
             except TimeoutError:
-                wait = min(2 * wait, self._interval)
+                wait = min(2 * wait, self._grapes.interval)
             if self._soon.is_set():
                 # Least time between rounds, however often peers come and go.
                 await asyncio.sleep(FIRST_ROUND)
@@ -139,16 +148,21 @@ class GrapeStrategy(BaseStrategy):
             self._holders = await self._directory.announce(service, port)
         if not self.answering:
             level = logging.INFO if self.answering is None else logging.WARNING
-            log.log(level, "discovery grape: a Grape answers (%s)", self._where)
+            log.log(level, "discovery grape: a Grape answers (%s)", self._grapes.where)
             self.answering = True
-        self._detail = f"{self._where}: announced at {self._holders} DHT nodes"
+        self._detail = f"{self._grapes.where}: announced at {self._holders} DHT nodes"
 
     def _silent(self, error: GrenacheError) -> None:
-        self._detail = f"no answer from {self._where} ({describe(error)}); the node tries again"
+        self._detail = (
+            f"no answer from {self._grapes.where} ({describe(error)}); the node tries again"
+        )
         if self.answering is not False:
-            level = logging.WARNING if self._asked_for or self.answering else logging.INFO
+            level = logging.WARNING if self._grapes.asked_for or self.answering else logging.INFO
             log.log(
-                level, "discovery grape: no Grape answers (%s): %s", self._where, describe(error)
+                level,
+                "discovery grape: no Grape answers (%s): %s",
+                self._grapes.where,
+                describe(error),
             )
         self.answering = False
 

@@ -2,7 +2,7 @@
 
 A value is a byte string here and bencoded inside: its key is the SHA-1 of `11:hello world`, and a
 signature covers the same bytes. Other implementations may store numbers, lists and dictionaries;
-those are stored and returned unchanged, see `p2p.grenache.dht.value_store`.
+those are stored and returned unchanged, see `p2p.grenache.dht.stores`.
 """
 
 from __future__ import annotations

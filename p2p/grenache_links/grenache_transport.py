@@ -13,11 +13,12 @@ import asyncio
 import errno
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2p.base.host_port import format_host_port
-from p2p.grenache.directory import Address, Directory
+from p2p.discovery.grape_discovery import UsedGrapes
+from p2p.grenache.directory import Address
 from p2p.grenache.input_checks import check_service
 from p2p.grenache.rpc.dispatcher import Handler
 from p2p.grenache.rpc.limits import Limits
@@ -33,18 +34,12 @@ PLACES = 4 * MAX_ANSWERED
 
 @dataclass(frozen=True, slots=True)
 class GrenacheSettings:
-    """`directory` gives the Grapes, from the start on. `host` and the first free of `ports` (0: any) are
-    where others' requests are taken. `where` names the Grapes for people; `asked_for`: whether the
-    operator named one, so that a silent one deserves a warning. `interval`: seconds between
-    announcements."""
+    """Settings of the transport. `host` and the first free of `ports` (0: any) are where others' requests are taken."""
 
     network: str
-    directory: Callable[[], Directory]
+    grapes: UsedGrapes
     host: str = "0.0.0.0"
     ports: Sequence[int] = (0,)
-    interval: float = 30.0
-    where: str = "the Grape"
-    asked_for: bool = True
 
 
 class GrenacheTransport:
@@ -90,7 +85,7 @@ class GrenacheTransport:
     def start(self, links: Links) -> TunnelCarrier:
         """Prepare to dial, and return the dialler."""
         if self._carrier is None:
-            self._client = Client(self.settings.directory(), transport="ws", rng=self._rng)
+            self._client = Client(self.settings.grapes.directory(), transport="ws", rng=self._rng)
             self._carrier = TunnelCarrier(links, self._client, self.service, rng=self._rng)
         return self._carrier
 

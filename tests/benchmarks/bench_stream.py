@@ -29,7 +29,7 @@ from tests.benchmarks.report import Row
 
 sys.path.insert(
     0, str(Path(__file__).parents[1] / "unit" / "kits")
-)  # its fake node, which has no engine
+)  # their node, whose book is changed past its engine
 
 READERS = (1, 10, 50)
 LEVELS = ("L2", "L3")
@@ -186,11 +186,15 @@ class Bench:
 
 
 async def measure(pipe: Pipe, rounds: int) -> dict[str, list[float]]:
-    from fake_service import FakeService
+    from trading_kit import running_trading_node
 
+    async with running_trading_node() as node:
+        return await measured(node, pipe, rounds)
+
+
+async def measured(service: Any, pipe: Pipe, rounds: int) -> dict[str, list[float]]:
     from node.api.api_server import make_app
 
-    service = FakeService()
     bench = Bench(service, pipe)
     app = make_app(service)
     app.router.add_get("/empty", bench.empty)

@@ -16,7 +16,7 @@ from tests.fuzz.corpus_choice import keep
 from tests.fuzz.targets import NAMES, load
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 2
+SECONDS = 1
 MUTATIONS = 60
 
 

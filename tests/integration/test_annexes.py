@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from processes import ROOT, Nodes, environment, run_cli
 
+from config import Settings, schema
+from config.section import Section
 from node.parts.annex import ANNEXES
 from node.parts.table import NAMES, annexes
 
@@ -29,10 +31,10 @@ def product_without(directory: Path, names: tuple[str, ...]) -> Path:
     return directory
 
 
-def command(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def command(tree: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "node.cli.main", *words],
-        cwd=tree, env=environment(PYTHONPATH=str(tree)), capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "node.cli.main", *words], cwd=tree,
+        env=environment(PYTHONPATH=str(tree), **env), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
 
@@ -52,6 +54,28 @@ def test_a_node_trades_without_an_annex(
     for word in gone:
         refused = command(tree, word)
         assert (refused.returncode, "Unknown command" in refused.stderr) == (2, True)
+    check_settings(tree, names)
+
+
+def check_settings(tree: Path, names: tuple[str, ...]) -> None:
+    """The settings of the annexes are neither listed nor checked, and their documentation is gone."""
+    gone = {
+        key.upper()
+        for annex in annexes()
+        if annex.name in names and annex.settings
+        for section in annex.load(annex.settings).__mro__
+        if section not in Settings.__mro__ and issubclass(section, Section)
+        for key in section.fields
+    }
+    shown = command(tree, "config", "--json", **dict.fromkeys(gone, "~"))
+    listed = {view["name"] for view in json.loads(shown.stdout)["settings"]}
+    assert listed == {info.name for info in schema().values()} - gone
+    written = tree / "written"
+    subprocess.run(
+        [sys.executable, "-m", "config.settings_docs", str(written)], cwd=tree, check=True
+    )
+    texts = [path.read_text() for path in (written / "docs/settings.md", written / ".env.example")]
+    assert not [name for name in gone if f"`{name}` |" in texts[0] or f"#{name}=" in texts[1]]
 
 
 def test_every_folder_of_an_annex_is_in_the_table() -> None:

@@ -94,15 +94,15 @@ def test_zsh_completes_words_of_the_program_and_of_the_node(node: NodeProcess) -
         os.execvpe("zsh", ["zsh", "-f", "-i"], surroundings(node))
     try:
         os.write(terminal, setup.encode())
-        until(terminal, lambda seen: "READY\n> " in seen)
+        until(terminal, lambda seen: "READY\n" in seen and seen.endswith("> "))
         for typed, wanted in TYPED:
             begun = typed.rpartition(" ")[2]
             os.write(terminal, typed.encode())
             until(terminal, lambda text, typed=typed: typed.strip() in text)
             seen = begun
-            for _ in range(3):  # the first Tab completes, the next ones list
+            for _ in range(9):  # the first Tab completes, the next ones list
                 os.write(terminal, b"\t")
-                seen += until(terminal, lambda text, s=seen, w=wanted: offered(s + text, w), 3.0)
+                seen += until(terminal, lambda text, s=seen, w=wanted: offered(s + text, w), 1.0)
                 if offered(seen, wanted):
                     break
             assert offered(seen, wanted), (typed, seen)

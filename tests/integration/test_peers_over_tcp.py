@@ -7,9 +7,8 @@ import pytest
 from p2p.addresses.peer_storage import PeerStorage
 from p2p.base.errors import Code, HandshakeRefused
 from p2p.base.identity import Identity
-from p2p.discovery.bootstrap import BootstrapStrategy
+from p2p.discovery.bootstrap import BootstrapStrategy, PersistedStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
-from p2p.discovery.remembered import PersistedStrategy
 from p2p.discovery.strategy import PeerDiscovery
 from p2p.peers.peer_manager import PeerManager, PeerSettings
 from p2p.wire.direct_links import DirectConnectionService, LinkSettings

@@ -19,6 +19,7 @@ from node.annexes.standby.lease import Lease, Read, Swap, Terms, allows, swapped
 from node.annexes.standby.link_messages import Ack, CopyNeeded, Hello, Message, Refused, Ship
 from node.annexes.standby.primary import Primary, ShipFrames
 from node.annexes.standby.standby import Gap, Standby
+from node.daemon.role_file import Role
 from tests.simulation.clock import Scheduler
 
 TERMS: Final = Terms(lease=5.0)
@@ -156,21 +157,17 @@ class Machine:
                 self.name,
                 self.other,
                 TERMS,
-                ack="both",
-                store=True,
-                epoch=disk.epoch,
-                had_lease=disk.had_lease,
-                position=len(disk.frames),
+                Role(role="primary", epoch=disk.epoch, had_lease=disk.had_lease),
+                len(disk.frames),
                 now=self.now,
             )
         else:
             self.role = world.rules.standby(
                 self.name,
                 TERMS,
-                store=True,
-                epoch=disk.epoch,
-                position=len(disk.frames),
-                checksum=disk.checksum(len(disk.frames)) or 0,
+                disk.epoch,
+                len(disk.frames),
+                disk.checksum(len(disk.frames)) or 0,
                 now=self.now,
             )
         run = self.run

@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.runner import Summary, run_many, run_one
 
 CHUNK = 100
-# Beside other tests (pytest -n 2) the other core has its work.
+# Beside other tests (pytest -n) the other core has its work.
 JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
 ROOT = Path(__file__).parents[2]
 

@@ -36,7 +36,6 @@ from node.annexes.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
 from node.annexes.bitfinex.order_operations import KINDS, Done, OrderOperations, refused, submitted
 from node.annexes.bitfinex.symbols import Pair
 from node.http.http_requests import RequestFigures
-from node.service.trading import Trading
 
 log = logging.getLogger("node.api")
 
@@ -44,7 +43,7 @@ DEAD_MAN: Final = 4  # the value of `dms`
 
 
 class PrivateSide:
-    """Lets connections in to their accounts. `now` is us since the epoch."""
+    """Lets connections in to their accounts."""
 
     def __init__(
         self,
@@ -52,16 +51,13 @@ class PrivateSide:
         tokens: SessionTokens,
         feeds: AccountFeeds,
         operations: OrderOperations,
-        trading: Trading,
-        now: Callable[[], int],
         figures: RequestFigures,
     ) -> None:
         self._gate = gate
         self._tokens = tokens
         self.feeds = feeds
         self.operations = operations
-        self.trading = trading
-        self.now = now
+        self.trading = operations.trading
         self.figures = figures
 
     def revoked(self, session: KeySession) -> bool:
@@ -98,7 +94,7 @@ class PrivateSide:
             session = self._gate.of_event(event, secure=secure, remote=remote)
         if dead_man:
             session.demand("trade", "dms")
-            await next_millisecond(str(event["authNonce"]), self.now)
+            await next_millisecond(str(event["authNonce"]), self.operations.now)
         stream = await self.feeds.attach(session.account, words, wake, readable=session.may("read"))
         return AccountInputs(self, session, stream, dead_man=dead_man)
 
@@ -212,7 +208,9 @@ class AccountInputs:
 
     def _succeeded(self, done: Done, began: float) -> None:
         side = self._side
-        self.stream.notify(done.notification(side.now() // 1000, listed=False), failed=False)
+        self.stream.notify(
+            done.notification(side.operations.now() // 1000, listed=False), failed=False
+        )
         side.figures.add_socket(f"bitfinex {done.kind}", "ok", time.perf_counter() - began)
 
     def _failed(self, kind: str, payload: Any, error: Exception, began: float) -> None:
@@ -226,7 +224,9 @@ class AccountInputs:
             error = BitfinexError(
                 UNKNOWN, f"the node failed to answer; its log has incident {incident}"
             )
-        self.stream.notify(refused(kind, payload, error, side.now() // 1000), failed=True)
+        self.stream.notify(
+            refused(kind, payload, error, side.operations.now() // 1000), failed=True
+        )
         side.figures.add_socket(f"bitfinex {kind}", code, time.perf_counter() - began)
 
     async def close(self) -> None:

@@ -32,7 +32,6 @@ from aiohttp import WSMsgType, web
 
 from node.annexes.bitfinex import order_inputs
 from node.annexes.bitfinex.account_inputs import DEAD_MAN, AccountInputs, PrivateSide
-from node.annexes.bitfinex.bitfinex_books import Books
 from node.annexes.bitfinex.errors import (
     ALREADY_SUBSCRIBED,
     BAD_AUTH,
@@ -50,11 +49,9 @@ from node.annexes.bitfinex.limits import (
     SEND_TIMEOUT,
     SNAPSHOTS_AFTER,
 )
-from node.annexes.bitfinex.public_channels import ChannelStream, make_channel
-from node.annexes.bitfinex.symbols import Symbols
+from node.annexes.bitfinex.public_channels import Channels, ChannelStream
 from node.http.json_members import RepeatedMember, check_members
 from node.http.socket_session import End, SocketSession
-from node.service.market_data import MarketData
 from node.streams.stream import ReaderTooSlow
 
 TIMESTAMPS: Final = 32_768
@@ -72,26 +69,18 @@ class BitfinexConnection:
         self,
         request: web.Request,
         socket: web.WebSocketResponse,
-        market_data: MarketData,
-        symbols: Symbols,
-        books: Books,
+        public: Channels,
+        private: PrivateSide | None,
         server_id: str,
         clock: Callable[[], float],
-        private: PrivateSide | None = None,
-        *,
-        secure: bool = False,
-        remote: str = "",
     ) -> None:
+        self._request = request
         self._socket = socket
-        self._market_data = market_data
-        self._symbols = symbols
-        self._books = books
+        self._public = public
         self._server_id = server_id
         self._clock = clock
         self._channels: dict[int, ChannelStream] = {}
         self._private = private
-        self._secure = secure
-        self._remote = remote
         self._account: AccountInputs | None = None
         self._next = 1
         self._flags = 0
@@ -263,8 +252,8 @@ class BitfinexConnection:
                 message,
                 self._wake,
                 dead_man=dead_man,
-                secure=self._secure,
-                remote=self._remote,
+                secure=self._request.secure,
+                remote=self._request.remote or "",
             )
         except BitfinexError as error:
             told = {"status": "FAILED", "chanId": 0, "code": error.code, "msg": error.text}
@@ -304,7 +293,7 @@ class BitfinexConnection:
             await self._tell(_error(error.text, error.code))
 
     async def _on_subscribe(self, message: dict[str, Any]) -> None:
-        channel = make_channel(message, self._market_data, self._symbols, self._books, self._wake)
+        channel = self._public.make(message, self._wake)
         if len(str(message.get("subId", ""))) > MAX_ID:
             raise BitfinexError(UNKNOWN, "subId: invalid")
         if any(channel.identity == other.identity for other in self._channels.values()):

@@ -20,6 +20,7 @@ from node.annexes.bitfinex.errors import BAD_AUTH, BitfinexError
 from node.annexes.bitfinex.limits import BUFFER, BURST, CONNECTIONS, MAX_MESSAGE, PING, RATE
 from node.annexes.bitfinex.order_operations import OrderOperations
 from node.annexes.bitfinex.private_rest import PrivateRest
+from node.annexes.bitfinex.public_channels import Channels
 from node.annexes.bitfinex.public_rest import Form, Rest
 from node.annexes.bitfinex.symbols import Symbols
 from node.api.access import AccessRules
@@ -41,20 +42,12 @@ class _Sockets:
     """The WebSocket connections of one application."""
 
     def __init__(
-        self,
-        market_data: MarketData,
-        symbols: Symbols,
-        books: Books,
-        rate: RateLimit,
-        server_id: str,
-        private: PrivateSide | None,
+        self, public: Channels, private: PrivateSide | None, server_id: str, rate: RateLimit
     ) -> None:
-        self._market_data = market_data
-        self._symbols = symbols
-        self._books = books
-        self._rate = rate
-        self._server_id = server_id
+        self._public = public
         self._private = private
+        self._server_id = server_id
+        self._rate = rate
         self._open: dict[BitfinexConnection, None] = {}
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -71,16 +64,7 @@ class _Sockets:
             return web.Response(status=429, text="too many connections")
         await socket.prepare(request)
         connection = BitfinexConnection(
-            request,
-            socket,
-            self._market_data,
-            self._symbols,
-            self._books,
-            self._server_id,
-            loop.time,
-            self._private,
-            secure=request.secure,
-            remote=request.remote or "",
+            request, socket, self._public, self._private, self._server_id, loop.time
         )
         self._open[connection] = None
         try:
@@ -134,20 +118,16 @@ def add_bitfinex(
         tokens = SessionTokens(keys, _monotonic)
         operations = OrderOperations(trading, symbols, _now)
         accountant = AccountReads(trading, symbols, market_data)
-        PrivateRest(gate, tokens, keys, operations, accountant, symbols, _now).add_to(
-            app.router, form
-        )
+        PrivateRest(gate, tokens, keys, operations, accountant).add_to(app.router, form)
         feeds = AccountFeeds(trading, symbols, market_data)
-        private = PrivateSide(gate, tokens, feeds, operations, trading, _now, figures)
+        private = PrivateSide(gate, tokens, feeds, operations, figures)
         if guard is not None:
-            submit = DirectSubmit(
-                gate, rate, guard, trading, symbols, figures, now=_now, clock=_monotonic
-            )
+            submit = DirectSubmit(gate, rate, guard, operations, figures, _monotonic)
             direct = {(METHOD, PATH): submit.serve}
     else:
         app.router.add_route("*", "/v2/auth/{path:.*}", form.of(_no_keys))
     Rest(market_data, symbols, books, form).add_to(app.router)
-    sockets = _Sockets(market_data, symbols, books, rate, server_id, private)
+    sockets = _Sockets(Channels(market_data, symbols, books), private, server_id, rate)
     app.router.add_get("/ws/2", sockets.serve, allow_head=False)
     app.on_shutdown.append(sockets.close)
     return direct

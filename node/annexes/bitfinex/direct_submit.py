@@ -22,12 +22,10 @@ from node.annexes.bitfinex.account_arrays import order_text
 from node.annexes.bitfinex.authentication import KeyAuthenticator, is_this_millisecond
 from node.annexes.bitfinex.errors import UNKNOWN, BitfinexError, bad, rate_limited, refusal
 from node.annexes.bitfinex.order_inputs import Body
-from node.annexes.bitfinex.order_operations import submitted
-from node.annexes.bitfinex.symbols import Symbols
+from node.annexes.bitfinex.order_operations import OrderOperations, submitted
 from node.http.direct_answers import response
 from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateLimit
-from node.service.trading import Trading
 from p2p.base.direct_requests import DirectConnection, Head
 
 log = logging.getLogger("node.api")
@@ -55,27 +53,24 @@ class _Request:
 
 
 class DirectSubmit:
-    """Handler of orders. `now` is us since the epoch, `clock` monotonic seconds."""
+    """Handler of orders. `clock` is monotonic seconds."""
 
     def __init__(
         self,
         gate: KeyAuthenticator,
         rate: RateLimit,
         guard: Guard,
-        trading: Trading,
-        symbols: Symbols,
+        operations: OrderOperations,
         figures: RequestFigures,
-        *,
-        now: Callable[[], int],
         clock: Callable[[], float],
     ) -> None:
         self._gate = gate
         self._rate = rate
         self._guard = guard
-        self._trading = trading
-        self._symbols = symbols
+        self._trading = operations.trading
+        self._symbols = operations.symbols
+        self._now = operations.now
         self._figures = figures
-        self._now = now
         self._clock = clock
         self._waiting: set[asyncio.Task[None]] = set()
 

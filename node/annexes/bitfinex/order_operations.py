@@ -71,12 +71,12 @@ def refused(kind: str, body: Any, error: BitfinexError, now: int) -> str:
 
 
 class OrderOperations:
-    """See the module's docstring. `now` is us since the epoch."""
+    """See the module's docstring. `now` is us since the epoch; the ways in for orders use it too."""
 
     def __init__(self, trading: Trading, symbols: Symbols, now: Callable[[], int]) -> None:
-        self._trading = trading
-        self._symbols = symbols
-        self._now = now
+        self.trading = trading
+        self.symbols = symbols
+        self.now = now
         self._kinds: dict[str, Callable[[KeySession, Body, float], Awaitable[Done]]] = {
             "on": self._submit,
             "ou": self._update,
@@ -93,7 +93,7 @@ class OrderOperations:
         session.demand("trade")
         if kind == "ox_multi":
             return await self._many(session, body, listed=listed)
-        return await self._one(session, kind, body, self._trading.take_answer_wait)
+        return await self._one(session, kind, body, self.trading.take_answer_wait)
 
     def submit_now(self, session: KeySession, body: Any) -> tuple[list[Order], Pair]:
         """Place an order while `Trading.open`. Returns the orders, not durable yet, and their market.
@@ -104,12 +104,12 @@ class OrderOperations:
         session.demand("trade")
         if not isinstance(body, dict):
             raise bad("payload", "an object is expected")
-        wanted = order_inputs.new_order(body, session.account, self._symbols, self._now())
+        wanted = order_inputs.new_order(body, session.account, self.symbols, self.now())
         try:
-            placed = self._trading.place_now(wanted)
+            placed = self.trading.place_now(wanted)
         except CommandRejected as error:
             raise refusal(error.code, error.detail) from None
-        return placed, self._symbols[body["symbol"]]
+        return placed, self.symbols[body["symbol"]]
 
     async def _one(self, session: KeySession, kind: str, body: Any, wait: float) -> Done:
         """Carry out one operation. It waits at most `wait` seconds for other nodes' decisions."""
@@ -121,33 +121,33 @@ class OrderOperations:
             raise refusal(error.code, error.detail) from None
 
     async def _submit(self, session: KeySession, body: Body, wait: float) -> Done:
-        wanted = order_inputs.new_order(body, session.account, self._symbols, self._now())
-        placed = await self._trading.place(wanted, wait=wait)
+        wanted = order_inputs.new_order(body, session.account, self.symbols, self.now())
+        placed = await self.trading.place(wanted, wait=wait)
         # Of a pair the first one: clients take more than one order for a malformed answer.
-        first = order_text(placed[0], self._symbols[body["symbol"]])
+        first = order_text(placed[0], self.symbols[body["symbol"]])
         return submitted(first, len(placed))
 
     async def _update(self, session: KeySession, body: Body, wait: float) -> Done:
         order, pair = self._named(session, body)
-        changes = order_inputs.amend(body, order, pair, self._now())
-        changed = await self._trading.amend(session.account, order.number, changes, wait=wait)
+        changes = order_inputs.amend(body, order, pair, self.now())
+        changed = await self.trading.amend(session.account, order.number, changes, wait=wait)
         return Done("ou", order_text(changed, pair), "Submitting update to order.")
 
     async def _cancel(self, session: KeySession, body: Body, _wait: float) -> Done:
         order, pair = self._named(session, body)
         if order.cancelled and not order.done:  # repeated while another node's answer is awaited
             told = order_text(order, pair)
-            await self._trading.durable(session.account)
+            await self.trading.durable(session.account)
         else:
-            told = order_text(await self._trading.cancel(session.account, order.number), pair)
+            told = order_text(await self.trading.cancel(session.account, order.number), pair)
         return Done("oc", told, "Submitted for cancellation.")
 
     async def _cancel_many(self, session: KeySession, body: Body, _wait: float) -> Done:
         cancelled: list[Order] = []
-        for which in order_inputs.selections(body, session.account, self._now()):
-            cancelled += await self._trading.cancel_many(which)
+        for which in order_inputs.selections(body, session.account, self.now()):
+            cancelled += await self.trading.cancel_many(which)
         text = f"Submitting {len(cancelled)} order cancellations."
-        return Done("oc_multi", _array(order_texts(cancelled, self._symbols)), text)
+        return Done("oc_multi", _array(order_texts(cancelled, self.symbols)), text)
 
     async def _many(self, session: KeySession, body: Any, *, listed: bool) -> Done:
         """Operations one after another. One that is refused does not stop those after it."""
@@ -164,22 +164,22 @@ class OrderOperations:
             raise bad("ops", f"pairs of {', '.join(self._kinds)} and a payload are expected")
         told = []
         clock = asyncio.get_running_loop().time
-        until = clock() + self._trading.take_answer_wait  # of all operations together
+        until = clock() + self.trading.take_answer_wait  # of all operations together
         for kind, payload in ops:
             try:
                 done = await self._one(session, kind, payload, max(0.0, until - clock()))
-                told.append(done.notification(self._now() // 1000, listed=listed))
+                told.append(done.notification(self.now() // 1000, listed=listed))
             except BitfinexError as error:
-                told.append(refused(kind, payload, error, self._now() // 1000))
+                told.append(refused(kind, payload, error, self.now() // 1000))
         return Done("ox_multi", _array(told), f"Submitting {len(ops)} order operations.")
 
     def _named(self, session: KeySession, body: Body) -> tuple[Order, Pair]:
-        name = order_inputs.named_order(body, self._now())
+        name = order_inputs.named_order(body, self.now())
         if isinstance(name, int):
-            order = self._trading.order_of(session.account, name)
+            order = self.trading.order_of(session.account, name)
         else:
-            order = self._trading.order_by_client_id(session.account, name)
-        pair = None if order is None else self._symbols.find(order.market)
+            order = self.trading.order_by_client_id(session.account, name)
+        pair = None if order is None else self.symbols.find(order.market)
         if order is None or pair is None:
             raise order_not_found()
         return order, pair

@@ -30,7 +30,7 @@ from node.annexes.bitfinex.errors import (
 from node.annexes.bitfinex.order_inputs import Body
 from node.annexes.bitfinex.order_operations import OrderOperations
 from node.annexes.bitfinex.public_rest import Form, body_of
-from node.annexes.bitfinex.symbols import Pair, Symbols
+from node.annexes.bitfinex.symbols import Pair
 from node.http.http_requests import route_path
 
 Answer = Callable[[KeySession, web.Request, Body], Awaitable[str]]
@@ -51,7 +51,7 @@ _OF_EVERY_KEY: Final = frozenset({"r/permissions", "w/token", "w/token/del"})
 
 
 class PrivateRest:
-    """The handlers. `now` is us since the epoch."""
+    """The handlers."""
 
     def __init__(
         self,
@@ -60,16 +60,14 @@ class PrivateRest:
         keys: Keys,
         operations: OrderOperations,
         accountant: AccountReads,
-        symbols: Symbols,
-        now: Callable[[], int],
     ) -> None:
         self._gate = gate
         self._tokens = tokens
         self._keys = keys
         self._operations = operations
         self._accountant = accountant
-        self._symbols = symbols
-        self._now = now
+        self._symbols = operations.symbols
+        self._now = operations.now
 
     def add_to(self, router: web.UrlDispatcher, form: Form) -> None:
         """Serve them, and refuse everything else under /v2/auth."""

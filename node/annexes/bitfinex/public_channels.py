@@ -259,35 +259,40 @@ class CandlesChannel(Channel):
         return [public_arrays.array(texts[::-1])]
 
 
-def make_channel(
-    request: dict[str, Any],
-    market_data: MarketData,
-    symbols: Symbols,
-    books: Books,
-    wake: Callable[[], None],
-) -> Channel:
-    """The channel that a `subscribe` asks for.
+class Channels:
+    """Public channels of a node."""
 
-    Raises:
-        BitfinexError: there is no such thing.
-    """
-    kind = request.get("channel")
-    try:
+    def __init__(self, market_data: MarketData, symbols: Symbols, books: Books) -> None:
+        self._market_data = market_data
+        self._symbols = symbols
+        self._books = books
+
+    def make(self, request: dict[str, Any], wake: Callable[[], None]) -> Channel:
+        """Return the channel that a `subscribe` asks for.
+
+        Raises:
+            BitfinexError: there is no such thing.
+        """
+        try:
+            return self._made(request, wake)
+        except BitfinexError as error:
+            if error.code == BAD_PARAMETER:  # of the same name, with the number that it has here
+                raise BitfinexError(SUBSCRIBE_FAILED, error.text) from None
+            raise
+
+    def _made(self, request: dict[str, Any], wake: Callable[[], None]) -> Channel:
+        kind, market_data = request.get("channel"), self._market_data
         if kind == "candles":
-            frame, pair = candle_key(request.get("key"), symbols)
+            frame, pair = candle_key(request.get("key"), self._symbols)
             return CandlesChannel(market_data, pair, wake, frame, request["key"])
         if kind not in ("ticker", "trades", "book"):
             raise BitfinexError(UNKNOWN_CHANNEL, "channel: unknown")
         symbol = request.get("symbol")
         if symbol is None and isinstance(request.get("pair"), str):
             symbol = f"t{request['pair'].removeprefix('t')}"
-        pair = symbols[symbol]
+        pair = self._symbols[symbol]
         if kind == "ticker":
             return TickerChannel(market_data, pair, wake)
         if kind == "trades":
             return TradesChannel(market_data, pair, wake)
-        return BookChannel(market_data, pair, wake, books, request)
-    except BitfinexError as error:
-        if error.code == BAD_PARAMETER:  # of the same name, with the number that it has here
-            raise BitfinexError(SUBSCRIBE_FAILED, error.text) from None
-        raise
+        return BookChannel(market_data, pair, wake, self._books, request)

@@ -25,6 +25,7 @@ from rich.text import Text
 from node.annexes.demos.story import bars, figures, happening
 from node.virtual.server_model import VirtualTime
 from node.virtual.simulated_workers import (
+    CallPlan,
     OutcomeCounts,
     Picker,
     RoundRobin,
@@ -119,7 +120,8 @@ def _simulate(
     for number in range(CALLERS):
         rng = random.Random(f"{seed} caller {number}")  # noqa: S311 - the same story for the same seed
         picker = make(number, rng)
-        SimulatedCaller(time, rng, picker, list(workers.values()), tally, RATE / CALLERS, LENGTH)
+        plan = CallPlan(RATE / CALLERS, LENGTH)
+        SimulatedCaller(time, rng, picker, list(workers.values()), tally, plan)
     return time, workers
 
 

@@ -58,11 +58,11 @@ def optimum(messages: int, capacity: float) -> float:
 class Narrator:
     """Turns what the governor and the server do into events and samples."""
 
-    def __init__(self, time: Timeline, server: Server, story: Story) -> None:
+    def __init__(self, time: Timeline, server: Server, story: Story, rng: random.Random) -> None:
         self.time = time
         self.story = story
         self.server = server
-        self.governor: Governor | None = None
+        self.governor = Governor(rng=rng, on_event=self.on_event)
         self.rates = 0  # steps of the rate
         self.opened = 0
         self.warm_up_s: float | None = None
@@ -91,7 +91,7 @@ class Narrator:
             self.story.event(now, f"breaker {event.reason}", "bold yellow")
             self.opened += "to OPEN" in event.reason
             return
-        rate = self.governor.rate() if self.governor is not None else 0.0
+        rate = self.governor.rate()
         if event.kind == "ramp":
             if self.warm_up_s is None:
                 self.warm_up_s = now
@@ -103,8 +103,6 @@ class Narrator:
 
     def slice(self) -> None:
         governor = self.governor
-        if governor is None:
-            return
         now = (
             asyncio.get_running_loop().time() if isinstance(self.time, LoopTime) else self.time.now
         )
@@ -141,8 +139,7 @@ class Sender:
         self._story = narrator.story
         self._network = network
         self._wake = inf
-        governor = narrator.governor = Governor(rng=rng, on_event=narrator.on_event)
-        self.outbox: Outbox[int] = Outbox(governor, rng=rng, limit=MESSAGES)
+        self.outbox: Outbox[int] = Outbox(narrator.governor, rng=rng, limit=MESSAGES)
         for number in range(MESSAGES):
             self.outbox.add(0.0, number)
         self._pump()
@@ -191,8 +188,9 @@ def run(seed: int, real: bool, json: bool, plot: Path | None, out: Console) -> i
 def _virtual(seed: int, story: Story, out: Console) -> Narrator:
     time = VirtualTime()
     server = Server(time, seeded("server", seed))
-    narrator = Narrator(time, server, story)
-    Sender(narrator, Network(time, server), seeded("sender", seed))
+    rng = seeded("sender", seed)
+    narrator = Narrator(time, server, story, rng)
+    Sender(narrator, Network(time, server), rng)
     with watched(story, out) as shown:
         for number in range(1, round(LIMIT_S / SLICE) + 1):
             time.run(number * SLICE)
@@ -214,8 +212,7 @@ async def _real(seed: int, story: Story, out: Console) -> Narrator:
         await server.start()
         link = LoopbackLink(time, server.port)
         stack.push_async_callback(link.close)
-        narrator = Narrator(time, model, story)
-        narrator.governor = Governor(rng=rng, on_event=narrator.on_event)
+        narrator = Narrator(time, model, story, rng)
         gate = Gate(
             name="server",
             rng=rng,

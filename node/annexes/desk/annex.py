@@ -7,7 +7,8 @@ ANNEX = Annex(
     commands={"desk": "desk_commands:desk"},
     group="Accounts and money",
     routes="desk_routes:DESK_ROUTES",
-    wanted=lambda settings: settings.desk_profile is not None,
+    settings="settings:DeskSettings",
+    wanted=("desk_profile",),
     check="desk_part:check_desk",
     part="desk_part:desk_part",
 )

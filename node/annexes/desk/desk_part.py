@@ -6,6 +6,7 @@ from config import Settings
 from node.annexes.desk.desk import Desk
 from node.annexes.desk.desk_profile import DeskNode, read_profile
 from node.annexes.desk.desk_reader import DeskReader
+from node.annexes.desk.settings import DeskSettings
 from node.daemon.process import StartError
 from node.parts.annex import NodeContext, NodePart
 
@@ -38,5 +39,6 @@ def desk_part(context: NodeContext) -> DeskPart:
 
 
 def _read(settings: Settings) -> list[DeskNode]:
-    assert settings.desk_profile is not None  # noqa: S101 - the annex is not wanted without it
-    return read_profile(settings.desk_profile)
+    profile = settings.of(DeskSettings).desk_profile
+    assert profile is not None  # noqa: S101 - the annex is not wanted without it
+    return read_profile(profile)

@@ -22,6 +22,7 @@ from node.daemon.progress import Progress
 if TYPE_CHECKING:
     from config import Settings
     from node.annexes.export.exporter import Exporter
+    from node.annexes.export.settings import ExportSettings
     from node.annexes.export.verification import TableReport
     from node.views.node_views import SinkName
 
@@ -53,7 +54,7 @@ _sink_option = click.option(
 
 
 def _exporter(
-    settings: Settings,
+    settings: ExportSettings,
     sink: SinkName,
     advance: Callable[[float], None] = lambda part: None,
     traceparent: Callable[[int], str] = lambda order: "",
@@ -69,7 +70,7 @@ def _exporter(
     )
 
 
-def _chosen(settings: Settings, sink: SinkName | None) -> SinkName:
+def _chosen(settings: ExportSettings, sink: SinkName | None) -> SinkName:
     """Return the sink that a command is for."""
     from node.annexes.export.sinks import KINDS, configured
 
@@ -83,24 +84,26 @@ def _chosen(settings: Settings, sink: SinkName | None) -> SinkName:
 
 
 @contextmanager
-def _reported(settings: Settings, as_json: bool) -> Iterator[None]:
+def _reported(settings: Settings, as_json: bool) -> Iterator[ExportSettings]:
     """End the command with a one-line message for errors of the export."""
+    from node.annexes.export.settings import ExportSettings
     from node.annexes.export.sinks import configured, missing_package
 
-    if not configured(settings):
+    own = settings.of(ExportSettings)
+    if not configured(own):
         text = (
             "EXPORT_POSTGRES and EXPORT_NATS are empty: set one to an address such as "
             "postgresql://user@host/database or nats://host:4222"
         )
         raise CommandFailure(text, Exit.USAGE)
-    if missing := missing_package(settings):
+    if missing := missing_package(own):
         raise CommandFailure(missing, Exit.USAGE)
     from node.annexes.export.exporter import Diverged
     from node.annexes.export.sink import SinkError
 
     with explained(as_json):
         try:
-            yield
+            yield own
         except (SinkError, Diverged) as error:
             document = {"code": "failed", "detail": str(error)} if as_json else None
             raise CommandFailure(str(error), Exit.REFUSED, document=document) from None
@@ -123,25 +126,25 @@ def run(until_eof: bool, sink: SinkName | None, settings: Settings, as_json: boo
     from node.daemon.process import configure_logging
 
     configure_logging(settings)
-    with _reported(settings, as_json):
+    with _reported(settings, as_json) as own:
         from node.annexes.export.order_traces import OrderTraces
 
-        name = _chosen(settings, sink)
+        name = _chosen(own, sink)
         traces = OrderTraces()
-        exporter = _exporter(settings, name, traceparent=traces.of)
+        exporter = _exporter(own, name, traceparent=traces.of)
         for number in (signal.SIGINT, signal.SIGTERM):
             # With the node's standard input open, its end decides: Ctrl-C goes to the whole terminal.
             signal.signal(number, (lambda *_: None) if until_eof else (lambda *_: exporter.stop()))
         if until_eof:
             market = name == "nats-market"
-            take = _ticker_publisher(settings, exporter) if market else traces.feed
+            take = _ticker_publisher(own, exporter) if market else traces.feed
             threading.Thread(target=_await_end, args=(exporter.stop, take), daemon=True).start()
         exporter.run()
     if not until_eof:
         click.echo(f"stopped; {exporter.rows:,} rows delivered")
 
 
-def _ticker_publisher(settings: Settings, exporter: Exporter) -> Callable[[bytes], None]:
+def _ticker_publisher(settings: ExportSettings, exporter: Exporter) -> Callable[[bytes], None]:
     from node.annexes.export.nats_tickers import TickerPublisher
 
     return TickerPublisher(settings.export_nats, settings.p2p_network, exporter.source.owner).feed
@@ -164,13 +167,13 @@ def status(settings: Settings, as_json: bool) -> None:
       exchange-node export status
       exchange-node export status --json
     """
-    with _reported(settings, as_json):
+    with _reported(settings, as_json) as own:
         from node.annexes.export.sinks import configured, connect, journal_source
 
-        source = journal_source(settings)
+        source = journal_source(own)
         positions = []
-        for name in configured(settings):
-            sink = connect(settings, name)
+        for name in configured(own):
+            sink = connect(own, name)
             try:
                 positions.append((name, sink.position(source.owner)))
             finally:
@@ -212,13 +215,13 @@ def backfill(replace: bool, sink: SinkName | None, settings: Settings, as_json: 
       exchange-node export backfill
       exchange-node export backfill --replace      after a restore or a repair of the journal
     """
-    with _reported(settings, as_json), Progress("export") as progress:
+    with _reported(settings, as_json) as own, Progress("export") as progress:
         from node.annexes.export.sinks import connect
 
-        name = _chosen(settings, sink)
-        exporter = _exporter(settings, name, progress.update)
+        name = _chosen(own, sink)
+        exporter = _exporter(own, name, progress.update)
         if replace:
-            opened = connect(settings, name)
+            opened = connect(own, name)
             try:
                 opened.forget(exporter.source.owner)
             finally:
@@ -244,13 +247,13 @@ def verify(sink: SinkName | None, settings: Settings, as_json: bool) -> int:
       exchange-node export verify
       exchange-node export verify --json
     """
-    with _reported(settings, as_json), Progress("verify") as progress:
+    with _reported(settings, as_json) as own, Progress("verify") as progress:
         from node.annexes.export.sinks import connect, journal_source
         from node.annexes.export.verification import verify as compare
 
-        opened = connect(settings, _chosen(settings, sink))
+        opened = connect(own, _chosen(own, sink))
         try:
-            report = compare(journal_source(settings), opened, progress.update)
+            report = compare(journal_source(own), opened, progress.update)
         finally:
             opened.close()
     if as_json:

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from config import Settings
 from node.annexes.export.export_process import Exports
+from node.annexes.export.settings import ExportSettings
 from node.annexes.export.sinks import missing_package
 from node.daemon.machine_metrics import PREFIX
 from node.daemon.node import Node
@@ -25,12 +26,12 @@ class ExportPart(NodePart):
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
-        self._on_a_bus = bool(context.settings.export_nats)
+        self._settings = context.settings.of(ExportSettings)
 
     def attach(self, node: Node) -> None:
         market_data = node.market_data
         self._exports = Exports(
-            self._context.settings,
+            self._settings,
             self._context.journal,
             lambda: [
                 ticker_view(market_data, instrument, iso(market_data.now()))
@@ -45,7 +46,7 @@ class ExportPart(NodePart):
         await self._exports.close()
 
     def traced(self, order: int, traceparent: str) -> None:
-        if self._on_a_bus:
+        if self._settings.export_nats:
             self._exports.trace_order(order, traceparent)
 
     def warnings(self) -> Iterable[str]:
@@ -83,7 +84,7 @@ def check_export(settings: Settings) -> None:
     Raises:
         StartError: one is missing.
     """
-    if missing := missing_package(settings):
+    if missing := missing_package(settings.of(ExportSettings)):
         raise StartError(missing)
 
 

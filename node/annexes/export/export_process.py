@@ -21,6 +21,7 @@ from config import Settings
 from exchange.journal.journal import Journal, Retention
 from node.annexes.export import position_file
 from node.annexes.export.order_traces import OrderTraceLines
+from node.annexes.export.settings import ExportSettings
 from node.annexes.export.sinks import KINDS, address, configured, progress_path
 from node.streams.stream_messages import TickerView
 from node.views.node_views import ExportView, SinkName
@@ -41,6 +42,7 @@ STALE: Final = 15.0  # s without a word from the process, after which it counts 
 
 def retention(settings: Settings) -> Retention | None:
     """Return the log to keep for the sink that is furthest behind; None without sinks."""
+    settings = settings.of(ExportSettings)
     paths = [progress_path(settings, name) for name in configured(settings)]
     if not paths:
         return None
@@ -57,7 +59,7 @@ class Exports:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExportSettings,
         journal: Journal,
         tickers: Callable[[], Iterable[TickerView]] = tuple,
     ) -> None:
@@ -119,7 +121,7 @@ class ExportProcess:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ExportSettings,
         journal: Journal,
         sink: SinkName,
         tickers: TickerLines | None = None,

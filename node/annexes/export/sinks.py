@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
-from config import Settings
 from node.annexes.export.journal_source import JournalSource
+from node.annexes.export.settings import ExportSettings
 from node.annexes.export.sink import Sink
 from node.views.node_views import SinkName
 
@@ -22,16 +22,16 @@ class SinkKind(NamedTuple):
     setting: str
     package: str
     extra: str
-    open: Callable[[Settings, Traceparent], Sink]
+    open: Callable[[ExportSettings, Traceparent], Sink]
 
 
-def _postgres(settings: Settings, _traceparent: Traceparent) -> Sink:
+def _postgres(settings: ExportSettings, _traceparent: Traceparent) -> Sink:
     from node.annexes.export.postgres_sink import PostgresSink
 
     return PostgresSink(settings.export_postgres, settings.export_keep)
 
 
-def _nats_copy(settings: Settings, traceparent: Traceparent) -> Sink:
+def _nats_copy(settings: ExportSettings, traceparent: Traceparent) -> Sink:
     from node.annexes.export.nats_messages import copy_plan
     from node.annexes.export.nats_sink import NatsSink
 
@@ -39,7 +39,7 @@ def _nats_copy(settings: Settings, traceparent: Traceparent) -> Sink:
     return NatsSink(settings.export_nats, plan, settings.export_nats_kept << 20, traceparent)
 
 
-def _nats_market(settings: Settings, _traceparent: Traceparent) -> Sink:
+def _nats_market(settings: ExportSettings, _traceparent: Traceparent) -> Sink:
     from node.annexes.export.nats_messages import market_plan
     from node.annexes.export.nats_sink import NatsSink
 
@@ -55,19 +55,19 @@ KINDS: Final[dict[SinkName, SinkKind]] = {
 PACKAGES: Final = {"psycopg": "psycopg", "nats": "nats-py"}  # import name: name in the index
 
 
-def address(settings: Settings, name: SinkName) -> str:
+def address(settings: ExportSettings, name: SinkName) -> str:
     """Return a sink's address, with its password; "" without one."""
     found: str = getattr(settings, KINDS[name].setting.lower())
     return found
 
 
-def configured(settings: Settings) -> list[SinkName]:
+def configured(settings: ExportSettings) -> list[SinkName]:
     """List the sinks that the settings ask for."""
     return [name for name in NAMES if address(settings, name)]
 
 
 def connect(
-    settings: Settings, name: SinkName, traceparent: Traceparent = lambda order: ""
+    settings: ExportSettings, name: SinkName, traceparent: Traceparent = lambda order: ""
 ) -> Sink:
     """Open a sink. `traceparent` returns the trace context of an own order, for the headers of a bus.
 
@@ -77,7 +77,7 @@ def connect(
     return KINDS[name].open(settings, traceparent)
 
 
-def journal_source(settings: Settings) -> JournalSource:
+def journal_source(settings: ExportSettings) -> JournalSource:
     """Open the journal of a node for its export.
 
     Raises:
@@ -86,12 +86,12 @@ def journal_source(settings: Settings) -> JournalSource:
     return JournalSource(settings.journal_path, settings.data_dir)
 
 
-def progress_path(settings: Settings, name: SinkName) -> Path:
+def progress_path(settings: ExportSettings, name: SinkName) -> Path:
     """Return the file that shows how far a sink is."""
     return settings.data_dir / ("export.json" if name == "postgres" else f"export-{name}.json")
 
 
-def missing_package(settings: Settings) -> str | None:
+def missing_package(settings: ExportSettings) -> str | None:
     """Return an error message if a package that a configured sink needs is not installed."""
     for name in configured(settings):
         setting, package, extra, _ = KINDS[name]

@@ -6,6 +6,7 @@ ANNEX = Annex(
     "grenache",
     commands={"grape": "grape_command:grape"},
     group="Other nodes",
-    wanted=lambda settings: settings.discovery_grenache,
+    settings="settings:BridgeSettings",
+    wanted=("discovery_grenache",),
     part="grenache_part:GrenachePart",
 )

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from config import Settings
+from node.annexes.grenache.settings import BridgeSettings
 from node.daemon.port_choice import PortTaken, first_free, wanted_ports
 from node.views.node_views import GrapeView, GrenacheView, OwnGrapeView
 from p2p.base.host_port import format_host_port
+from p2p.discovery.grape_discovery import UsedGrapes
 from p2p.grenache.directory import Directory
 from p2p.grenache.link.link_client import Link
 from p2p.grenache_links.grenache_transport import GrenacheSettings, GrenacheTransport
@@ -27,7 +28,7 @@ class Grapes:
     """`directory` is how to ask them; it works from `start` to `stop`. `where` names them for people.
     `way` is for the overlay, which starts and stops it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: BridgeSettings) -> None:
         self._settings = settings
         given = settings.fields_set
         self.own: Grape | None = None
@@ -45,12 +46,14 @@ class Grapes:
         self.way = GrenacheTransport(
             GrenacheSettings(
                 network=settings.p2p_network,
-                directory=lambda: self.directory,
+                grapes=UsedGrapes(
+                    lambda: self.directory,
+                    settings.grenache_announce_interval_s,
+                    self.where,
+                    self.asked_for,
+                ),
                 host=settings.grenache_host,
                 ports=wanted_ports(settings.grenache_port, "grenache_port" not in given),
-                interval=settings.grenache_announce_interval_s,
-                where=self.where,
-                asked_for=self.asked_for,
             )
         )
 

@@ -9,6 +9,7 @@ import msgspec
 
 from node.annexes.grenache.grapes import Grapes
 from node.annexes.grenache.grenache_bridge import GrenacheBridge
+from node.annexes.grenache.settings import BridgeSettings
 from node.daemon.node import Node
 from node.parts.annex import NodeContext, NodePart
 from node.views.node_views import DiscoveryView, StatusView
@@ -21,7 +22,7 @@ class GrenachePart(NodePart):
     name = "grenache"
 
     def __init__(self, context: NodeContext) -> None:
-        self._settings = settings = context.settings
+        self._settings = settings = context.settings.of(BridgeSettings)
         self._grapes = Grapes(settings)
         self._bridge: GrenacheBridge | None = None
         self.carrier = self._grapes.way

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from config import Loaded, Settings, is_loopback
+from config import Loaded, is_loopback
+from node.annexes.grenache.settings import BridgeSettings
 from node.daemon.process import (
     EXIT_OK,
     StartError,
@@ -34,7 +35,7 @@ LOOK_EVERY = 0.1  # seconds between two looks at whether others are known
 UNANSWERED = 10.0  # seconds without an answer from any bootstrap address, then a warning
 
 
-def grape_settings(settings: Settings, **more: Any) -> GrapeSettings:
+def grape_settings(settings: BridgeSettings, **more: Any) -> GrapeSettings:
     """DHT node that the settings ask for, in a node or alone. `more`: fields that differ or are missing there."""
     given: dict[str, Any] = {
         "host": settings.grape_host,
@@ -52,7 +53,7 @@ def run(
     loaded: Loaded, *, node_liveness: float, max_values: int, max_payload: int, as_json: bool
 ) -> int:
     """Run a Grape until SIGTERM or Ctrl-C; returns the exit code. Times in seconds, sizes in bytes."""
-    settings: Settings = loaded.settings
+    settings = loaded.settings.of(BridgeSettings)
     for warning in loaded.warnings:
         tell(f"exchange-node: warning: {warning}", sys.stderr)
     grape = Grape(grape_settings(settings, node_liveness=node_liveness, max_values=max_values))
@@ -66,7 +67,7 @@ def run(
         return error.code
 
 
-async def _serve(settings: Settings, grape: Grape, max_payload: int, as_json: bool) -> int:
+async def _serve(settings: BridgeSettings, grape: Grape, max_payload: int, as_json: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -95,7 +96,7 @@ async def _serve(settings: Settings, grape: Grape, max_payload: int, as_json: bo
     return EXIT_OK
 
 
-async def _listen(settings: Settings, grape: Grape, api: GrapeApi) -> None:
+async def _listen(settings: BridgeSettings, grape: Grape, api: GrapeApi) -> None:
     try:
         await grape.start()
     except OSError as error:
@@ -155,7 +156,7 @@ def _ready_line(grape: Grape, api: GrapeApi) -> str:
     )
 
 
-def banner(grape: Grape, api: GrapeApi, settings: Settings) -> str:
+def banner(grape: Grape, api: GrapeApi, settings: BridgeSettings) -> str:
     """Return the lines printed when the Grape is ready."""
     host, port = grape.address
     near = "127.0.0.1" if host == "0.0.0.0" else host

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from node.annexes.learn.sheet import Settings, Sheet
 from node.virtual.server_model import VirtualTime, seeded
-from node.virtual.simulated_workers import OutcomeCounts, Picker, SimulatedCaller, SimulatedWorker
+from node.virtual.simulated_workers import (
+    CallPlan,
+    OutcomeCounts,
+    Picker,
+    SimulatedCaller,
+    SimulatedWorker,
+)
 from p2p.adaptive import AdaptiveRouter, Breaker, BreakerSettings, BreakerState, Load, Outcome
 
 NAMES = ("steady 1", "steady 2", "steady 3", "slow", "flaky")
@@ -44,19 +51,18 @@ class World:
         self,
         seed: int,
         make: Callable[[random.Random], Picker],
+        plan: CallPlan = CallPlan(RATE, LENGTH),  # noqa: B008 - cannot be changed
         *,
         callers: int = 1,
-        rate: float = RATE,
-        length: float = LENGTH,
-        retries: int = 3,
         kind: type[SimulatedWorker] = SimulatedWorker,
         slice_s: float = 0.1,
     ) -> None:
+        """`plan` is what all callers do together."""
         self.time = VirtualTime()
         self.tally = OutcomeCounts(slice_s)
         self.workers = {name: kind(self.time, seeded(name, seed), name) for name in NAMES}
         self.pickers = []
-        self.length = length
+        self.length = plan.until
         for number in range(callers):
             rng = seeded(f"caller {number}", seed)
             picker = make(rng)
@@ -67,9 +73,7 @@ class World:
                 picker,
                 list(self.workers.values()),
                 self.tally,
-                rate / callers,
-                length,
-                retries=retries,
+                plan._replace(rate=plan.rate / callers),
             )
 
     def run(self) -> OutcomeCounts:
@@ -97,7 +101,7 @@ def adaptive(rng: random.Random) -> AdaptiveRouter[str]:
 def baseline(seed: int, settings: Settings) -> Sheet:
     """Step 3."""
     sheet = Sheet()
-    world = troubled(World(seed, RandomChoice, retries=int(settings["retries"])))
+    world = troubled(World(seed, RandomChoice, CallPlan(RATE, LENGTH, int(settings["retries"]))))
     tally = world.run()
     sheet.table(
         ("worker", "share of attempts", "failed attempts"),
@@ -118,7 +122,7 @@ def measuring(seed: int, settings: Settings) -> Sheet:
     """Step 4."""
     sheet = Sheet()
     router: AdaptiveRouter[str] = AdaptiveRouter(rng=seeded("router", seed))
-    world = troubled(World(seed, lambda rng: RandomChoice(rng, router), retries=0))
+    world = troubled(World(seed, lambda rng: RandomChoice(rng, router), CallPlan(RATE, LENGTH, 0)))
     mended = world.workers["flaky"]
     world.time.at(
         max(0.1, LENGTH - settings["well_for_s"]), lambda: setattr(mended, "error_rate", 0.0)
@@ -190,11 +194,13 @@ class BreakerChoice:
     ) -> None:
         self._rng = rng
         self._tags: dict[str, list[tuple[float, int]]] = {name: [] for name in NAMES}
-        self.breakers = {name: Breaker(settings, rng=rng) for name in NAMES}
-        for name, breaker in self.breakers.items():
-            breaker.on_change = lambda now, old, new, why, name=name: on_change(
-                now, name, new, f"{old} to {new}: {why}"
-            )
+
+        def changed(name: str, now: float, old: BreakerState, new: BreakerState, why: str) -> None:
+            on_change(now, name, new, f"{old} to {new}: {why}")
+
+        self.breakers = {
+            name: Breaker(settings, rng=rng, on_change=partial(changed, name)) for name in NAMES
+        }
 
     def pick(self, now: float, candidates: Sequence[str], exclude: Collection[str] = ()) -> str:
         allowed = [peer for peer in candidates if self.breakers[peer].allows(now)]
@@ -224,7 +230,7 @@ def breaking(seed: int, settings: Settings) -> Sheet:
         sheet.event(at, f"breaker of {name!r}: {why}")
 
     breaker = BreakerSettings(cooldown_s=max(0.1, settings["cooldown_s"]))
-    world = World(seed, lambda rng: BreakerChoice(rng, breaker, note), length=length)
+    world = World(seed, lambda rng: BreakerChoice(rng, breaker, note), CallPlan(RATE, length))
     crashing = world.workers["flaky"]
     for at, what, action in ((DOWN, "crashes", crashing.crash), (UP, "is back", crashing.rise)):
         world.time.at(at, sheet.event, at, f"worker 'flaky' {what}")

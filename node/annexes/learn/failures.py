@@ -12,7 +12,7 @@ from node.annexes.learn.grape_lessons import announce, cluster_of, look_up
 from node.annexes.learn.sheet import Settings, Sheet
 from node.annexes.learn.virtual_mesh import NETWORK, VirtualMesh, identity
 from node.virtual.server_model import VirtualTime
-from node.virtual.simulated_workers import Picker, Reply, SimulatedWorker
+from node.virtual.simulated_workers import CallPlan, Picker, Reply, SimulatedWorker
 from p2p.adaptive import DEGRADED, AdaptiveRouter, Hint, HintSettings, Weights
 from p2p.services.health_gossip import HealthGossip
 
@@ -56,7 +56,7 @@ def injected(seed: int, settings: Settings) -> Sheet:
     rows: list[tuple[object, ...]] = []
     for name, (begin, end) in FAULTS.items():
         world = World(
-            seed, adaptive, callers=3, rate=300.0, length=LENGTH, kind=LossyWorker, slice_s=0.25
+            seed, adaptive, CallPlan(300.0, LENGTH), callers=3, kind=LossyWorker, slice_s=0.25
         )
         worker = world.workers["flaky"]
         assert isinstance(worker, LossyWorker)  # noqa: S101 - made above
@@ -157,7 +157,7 @@ def trade_offs(seed: int, settings: Settings) -> Sheet:
     p99 = {}
     makers = {"one for all": Shared().make, "each caller its own": adaptive}
     for name, make in makers.items():
-        world = World(seed, make, callers=callers, rate=850.0, length=5.0)
+        world = World(seed, make, CallPlan(850.0, 5.0), callers=callers)
         world.run()
         p99[name] = world.ms(0.99)
         rows.append((name, world.ms(0.5), p99[name]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from node.annexes.learn.sheet import Settings, Sheet
 from node.annexes.learn.virtual_mesh import VirtualMesh, identity
 from node.virtual.server_model import VirtualTime, seeded
-from node.virtual.simulated_workers import OutcomeCounts, SimulatedCaller, SimulatedWorker
+from node.virtual.simulated_workers import CallPlan, OutcomeCounts, SimulatedCaller, SimulatedWorker
 from p2p.adaptive import DEGRADED, HEALTHY, AdaptiveRouter, HintBook, HintSettings
 
 BAD_AT = 3.0
@@ -69,7 +69,8 @@ def spread(
     staff = list(workers.values())
     for number in range(OBSERVERS):
         choice = mesh.nodes[number].choice
-        SimulatedCaller(time, seeded(f"caller {number}", seed), choice, staff, first, 100.0, until)
+        plan = CallPlan(100.0, until)
+        SimulatedCaller(time, seeded(f"caller {number}", seed), choice, staff, first, plan)
     for number in range(OBSERVERS, nodes):
         node = mesh.nodes[number]
         choice = node.choice if heard else AdaptiveRouter[str](rng=seeded(f"deaf {number}", seed))
@@ -111,7 +112,7 @@ def _join(
     until: float,
 ) -> None:
     """Let a node that never called begin to."""
-    SimulatedCaller(time, rng, choice, staff, counts, CALLS / 2, until)
+    SimulatedCaller(time, rng, choice, staff, counts, CallPlan(CALLS / 2, until))
 
 
 def spreading(seed: int, settings: Settings) -> Sheet:

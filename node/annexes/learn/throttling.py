@@ -5,6 +5,7 @@ time. The parts are those of `p2p.flow`; the server collapses under overload and
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,15 +65,14 @@ class ExistingClient:
         counts: TrafficCounts,
         window: SlidingWindow,
         adopted: Adopted,
-        seed: int,
-        number: int,
+        rng: random.Random,
     ) -> None:
         self._time = time
         self._network = network
         self._counts = counts
         self._window = window
         self._adopted = adopted
-        self._rng = seeded(f"client {number}", seed)
+        self._rng = rng
         self._due = [(0.0, n, 0) for n in range(BACKLOG)]  # when, number, attempts
         self._line_free = 0.0
         self._wake_at = inf
@@ -197,7 +197,12 @@ def restart(seed: int, adopted: Adopted, share: float = 1.0) -> Restart:
     counts, window = TrafficCounts(), SlidingWindow(LIMIT_S)
     clients = [
         ExistingClient(
-            time, network, counts, window, adopted if n < share * CLIENTS else Adopted(), seed, n
+            time,
+            network,
+            counts,
+            window,
+            adopted if n < share * CLIENTS else Adopted(),
+            seeded(f"client {n}", seed),
         )
         for n in range(CLIENTS)
     ]

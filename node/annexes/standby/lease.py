@@ -59,9 +59,11 @@ def swapped(swap: Swap) -> Lease:
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """Times of the standby protocol, in seconds of CLOCK_BOOTTIME, which counts while a machine sleeps."""
+    """Terms of the standby protocol. Times are seconds of CLOCK_BOOTTIME, which counts while a machine sleeps."""
 
     lease: float = 5.0
+    both: bool = True  # nothing leaves before the standby has it on the disk
+    store: bool = True  # there is a lease store
 
     @property
     def half(self) -> float:

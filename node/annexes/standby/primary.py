@@ -21,10 +21,11 @@ Rules of this file: all times are arguments, in seconds of CLOCK_BOOTTIME; input
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from node.annexes.standby.lease import Lease, Read, Swap, Terms
 from node.annexes.standby.link_messages import Ack, CopyNeeded, Hello, Refused
+from node.daemon.role_file import Role
 
 CHUNK: Final = 256  # frames in a message
 WINDOW: Final = 4  # messages that were not acknowledged
@@ -74,28 +75,23 @@ class Primary:
         machine: str,
         standby: str,
         terms: Terms,
-        *,
-        ack: Literal["both", "first"],
-        store: bool,
-        epoch: int,
-        had_lease: bool,
+        role: Role,
         position: int,
         now: float,
     ) -> None:
-        """`standby` is the only machine that is served. `epoch` and `had_lease` are what this machine's disk says: its
-        epoch, and that the store had a row for it once. `position` is the end of the log, which is on the disk. With
-        `both` every frame is on this machine's disk before `wants_to_leave` is called (`JOURNAL_SYNC=full`)."""
+        """`standby` is the only machine that is served. `role` is what this machine's disk says: its epoch, and that
+        the store had a row for it once. `position` is the end of the log, which is on the disk. With `both` every frame is on this machine's disk before `wants_to_leave` is called (`JOURNAL_SYNC=full`)."""
         self.machine = machine
         self.standby = standby
         self.terms = terms
-        self.epoch = epoch
+        self.epoch = role.epoch
         self.position = position
         self.stopped: str | None = None  # reason why nothing leaves ever again
         self.unit = 0  # last one that wants to leave
         self.left = 0  # last one that may have left
-        self._both = ack == "both"
-        self._store = store and self._both
-        self._had_lease = had_lease
+        self._both = terms.both
+        self._store = terms.store and self._both
+        self._had_lease = role.had_lease
         self._row: Lease | None = None
         self._known = not self._store  # the row was read
         self._request: _Request | None = None

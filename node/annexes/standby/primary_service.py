@@ -34,7 +34,6 @@ from node.daemon import role_file
 from node.daemon.released_position import ReleasedPosition
 from node.daemon.role_file import Role
 from node.views.node_views import StandbyView
-from p2p.base.identity import Identity
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.wire.tls import server_context
 
@@ -54,25 +53,25 @@ class PrimaryService:
         self,
         primary: Primary,
         journal: Journal,
-        identity: Identity,
         data_dir: Path,
         *,
         store: PostgresLease | None,
         copy: Callable[[Path], object],
         stopped: Callable[[str], None],
-        released: ReleasedPosition | None = None,
     ) -> None:
-        """`identity` is the machine's; `copy` writes a backup with the key to a file. `released` gets the position of
-        what has left."""
+        """`copy` writes a backup with the key to a file."""
         self.primary = primary
         self._journal = journal
-        self._identity = identity
         self._data_dir = data_dir
         self._store = store
         self._copy = copy
         self._stopped = stopped
         self._had_lease = False
-        self._released = released
+        self._released = (
+            ReleasedPosition(data_dir, journal.committed)
+            if primary.waits and primary.standby
+            else None
+        )
         self._held: deque[tuple[int, int, Callable[[], None]]] = deque()  # unit, position, call
         self._link: Link | None = None
         self._tail: Tail | None = None
@@ -148,7 +147,7 @@ class PrimaryService:
             self._accept,
             host,
             port,
-            ssl=server_context(self._identity),
+            ssl=server_context(role_file.machine_identity(self._data_dir)),
             ssl_handshake_timeout=FIRST_MESSAGE,
             limit=2**20,
         )

@@ -20,11 +20,12 @@ import msgspec
 from config import HostPort, Loaded, Settings
 from exchange.journal.frames import JournalError
 from exchange.journal.journal import Journal
-from node.annexes.standby.lease import Read, Swap
+from node.annexes.standby.lease import Read, Swap, Terms
 from node.annexes.standby.link import Link, LinkError, boot_time, dial
 from node.annexes.standby.link_messages import CopyEnd, CopyNeeded, CopyPart, Refused, Ship
+from node.annexes.standby.settings import StandbySettings
 from node.annexes.standby.standby import Gap, Promotion, Standby
-from node.annexes.standby.standby_setup import TERMS, check_standby, lease_store
+from node.annexes.standby.standby_setup import check_standby, lease_store
 from node.client.node_finder import data_dir_option, same_node
 from node.daemon import role_file
 from node.daemon.backup import BackupError
@@ -145,7 +146,7 @@ async def _follow(settings: Settings, of: HostPort, stack: ExitStack) -> Promoti
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     while True:
-        follower = Follower(settings, of, identity)
+        follower = Follower(settings.of(StandbySettings), of, identity)
         try:
             return await follower.run(stop)
         except _Copy:
@@ -157,7 +158,7 @@ async def _follow(settings: Settings, of: HostPort, stack: ExitStack) -> Promoti
 class Follower:
     """A standby with the copy that it has now."""
 
-    def __init__(self, settings: Settings, of: HostPort, identity: Identity) -> None:
+    def __init__(self, settings: StandbySettings, of: HostPort, identity: Identity) -> None:
         """Raises JournalError, OSError, ValueError: the copy cannot be used."""
         self._settings = settings
         self._data_dir = settings.data_dir
@@ -181,11 +182,10 @@ class Follower:
         self._store = lease_store(settings, self._node) if role.epoch else None
         self._standby = Standby(
             identity.node_id,
-            TERMS,
-            store=self._store is not None,
-            epoch=role.epoch,
-            position=position,
-            checksum=checksum,
+            Terms(store=self._store is not None),
+            role.epoch,
+            position,
+            checksum,
             now=boot_time(),
         )
         self._link: Link | None = None

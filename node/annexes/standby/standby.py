@@ -40,18 +40,10 @@ class Standby:
     """State of a machine that follows a node."""
 
     def __init__(
-        self,
-        machine: str,
-        terms: Terms,
-        *,
-        store: bool,
-        epoch: int,
-        position: int,
-        checksum: int,
-        now: float,
+        self, machine: str, terms: Terms, epoch: int, position: int, checksum: int, now: float
     ) -> None:
         """`epoch` is that of the copy; `position` and `checksum` are those of the last frame of the log, all of which
-        is on the disk. With `store` it takes over by lease."""
+        is on the disk. With a store it takes over by lease."""
         self.machine = machine
         self.terms = terms
         self.epoch = epoch
@@ -60,7 +52,7 @@ class Standby:
         self.promoted: Promotion | None = None
         self.refused: str | None = None  # why a person's request was not carried out
         self.row: Lease | None = None  # as it was read last
-        self._store = store
+        self._store = terms.store
         self._appending: Ship | None = None
         self._quiet_since = now  # last acknowledgement
         self._heard = now  # last message of the primary, or new connection

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.core import Metric
 
-from config import Settings
-from node.annexes.standby.only_while import only_while
 from node.annexes.standby.primary_service import PrimaryService
+from node.annexes.standby.settings import StandbySettings
+from node.api.problems import problem
 from node.daemon.machine_metrics import gauge
 from node.daemon.node import Node
 from node.daemon.process import EXIT_FAILED, StartError
@@ -23,12 +25,34 @@ UNPROVEN: Final = (
 )
 
 
+# About the machine, not about orders and money.
+ANSWERED: Final = frozenset({"/v1/status", "/v1/health", "/v1/ready", "/metrics"})
+
+
+def only_while(serves: Callable[[], bool]) -> Middleware:
+    """Return a middleware that refuses requests while `serves` is false."""
+
+    @web.middleware
+    async def refuse_or_pass(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not serves() and request.path not in ANSWERED:
+            return problem(
+                request,
+                503,
+                "not_primary",
+                "this machine cannot prove that it is the node: its standby or the lease store have not answered. Try again, "
+                "or use the address of the other machine",
+            )
+        return await handler(request)
+
+    return refuse_or_pass
+
+
 class StandbyPart(NodePart):
     """Gate of a node, and the links that it may keep while it can prove that it is the node."""
 
     name = "standby"
 
-    def __init__(self, settings: Settings, service: PrimaryService) -> None:
+    def __init__(self, settings: StandbySettings, service: PrimaryService) -> None:
         self.gate = service
         self._service = service
         self._settings = settings

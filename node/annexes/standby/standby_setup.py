@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from config import Settings
 from node.annexes.standby.lease import Terms
 from node.annexes.standby.primary import Primary
+from node.annexes.standby.settings import StandbySettings
 from node.daemon import released_position, role_file
 from node.daemon.backup import back_up
 from node.daemon.process import StartError
-from node.daemon.released_position import ReleasedPosition
 from node.daemon.role_file import Role
 from node.parts.annex import NodeContext
 
@@ -29,6 +29,7 @@ def check_standby(settings: Settings) -> None:
     Raises:
         StartError: they do not fit.
     """
+    settings = settings.of(StandbySettings)
     if len(settings.standby_allow) > 1 or len(settings.standby_listen) > 1:
         raise StartError("STANDBY_ALLOW and STANDBY_LISTEN take one machine and one address")
     if bool(settings.standby_allow) != bool(settings.standby_listen):
@@ -45,7 +46,13 @@ def check_standby(settings: Settings) -> None:
         )
 
 
-def lease_store(settings: Settings, node: str) -> PostgresLease | None:
+def holds_lease(settings: Settings) -> bool:
+    """Check if a lease says which machine is the node."""
+    own = settings.of(StandbySettings)
+    return bool(own.lease_postgres) and own.standby_ack == "both"
+
+
+def lease_store(settings: StandbySettings, node: str) -> PostgresLease | None:
     """Return the lease store of a node; None without one."""
     if not settings.lease_postgres:
         return None
@@ -64,7 +71,7 @@ def standby_part(context: NodeContext) -> StandbyPart | None:
     """
     if context.recovering:
         return None
-    settings, journal = context.settings, context.journal
+    settings, journal = context.settings.of(StandbySettings), context.journal
     if settings.standby_ack == "first" or not settings.standby_allow:
         released_position.remove(settings.data_dir)
     if not settings.standby_allow and not settings.lease_postgres:
@@ -75,33 +82,25 @@ def standby_part(context: NodeContext) -> StandbyPart | None:
 
     journal.flush_all = True
     data_dir = settings.data_dir
-    machine = role_file.machine_identity(data_dir)
     role = role_file.read(data_dir)
     if role is None:
         role = Role(role="primary", epoch=1)
         role_file.write(data_dir, role)
     store = lease_store(settings, context.identity.node_id)
     primary = Primary(
-        machine.node_id,
+        role_file.machine_identity(data_dir).node_id,
         settings.standby_allow[0] if settings.standby_allow else "",
-        TERMS,
-        ack=settings.standby_ack,
-        store=store is not None,
-        epoch=role.epoch,
-        had_lease=role.had_lease,
-        position=journal.committed,
+        Terms(both=settings.standby_ack == "both", store=store is not None),
+        role,
+        journal.committed,
         now=boot_time(),
     )
     service = PrimaryService(
         primary,
         journal,
-        machine,
         data_dir,
         store=store,
         copy=partial(back_up, settings, key_path=context.key_path, advance=lambda size: None),
         stopped=context.stopped,
-        released=ReleasedPosition(data_dir, journal.committed)
-        if primary.waits and settings.standby_allow
-        else None,
     )
     return StandbyPart(settings, service)

@@ -4,7 +4,8 @@ from node.parts.annex import Annex
 
 ANNEX = Annex(
     "tracing",
-    wanted=lambda settings: settings.tracing,
-    check="tracing_check:check_tracing",
+    settings="settings:TracingSettings",
+    wanted=("tracing",),
+    check="settings:check_tracing",
     part="tracing_part:TracingPart",
 )

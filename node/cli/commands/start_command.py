@@ -195,3 +195,5 @@ def load_settings(config_file: str | None, **values: object) -> Any:
         for problem in error.problems[:-1]:
             click.echo(f"exchange-node: {problem}", err=True)
         raise CommandFailure(error.problems[-1], Exit.USAGE) from None
+    except TypeError as error:  # an option is of an annex that is not there
+        raise CommandFailure(f"{error} of this program", Exit.USAGE) from None

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 
 from p2p.grenache.dht import bep42
-from p2p.grenache.dht.announcement_store import AnnouncementStore
 from p2p.grenache.dht.compact_addresses import Reach, reach, usable
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.iterative_search import (
@@ -22,7 +21,7 @@ from p2p.grenache.dht.own_announcements import OwnEntries, SeenAs
 from p2p.grenache.dht.queries import TRIES, Failed, PendingQuery, Queries, Replied
 from p2p.grenache.dht.query_sources import QuerySources, WriteTokens
 from p2p.grenache.dht.routing_table import RoutingTable
-from p2p.grenache.dht.value_store import ValueStore
+from p2p.grenache.dht.stores import AnnouncementStore, ValueStore
 from p2p.grenache.directory import Address
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.timers import Timers

@@ -33,8 +33,8 @@ from p2p.grenache.dht.krpc import (
 from p2p.grenache.dht.lookups import MAX_FOUND, Announcement, LookupResult, Offer, PutResult
 from p2p.grenache.dht.query_server import QueryServer
 from p2p.grenache.dht.query_sources import AMPLIFICATION
+from p2p.grenache.dht.stores import Item
 from p2p.grenache.dht.table_upkeep import Bootstrap, Upkeep
-from p2p.grenache.dht.value_store import Item
 from p2p.grenache.directory import Address
 
 

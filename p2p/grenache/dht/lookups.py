@@ -29,7 +29,7 @@ from p2p.grenache.dht.krpc import (
     Put,
 )
 from p2p.grenache.dht.queries import Late, PendingQuery
-from p2p.grenache.dht.value_store import Item, conflict
+from p2p.grenache.dht.stores import Item, conflict
 
 MAX_FOUND: Final = 1_000  # addresses in one result
 HOLDERS_FOR: Final = 60.0  # seconds; others accept a token for at least five minutes

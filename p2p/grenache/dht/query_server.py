@@ -38,7 +38,7 @@ from p2p.grenache.dht.krpc import (
 )
 from p2p.grenache.dht.queries import TRIES
 from p2p.grenache.dht.query_sources import AMPLIFICATION
-from p2p.grenache.dht.value_store import REFUSALS, Item, conflict
+from p2p.grenache.dht.stores import REFUSALS, Item, conflict
 from p2p.grenache.directory import Address
 from p2p.ground.tokens import Tokens
 

@@ -23,7 +23,7 @@ from p2p.grenache import bep44
 from p2p.grenache.dht.compact_addresses import Reach, reach
 from p2p.grenache.dht.dht_node import DhtNode
 from p2p.grenache.dht.lookups import LookupResult, PutResult
-from p2p.grenache.dht.value_store import REFUSALS, Item
+from p2p.grenache.dht.stores import REFUSALS, Item
 from p2p.grenache.directory import Address, MutableItem, StoredValue
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable, GrenacheError
 from p2p.grenache.grape.bootstrap_names import BootstrapNames

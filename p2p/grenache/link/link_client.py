@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
@@ -77,8 +76,7 @@ class Link:
         cache_for: seconds for which the answer of a lookup is good; 0 turns that off.
         request_timeout: seconds for one request to one Grape.
         on_state: called when a Grape begins or stops answering.
-        tls: for https URLs with a certificate authority of one's own.
-        post: how requests are sent, for tests.
+        post: how requests are sent: `HttpPost(tls=...)` with a certificate authority of one's own.
 
     Raises:
         BadInput: no URL, too many, or one that is none of a Grape.
@@ -91,7 +89,6 @@ class Link:
         cache_for: float = CACHE_FOR,
         request_timeout: float = REQUEST_TIMEOUT,
         on_state: OnState | None = None,
-        tls: ssl.SSLContext | None = None,
         rng: random.Random | None = None,
         post: Post | None = None,
     ) -> None:
@@ -105,7 +102,6 @@ class Link:
         self._cache_for = cache_for
         self._timeout = request_timeout
         self._on_state = on_state
-        self._tls = tls
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._given_post = post
         self._running: _Running | None = None
@@ -117,7 +113,7 @@ class Link:
         """Open the link and begin to probe the Grapes. None has to answer."""
         if self._running is not None:
             return
-        post = self._given_post or HttpPost(tls=self._tls)
+        post = self._given_post or HttpPost()
         pool = GrapePool(
             self.urls, post, timeout=self._timeout, rng=self._rng, on_state=self._on_state
         )

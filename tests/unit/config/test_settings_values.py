@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from settings_kit import from_env, leave_home, problems
 
-from config import SCHEMA, HostPort, SettingError, Settings, load
-from config.setting_info import KINDS
+from config import HostPort, SettingError, Settings, load, schema
+from config.section import Section
+from config.setting_info import kinds
+from node.parts import table
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +118,7 @@ WRONG = [
         for name, (low, high) in WHOLE.items()
         for what in [
             "a port number" if name.endswith("PORT")
-            else f"a whole number of {SCHEMA[name.lower()].unit}" if SCHEMA[name.lower()].unit
+            else f"a whole number of {schema()[name.lower()].unit}" if schema()[name.lower()].unit
             else "a whole number"
         ]
         for bad in (str(low - 1), str(high + 1), "x", "1.5", "1_0", "٣", "1e3", "9" * 30)
@@ -203,7 +205,7 @@ def test_a_wrong_value_stops_with_one_line_of_name_value_origin_and_expectation(
 
 
 def test_every_setting_has_a_wrong_value_above() -> None:
-    assert {name for name, _, _ in WRONG} == {info.name for info in SCHEMA.values()}
+    assert {name for name, _, _ in WRONG} == {info.name for info in schema().values()}
 
 
 def test_the_ends_of_each_range_are_accepted() -> None:
@@ -267,7 +269,7 @@ def test_credentials_in_a_wrong_value_are_never_repeated(url: str) -> None:
     assert caught.value.__context__ is None  # an error in the chain may repeat values
 
 
-@given(st.dictionaries(st.sampled_from([info.name for info in SCHEMA.values()]), st.text()))
+@given(st.dictionaries(st.sampled_from([info.name for info in schema().values()]), st.text()))
 def test_any_text_is_accepted_or_refused_with_one_line_for_each_value(env: dict[str, str]) -> None:
     # The data directory decides which file is looked for; keep that inside the test.
     env = {name: text for name, text in env.items() if name != "DATA_DIR"}
@@ -353,20 +355,22 @@ def test_durations_in_the_environment_are_milliseconds_and_have_a_property_in_se
 
 
 def test_every_duration_has_its_property_in_seconds() -> None:
-    for key, info in SCHEMA.items():
-        if info.unit == "ms":
-            assert getattr(Settings(), key.removesuffix("_ms") + "_s") * 1000 == int(info.default)
+    for kind in (Settings, *table.settings()):
+        for section in (part for part in kind.__mro__ if issubclass(part, Section)):
+            for key in (key for key, field in section.fields.items() if field.kind.unit == "ms"):
+                seconds = getattr(Settings().of(kind), key.removesuffix("_ms") + "_s")
+                assert seconds * 1000 == int(schema()[key].default)
 
 
 def test_the_password_of_the_bus_is_never_shown() -> None:
-    kind = KINDS["export_nats"]
+    kind = kinds()["export_nats"]
     urls = "nats://desk:hidden-word@host, tls://desk:hidden-word@other:4223"
     assert kind.text(kind.parse(urls)) == "nats://***@host,tls://***@other:4223"
     assert "hidden-word" not in kind.shown(urls)
 
 
 def test_the_password_of_the_database_is_never_shown() -> None:
-    kind = KINDS["export_postgres"]
+    kind = kinds()["export_postgres"]
     for url in (
         "postgresql://desk:hidden-word@host/desk",
         "postgresql://host/desk?user=desk&password=hidden-word",

@@ -1,4 +1,4 @@
-"""A server of the fake service in a thread, for tests of the command line."""
+"""A node's API server in a thread, for tests of the command line."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
-from fake_service import ME, FakeService
-
-from node.api import ApiServer
+from trading_kit import ME, running_api
 
 
 class RunningNode:
-    """A server in a thread of its own, with the node.json that a node writes."""
+    """A node in a thread of its own, with the node.json that a node writes."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.service = FakeService()
-        self.url = ""
         self._loop = asyncio.new_event_loop()
-        self._server = ApiServer(self.service)
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()))
+        self._ready = threading.Event()
+        self._end = asyncio.Event()
+
+    async def _run(self) -> None:
+        async with running_api() as self.api:
+            self._ready.set()
+            await self._end.wait()
 
     def start(self) -> None:
         self._thread.start()
-        self.url = asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result(5)
+        assert self._ready.wait(5)
+        self.url, self.node = self.api.url, self.api.node
         self.write()
 
     def write(self, **changes: object) -> None:
@@ -36,18 +40,22 @@ class RunningNode:
         (self.directory / "node.json").write_text(json.dumps(content))
 
     def do(self, action: Callable[[], Any]) -> Any:
-        """Runs `action` where the service lives."""
+        """Runs `action` where the node lives."""
 
         async def run() -> Any:
-            return action()
+            found = action()
+            return await found if isawaitable(found) else found
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(5)
 
+    def orders(self) -> list[Any]:
+        found: list[Any] = self.do(lambda: self.node.orders.find(account=0, open_only=False))
+        return found
+
     def stop_server(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(5)
+        self.do(self.api.server.stop)
 
     def stop(self) -> None:
-        self.stop_server()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.do(self._end.set)
         self._thread.join(5)
         self._loop.close()

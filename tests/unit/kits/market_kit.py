@@ -71,9 +71,9 @@ class MemoryHistory:
 class FakeMarket:
     """A market that shows what a test puts into its book."""
 
-    def __init__(self, node_id: str = ME) -> None:
+    def __init__(self) -> None:
         self.book = OrderBook()
-        self.owners = OwnerIndex(node_id)
+        self.owners = OwnerIndex(ME)
         self.version = 0
 
 
@@ -84,12 +84,16 @@ class FakeMarkets:
         self,
         instruments: Instruments | None = None,
         now: Callable[[], int] = lambda: NOW,
-        node_id: str = ME,
+        over: tuple[Any, MarketData] | None = None,
     ) -> None:
+        """`over`: markets of a real engine and their data."""
         self.instruments = instruments or COARSE
-        self.markets = {i.key: FakeMarket(node_id) for i in self.instruments}
         self.history = MemoryHistory()
-        self.data = MarketData(self.instruments, self.markets, self.history, now)  # type: ignore[arg-type]
+        if over is None:
+            self.markets: Any = {i.key: FakeMarket() for i in self.instruments}
+            self.data = MarketData(self.instruments, self.markets, self.history, now)  # type: ignore[arg-type]
+        else:
+            self.markets, self.data = over
         self._numbers = itertools.count(1)
 
     def order(
@@ -123,22 +127,6 @@ class FakeMarkets:
         book.add(key, side, ticks, quantity, time, (owner, number))
         self._changed(instrument.key, side, before, ticks)
 
-    def hold(self, symbol: str, side: int, price: str, orders: list[tuple[str, int, str]]) -> None:
-        """Set the resting orders of a price: (owner, number, quantity), oldest first."""
-        instrument = self.instruments[symbol]
-        market = self.markets[instrument.key]
-        book, ticks = market.book, instrument.to_ticks(price)
-        now = {market.owners.key(owner, n): instrument.to_lots(q) for owner, n, q in orders}
-        for key, *_ in list(book.at(side, ticks)):
-            if key not in now:
-                book.remove(key)
-        for time, (key, lots) in enumerate(now.items(), 1):
-            if key in book:
-                book.set_quantity(key, lots)
-            else:
-                book.add(key, side, ticks, lots, time, market.owners.split(key))
-        self._changed(instrument.key, side, ticks)
-
     def trade(
         self,
         symbol: str,
@@ -146,7 +134,7 @@ class FakeMarkets:
         price: str,
         quantity: str,
         *,
-        time: int = NOW,
+        time: int | None = None,
         maker: str = PEER,
         taker: str = ME,
     ) -> Trade:
@@ -154,7 +142,11 @@ class FakeMarkets:
         instrument = self.instruments[symbol]
         number = next(self._numbers)
         ticks, lots = instrument.to_ticks(price), instrument.to_lots(quantity)
-        trade = Trade(maker, Filled(1, -side, lots, ticks, 0, 0, taker, number, time), number)
+        trade = Trade(
+            maker,
+            Filled(1, -side, lots, ticks, 0, 0, taker, number, time or self.data.now()),
+            number,
+        )
         self.data.add([], [(instrument.key, trade)])
         return trade
 

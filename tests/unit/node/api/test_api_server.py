@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from api_kit import Answer, Api, running_api
-from fake_service import PEER, FakeService
+from api_kit import Answer
+from trading_kit import PEER, Api, running_api, running_trading_node, server_of
 
-from node.api import ApiServer, limits
+from node.api import limits
 from node.api.api_server import make_app
 from node.http.http_requests import RequestFigures
 from node.http.request_guard import host_of
@@ -75,7 +77,7 @@ async def test_a_json_number_is_refused_with_the_form_to_send(
     answer = await api.post("/v1/orders", BUY | {field: number})
     assert_problem(answer, 400, "number_not_string", field, "as strings", '"0.5"', "lose digits")
     assert answer.json["pointer"] == f"/{field}"
-    assert api.service.own == []
+    assert (await api.get("/v1/orders?open=false")).json == []
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ async def test_a_wrong_query_parameter_is_named(api: Api, path: str, words: list
 
 async def test_unknown_market_and_order_are_not_found(api: Api) -> None:
     assert_problem(await api.get("/v1/book/XX"), 404, "unknown_market", "XX", "BTC-USD")
-    assert_problem(await api.get("/v1/orders/7"), 404, "unknown_order", "'7'")
+    assert_problem(await api.get("/v1/orders/7"), 404, "unknown_order", "no order 7")
     assert_problem(await api.delete("/v1/orders/7"), 404, "unknown_order")
     assert_problem(await api.get("/v1/book/%2e%2e%2fetc"), 404, "unknown_market")
 
@@ -230,15 +232,30 @@ async def test_what_is_no_http_is_answered_by_a_problem(api: Api, data: bytes) -
     assert (await api.get("/v1/health")).status == 200
 
 
+class Endless:
+    """A call that waits until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+
+    async def __call__(self, *_: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+
 async def test_stopping_the_server_cancels_work_that_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "HANDLER_TIMEOUT", 0.02)
     async with running_api() as api:
-        api.service.hold = asyncio.Event()
-        await api.post("/v1/orders", BUY)
-        assert api.service.cancelled_calls == 0
-    assert api.service.cancelled_calls == 1
+        call = Endless()
+        monkeypatch.setattr(api.node.network, "connect", call)
+        answer = await api.post("/v1/peers", {"address": "10.0.0.1:3000"})
+        assert_problem(answer, 504, "no_answer", "dialling the peer")
+        assert not call.cancelled.is_set()
+    assert call.cancelled.is_set()
 
 
 # Who may ask
@@ -273,7 +290,7 @@ async def test_a_foreign_host_header_is_refused(api: Api, host: str) -> None:
     assert_problem(await api.get("/v1/status", headers={"Host": host}), 403, "forbidden_host")
     answer = await api.post("/v1/orders", BUY, headers={"Host": host})
     assert_problem(answer, 403, "forbidden_host")
-    assert api.service.own == []
+    assert (await api.get("/v1/orders?open=false")).json == []
 
 
 PATHS = ("/v1/status", "/v1/session", "/v1/orders", "/metrics", "/", "/docs", "/v2/platform/status")
@@ -345,14 +362,11 @@ async def test_requests_are_logged_at_debug_level(caplog: pytest.LogCaptureFixtu
 
 
 async def test_a_port_in_use_is_an_error_that_leaves_nothing_open() -> None:
-    first, second = ApiServer(FakeService()), ApiServer(FakeService())
-    url = await first.start("127.0.0.1", 0)
-    try:
+    async with running_api() as api:
+        second = server_of(api.node)
         with pytest.raises(OSError, match="address already in use"):
-            await second.start("127.0.0.1", urlsplit(url).port or 0)
-        assert await second.start("127.0.0.1", 0) != url
-    finally:
-        await first.stop()
+            await second.start("127.0.0.1", urlsplit(api.url).port or 0)
+        assert await second.start("127.0.0.1", 0) != api.url
         await second.stop()
         await second.stop()
 
@@ -360,29 +374,18 @@ async def test_a_port_in_use_is_an_error_that_leaves_nothing_open() -> None:
 async def test_the_url_of_a_wildcard_address_leads_to_this_machine(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    server = ApiServer(FakeService())
-    url = await server.start("0.0.0.0", 0)
-    try:
-        assert url.startswith("http://127.0.0.1:")
+    async with running_api(host="0.0.0.0") as api:
+        assert api.url.startswith("http://127.0.0.1:")
         assert "keys from other machines are refused" in caplog.text
-        async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/health") as answer:
-            assert answer.status == 200
-    finally:
-        await server.stop()
+        assert (await api.get("/v1/health")).status == 200
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]", "localhost"])
 async def test_it_listens_on_ipv6_and_by_name(host: str) -> None:
-    server = ApiServer(FakeService())
-    try:
-        url = await server.start(host, 0)
-    except OSError:
+    if ":" in host and not socket.has_ipv6:
         pytest.skip("no IPv6 on this machine")
-    try:
-        async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/health") as answer:
-            assert answer.status == 200
-    finally:
-        await server.stop()
+    async with running_api(host=host) as api:
+        assert (await api.get("/v1/health")).status == 200
 
 
 # Services
@@ -407,12 +410,11 @@ async def test_a_call_is_cancelled_when_its_client_has_gone(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.api.limits.GONE_CHECK", 0.05)
-    api.service.hold = asyncio.Event()
+    call = Endless()
+    monkeypatch.setattr(api.node.network, "call_service", call)
     with pytest.raises(TimeoutError):
         await api.post("/v1/services/book/call", {}, timeout=aiohttp.ClientTimeout(total=0.2))
-    async with asyncio.timeout(5):
-        while not api.service.cancelled_calls:  # noqa: ASYNC110 - the fake has no event
-            await asyncio.sleep(0.01)
+    await asyncio.wait_for(call.cancelled.wait(), 5)
 
 
 async def test_the_router_is_shown_with_the_requested_number_of_events(api: Api) -> None:
@@ -428,7 +430,7 @@ async def test_the_router_is_shown_with_the_requested_number_of_events(api: Api)
 async def test_ready_gives_the_reasons_against(api: Api) -> None:
     answer = await api.get("/v1/ready")
     assert (answer.status, answer.json["ready"]) == (200, True)
-    api.service.unready = "the disk is full"
+    api.node.network.unready = "the disk is full"
     answer = await api.get("/v1/ready")
     assert answer.status == 503
     assert answer.json["code"] == "not_ready"
@@ -439,18 +441,20 @@ async def test_ready_gives_the_reasons_against(api: Api) -> None:
 
 async def test_requests_are_counted_by_operation_and_code() -> None:
     figures = RequestFigures()
-    app = make_app(FakeService(), figures=figures)
-    async with TestClient(TestServer(app)) as client:
+    async with (
+        running_trading_node() as node,
+        TestClient(TestServer(make_app(cast(Any, node), figures=figures))) as client,
+    ):
         await client.get("/v1/health")
         await client.get("/v1/orders/unknown-1")
         await client.get("/nowhere")
         await client.get("/v1/ready")
-        socket = await client.ws_connect("/v1/stream")
-        await socket.send_str('{"op":"ping"}')
-        await socket.send_str('{"op":"unsubscribe","stream":"none"}')
-        await socket.receive()
-        await socket.receive()
-        await socket.close()
+        stream = await client.ws_connect("/v1/stream")
+        await stream.send_str('{"op":"ping"}')
+        await stream.send_str('{"op":"unsubscribe","stream":"none"}')
+        await stream.receive()
+        await stream.receive()
+        await stream.close()
     assert figures.requests == {
         ("getHealth", "200"): 1,
         ("getOrder", "404"): 1,

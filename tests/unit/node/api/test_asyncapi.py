@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import get_args
 
 import pytest
-from api_kit import Api, running_api
+from trading_kit import Api, running_api
 
 from node.api.asyncapi import document, tag_of
 from node.streams.stream_messages import (

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 from bitfinex_kit import Credentials
-from trading_kit import CheckedApi, client_of, running_api
+from trading_kit import Api, client_of, running_api
 
 from exchange.model.commands import NewOrder
 from node.views.paging import Cursor, end_of_page, read_cursor
@@ -20,7 +20,7 @@ MANY: Final = 2000
 class World:
     """A node where a buy of alice's has filled `MANY` asks of the house at once."""
 
-    def __init__(self, api: CheckedApi, key: str) -> None:
+    def __init__(self, api: Api, key: str) -> None:
         self.api = api
         self.key = key
         name, _, secret = key.partition(":")
@@ -42,7 +42,7 @@ class World:
             return await answer.json(), answer.headers.get("Next-Cursor")
 
 
-async def fill_at_once(api: CheckedApi, account: int) -> None:
+async def fill_at_once(api: Api, account: int) -> None:
     """Fill `MANY` asks of the house by one buy: all trades have one time."""
     trading = api.node.trading
     (instrument,) = [each for each in api.node.instruments if each.symbol == "BTC-USD"]

@@ -9,32 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_kit import Api, running_api
 from exchange_kit import EPOCH_US, NETWORK, Keys, submit
 from instruments_kit import COARSE
 from market_kit import NOW, FakeMarkets
+from trading_kit import Api, running_api
 
 from exchange.engine.engine import Engine
 from exchange.journal.journal import Journal
-from exchange.market.candles import HOUR
+from exchange.market.candles import HOUR, MINUTE
 from node.cli.tables import candle_table, to_ansi
 from node.client.exchange_client import ApiError, ExchangeClient
 from node.daemon.exchange import make_exchange
 from node.service.committer import Committer
 from node.service.market_steps import MarketSteps
 from node.service.trading import Span
-from node.views.views import CandleView, OrderRequest, ServiceError
+from node.views.views import CandleView, ServiceError
 
 BTC = "BTC-USD"
+NOON = 1_767_268_800_000_000  # 2026-01-01T12:00Z
 
 
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
     async with running_api() as api:
-        for price in ("100", "101", "102"):
-            order = OrderRequest(market=BTC, side="sell", quantity="0.5", price=price)
-            await api.service.submit(order)
-            api.service.place_remote(BTC, "buy", "0.5", price)
+        for number, price in enumerate(("100", "101", "102")):
+            api.node.shown.trade(BTC, 1, price, "0.5", time=NOON + 5 * number * MINUTE)
         yield api
 
 

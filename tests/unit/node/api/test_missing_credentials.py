@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from trading_kit import TOKEN, CheckedApi, running_api
+from trading_kit import TOKEN, Api, running_api
 
 from node.api.access import AccessRules
 
@@ -26,7 +26,7 @@ QUERIES: Final = (
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
     rules = AccessRules(operator_token=TOKEN)
     async with running_api(tmp_path / "journal", rules=rules) as api:
         yield api
@@ -34,13 +34,13 @@ async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
 
 @pytest.mark.parametrize("query", QUERIES)
 @pytest.mark.parametrize("path", ["/v1/orders", "/v1/session", "/v1/stream", "/metrics"])
-async def test_keys_in_the_query_are_refused(api: CheckedApi, path: str, query: str) -> None:
+async def test_keys_in_the_query_are_refused(api: Api, path: str, query: str) -> None:
     async with api.session.get(f"{api.url}{path}?{query}") as answer:
         problem = await answer.json(content_type=None)
         assert (answer.status, problem["code"]) == (401, "bad_authorization")
 
 
-async def test_two_authorizations_are_refused(api: CheckedApi) -> None:
+async def test_two_authorizations_are_refused(api: Api) -> None:
     headers = [("Authorization", f"Bearer operator:{TOKEN}"), ("Authorization", "")]
     for both in (headers, headers[::-1]):
         async with api.session.get(f"{api.url}/v1/orders", headers=both) as answer:
@@ -65,7 +65,7 @@ async def test_two_authorizations_are_refused(api: CheckedApi) -> None:
     ids=str,
 )
 async def test_a_stream_that_failed_to_authenticate_is_nobodys(
-    api: CheckedApi, credentials: dict[str, str]
+    api: Api, credentials: dict[str, str]
 ) -> None:
     async with api.session.ws_connect(f"{api.url}/v1/stream") as socket:
 

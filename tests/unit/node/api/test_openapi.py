@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 
 import pytest
-from api_kit import Api, running_api
 from openapi_spec_validator import validate
+from trading_kit import Api, running_api
 
 from node.api.call_examples import examples
 from node.api.openapi import document, page

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from api_kit import Answer
-from trading_kit import TOKEN, CheckedApi, client_of, running_api
+from trading_kit import TOKEN, Api, client_of, running_api
 
 from node.api.access import AccessRules
 from node.api.problems import CODES
@@ -23,7 +23,7 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with running_api(tmp_path / "journal") as api:
         yield api
 
@@ -38,7 +38,7 @@ def assert_problem(answer: Answer, status: int, code: str, *words: str) -> None:
 # Accounts
 
 
-async def test_accounts_are_made_listed_and_shown_by_name_and_number(api: CheckedApi) -> None:
+async def test_accounts_are_made_listed_and_shown_by_name_and_number(api: Api) -> None:
     made = await api.post("/v1/accounts", {"name": "Alice", "max_open_orders": 5})
     assert made.status == 201
     assert made.json["number"] == 1
@@ -64,7 +64,7 @@ async def test_accounts_are_made_listed_and_shown_by_name_and_number(api: Checke
     ],
 )
 async def test_accounts_that_cannot_be_are_refused(
-    api: CheckedApi, body: dict[str, Any], status: int, code: str
+    api: Api, body: dict[str, Any], status: int, code: str
 ) -> None:
     assert_problem(await api.post("/v1/accounts", body), status, code)
     assert len((await api.get("/v1/accounts")).json) == 1
@@ -80,11 +80,11 @@ async def test_accounts_that_cannot_be_are_refused(
         ("GET", "/v1/orders?account=nobody"),
     ],
 )
-async def test_an_unknown_account_is_not_found(api: CheckedApi, method: str, path: str) -> None:
+async def test_an_unknown_account_is_not_found(api: Api, method: str, path: str) -> None:
     assert_problem(await api.call(method, path), 404, "unknown_account", "account create")
 
 
-async def test_deposits_and_withdrawals_are_exact(api: CheckedApi) -> None:
+async def test_deposits_and_withdrawals_are_exact(api: Api) -> None:
     await api.account("alice")
     body = {"asset": "usd", "amount": "0.10000001", "note": "wire 7"}
     for _ in range(3):
@@ -117,7 +117,7 @@ async def test_deposits_and_withdrawals_are_exact(api: CheckedApi) -> None:
     ],
 )
 async def test_amounts_that_cannot_be_are_refused_and_move_nothing(
-    api: CheckedApi, body: dict[str, Any], status: int, code: str, words: str
+    api: Api, body: dict[str, Any], status: int, code: str, words: str
 ) -> None:
     await api.account("alice")
     answer = await api.post("/v1/accounts/alice/deposits", body)
@@ -125,7 +125,7 @@ async def test_amounts_that_cannot_be_are_refused_and_move_nothing(
     assert await api.balances("alice") == {}
 
 
-async def test_no_more_is_withdrawn_than_is_available(api: CheckedApi) -> None:
+async def test_no_more_is_withdrawn_than_is_available(api: Api) -> None:
     key = await api.account("alice", USD="3000")
     await api.post("/v1/orders", BUY | {"quantity": "0.05"}, key=key)
     answer = await api.post("/v1/accounts/1/withdrawals", {"asset": "USD", "amount": "1500.01"})
@@ -134,7 +134,7 @@ async def test_no_more_is_withdrawn_than_is_available(api: CheckedApi) -> None:
     assert answer.json["available"] == "0"
 
 
-async def test_a_frozen_account_looks_and_cancels_only(api: CheckedApi) -> None:
+async def test_a_frozen_account_looks_and_cancels_only(api: Api) -> None:
     key = await api.account("alice", USD="6000")
     order = (await api.post("/v1/orders", BUY, key=key)).json["id"]
     await api.post("/v1/orders", BUY | {"price": "1"}, key=key)
@@ -155,7 +155,7 @@ async def test_a_frozen_account_looks_and_cancels_only(api: CheckedApi) -> None:
     assert_problem(await api.patch("/v1/accounts/0", {"frozen": True}), 404, "unknown_account")
 
 
-async def test_the_limits_of_an_account_bind_it_and_are_changed(api: CheckedApi) -> None:
+async def test_the_limits_of_an_account_bind_it_and_are_changed(api: Api) -> None:
     key = await api.account("alice", USD="100000")
     changed = await api.patch("/v1/accounts/alice", {"max_open_orders": 2})
     assert (changed.json["max_open_orders"], changed.json["orders_per_minute"]) == (2, 6000)
@@ -174,7 +174,7 @@ async def test_the_limits_of_an_account_bind_it_and_are_changed(api: CheckedApi)
 # Keys
 
 
-async def test_a_secret_is_shown_once(api: CheckedApi) -> None:
+async def test_a_secret_is_shown_once(api: Api) -> None:
     await api.account("alice")
     body = {"permissions": ["read"], "label": "dashboard"}
     made = await api.post("/v1/accounts/alice/keys", body)
@@ -187,7 +187,7 @@ async def test_a_secret_is_shown_once(api: CheckedApi) -> None:
     assert made.json["secret"] not in repr(NewKeyView(**made.json))
 
 
-async def test_a_key_acts_for_its_account_and_no_other(api: CheckedApi) -> None:
+async def test_a_key_acts_for_its_account_and_no_other(api: Api) -> None:
     alice, bob = await api.account("alice", USD="3000"), await api.account("bob", USD="3000")
     order = (await api.post("/v1/orders", BUY, key=alice)).json
     assert order["account"] == 1
@@ -203,7 +203,7 @@ async def test_a_key_acts_for_its_account_and_no_other(api: CheckedApi) -> None:
     assert_problem(answer, 403, "operator_only", "its own account")
 
 
-async def test_the_permissions_of_a_key_bind_it(api: CheckedApi) -> None:
+async def test_the_permissions_of_a_key_bind_it(api: Api) -> None:
     await api.account("alice", USD="3000")
     keys = {}
     for permission in ("read", "trade"):
@@ -219,7 +219,7 @@ async def test_the_permissions_of_a_key_bind_it(api: CheckedApi) -> None:
     assert_problem(answer, 422, "bad_label")
 
 
-async def test_wrong_keys_are_refused_alike(api: CheckedApi) -> None:
+async def test_wrong_keys_are_refused_alike(api: Api) -> None:
     key = await api.account("alice")
     name, _, secret = key.partition(":")
     details = set()
@@ -238,7 +238,7 @@ async def test_wrong_keys_are_refused_alike(api: CheckedApi) -> None:
     assert_problem(await api.get("/v1/markets", key="operator:"), 401, "bad_authorization")
 
 
-async def test_a_revoked_key_is_of_no_use(api: CheckedApi) -> None:
+async def test_a_revoked_key_is_of_no_use(api: Api) -> None:
     key = await api.account("alice")
     revoked = await api.delete(f"/v1/keys/{key.partition(':')[0]}")
     assert revoked.json["revoked"] is not None
@@ -287,7 +287,7 @@ async def test_requests_beyond_the_rate_are_refused_until_it_allows_them(tmp_pat
 # Orders
 
 
-async def test_an_order_holds_its_maximum_cost_until_it_ends(api: CheckedApi) -> None:
+async def test_an_order_holds_its_maximum_cost_until_it_ends(api: Api) -> None:
     key = await api.account("alice", USD="3000")
     order = (await api.post("/v1/orders", BUY, key=key)).json
     assert await api.balances("alice") == {"USD": ("3000", "3000")}
@@ -297,7 +297,7 @@ async def test_an_order_holds_its_maximum_cost_until_it_ends(api: CheckedApi) ->
     assert await api.balances("alice") == {"USD": ("3000", "0")}
 
 
-async def test_a_trade_moves_money_and_takes_fees(api: CheckedApi) -> None:
+async def test_a_trade_moves_money_and_takes_fees(api: Api) -> None:
     alice, bob = await api.account("alice", USD="3000"), await api.account("bob", BTC="1")
     await api.post("/v1/orders", SELL, key=bob)
     bought = (await api.post("/v1/orders", BUY, key=alice)).json
@@ -338,14 +338,14 @@ async def test_a_trade_moves_money_and_takes_fees(api: CheckedApi) -> None:
     ],
 )
 async def test_orders_that_cannot_be_are_refused(
-    api: CheckedApi, more: dict[str, Any], status: int, code: str, words: str
+    api: Api, more: dict[str, Any], status: int, code: str, words: str
 ) -> None:
     key = await api.account("alice", USD="1000000")
     assert_problem(await api.post("/v1/orders", BUY | more, key=key), status, code, words)
     assert (await api.get("/v1/orders?open=false", key=key)).json == []
 
 
-async def test_an_order_is_amended_in_place(api: CheckedApi) -> None:
+async def test_an_order_is_amended_in_place(api: Api) -> None:
     key = await api.account("alice", USD="6000")
     order = (await api.post("/v1/orders", BUY, key=key)).json["id"]
     smaller = (await api.patch(f"/v1/orders/{order}", {"quantity": "0.05"}, key=key)).json
@@ -362,7 +362,7 @@ async def test_an_order_is_amended_in_place(api: CheckedApi) -> None:
     assert_problem(answer, 409, "order_done", "cancelled")
 
 
-async def test_orders_are_cancelled_by_market_group_client_id_and_all(api: CheckedApi) -> None:
+async def test_orders_are_cancelled_by_market_group_client_id_and_all(api: Api) -> None:
     key = await api.account("alice", USD="100000")
 
     async def place(**more: Any) -> None:
@@ -390,7 +390,7 @@ async def test_orders_are_cancelled_by_market_group_client_id_and_all(api: Check
     assert await api.balances("alice") == {"USD": ("100000", "0")}
 
 
-async def test_a_client_id_is_the_accounts_own(api: CheckedApi) -> None:
+async def test_a_client_id_is_the_accounts_own(api: Api) -> None:
     alice, bob = await api.account("alice", USD="6000"), await api.account("bob", USD="6000")
     first = (await api.post("/v1/orders", BUY | {"client_id": "a/1"}, key=alice)).json
     again = (await api.post("/v1/orders", BUY | {"client_id": "a/1"}, key=alice)).json
@@ -404,7 +404,7 @@ async def test_a_client_id_is_the_accounts_own(api: CheckedApi) -> None:
     assert_problem(answer, 409, "client_id_reused")
 
 
-async def test_the_dead_mans_switch_cancels_unless_it_is_reset(api: CheckedApi) -> None:
+async def test_the_dead_mans_switch_cancels_unless_it_is_reset(api: Api) -> None:
     alice, bob = await api.account("alice", USD="6000"), await api.account("bob", USD="6000")
     for key in (alice, bob):
         await api.post("/v1/orders", BUY, key=key)
@@ -427,7 +427,7 @@ async def test_the_dead_mans_switch_cancels_unless_it_is_reset(api: CheckedApi) 
     assert_problem(answer, 400, "bad_timeout", "1000")
 
 
-async def test_a_halted_market_takes_no_orders_and_lets_cancel(api: CheckedApi) -> None:
+async def test_a_halted_market_takes_no_orders_and_lets_cancel(api: Api) -> None:
     order = (await api.post("/v1/orders", BUY)).json["id"]
     halted = await api.post("/v1/markets/btcusd/halt", {"reason": "prices in doubt"})
     assert halted.json == {"market": "BTC-USD", "halted": True, "reason": "prices in doubt"}
@@ -441,7 +441,7 @@ async def test_a_halted_market_takes_no_orders_and_lets_cancel(api: CheckedApi) 
     assert_problem(answer, 400, "bad_reason")
 
 
-async def test_a_node_that_was_never_met_can_have_a_limit_by_its_whole_id(api: CheckedApi) -> None:
+async def test_a_node_that_was_never_met_can_have_a_limit_by_its_whole_id(api: Api) -> None:
     stranger = Identity.from_seed(bytes(32)).node_id
     body = {"asset": "USD", "limit": "5"}
     for nobody in (stranger[:-1], api.node.node_id):
@@ -455,7 +455,7 @@ async def test_a_node_that_was_never_met_can_have_a_limit_by_its_whole_id(api: C
     assert answer.json == {"peer": stranger, "asset": "USD", "limit": None}
 
 
-async def test_credit_is_set_shown_and_taken_back(api: CheckedApi) -> None:
+async def test_credit_is_set_shown_and_taken_back(api: Api) -> None:
     set_ = await api.post("/v1/credit", {"asset": "usd", "limit": "10000.5"})
     assert set_.json == {"peer": None, "asset": "USD", "limit": "10000.5"}
     assert (await api.post("/v1/credit", {"asset": "BTC", "limit": "0"})).json["limit"] == "0"
@@ -497,7 +497,7 @@ async def test_a_restart_finds_everything_again(tmp_path: Path) -> None:
 
 
 async def test_an_order_waits_for_other_nodes_on_request(
-    api: CheckedApi, monkeypatch: pytest.MonkeyPatch
+    api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
     trading = api.node.trading
@@ -529,7 +529,7 @@ async def test_an_order_waits_for_other_nodes_on_request(
     assert_problem(refused, 400, "invalid_parameter", "wait_for_takes must be true or false")
 
 
-async def test_requests_are_taken_and_refused_as_their_schemas_say(api: CheckedApi) -> None:
+async def test_requests_are_taken_and_refused_as_their_schemas_say(api: Api) -> None:
     assert (await api.post("/v1/orders", BUY | {"group": 7.0})).json[
         "group"
     ] == 7  # to JSON it is 7
@@ -547,7 +547,7 @@ async def test_requests_are_taken_and_refused_as_their_schemas_say(api: CheckedA
     assert (await api.post("/v1/orders/cancel-after", {"timeout_ms": 0})).status == 200
 
 
-async def test_the_client_has_a_method_for_everything(api: CheckedApi) -> None:
+async def test_the_client_has_a_method_for_everything(api: Api) -> None:
     async with client_of(api) as operator:
         await operator.create_account(AccountRequest(name="alice"))
         await operator.deposit("alice", "USD", "6000", note="wire")

@@ -16,7 +16,7 @@ from typing import Any, Final, get_args
 import aiohttp
 import pytest
 from bitfinex_kit import Credentials
-from trading_kit import TOKEN, CheckedApi, running_api
+from trading_kit import TOKEN, Api, running_api
 
 from exchange.model.records import Permission
 from node.annexes.bitfinex.order_operations import KINDS
@@ -50,7 +50,7 @@ LIMIT: Final = {"type": "EXCHANGE LIMIT", "symbol": "tBTCUSD", "amount": "0.1", 
 class Gates:
     """A server, and the keys of all callers."""
 
-    def __init__(self, api: CheckedApi) -> None:
+    def __init__(self, api: Api) -> None:
         self.api = api
         self.keys = {"operator": f"operator:{TOKEN}"}
         self.nonce = 10**15

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from stream_kit import check_sent
-from trading_kit import TOKEN, CheckedApi, running_api
+from trading_kit import TOKEN, Api, running_api
 
 from node.api import limits
 from node.api.access import AccessRules
@@ -45,24 +45,24 @@ class Line:
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with running_api(tmp_path / "journal") as api:
         yield api
 
 
-def connect(api: CheckedApi, key: str = "") -> Any:
+def connect(api: Api, key: str = "") -> Any:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return api.session.ws_connect(f"{api.url}/v1/stream", headers=headers)
 
 
 @pytest.fixture
-async def line(api: CheckedApi) -> AsyncIterator[Line]:
+async def line(api: Api) -> AsyncIterator[Line]:
     key = await api.account("alice", USD="100000", BTC="10")
     async with connect(api, key) as socket:
         yield Line(socket)
 
 
-async def open_orders(api: CheckedApi) -> list[str]:
+async def open_orders(api: Api) -> list[str]:
     return [row["id"] for row in (await api.get("/v1/orders?account=alice")).json]
 
 
@@ -74,7 +74,7 @@ def problem(told: dict[str, Any]) -> tuple[int, str]:
 # Effects
 
 
-async def test_orders_are_cancelled_together(api: CheckedApi, line: Line) -> None:
+async def test_orders_are_cancelled_together(api: Api, line: Line) -> None:
     for number in range(4):
         await line.submit(str(number), group=number % 2)
     told = await line.ask(op="cancel_many", id="x", group=1)
@@ -84,7 +84,7 @@ async def test_orders_are_cancelled_together(api: CheckedApi, line: Line) -> Non
     assert await open_orders(api) == []
 
 
-async def test_many_has_a_result_for_each(api: CheckedApi, line: Line) -> None:
+async def test_many_has_a_result_for_each(api: Api, line: Line) -> None:
     requests = [
         {"op": "submit", "id": "a", "order": BUY | {"client_id": "a"}},
         {"op": "submit", "id": "b", "order": BUY | {"quantity": "1000"}},
@@ -107,7 +107,7 @@ async def test_many_has_a_result_for_each(api: CheckedApi, line: Line) -> None:
     assert len(await open_orders(api)) == 1
 
 
-async def test_the_dead_mans_switch(api: CheckedApi, line: Line) -> None:
+async def test_the_dead_mans_switch(api: Api, line: Line) -> None:
     await line.submit()
     told = await line.ask(op="cancel_after", id="t", timeout_ms=2000)
     assert told["event"] == "cancel_after_set"
@@ -123,7 +123,7 @@ async def test_the_dead_mans_switch(api: CheckedApi, line: Line) -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 async def test_orders_outlive_the_connection_unless_cancel_on_disconnect_is_set(
-    api: CheckedApi, enabled: bool
+    api: Api, enabled: bool
 ) -> None:
     key = await api.account("alice", USD="100000")
     async with connect(api, key) as socket:
@@ -192,7 +192,7 @@ async def test_a_whole_number_may_be_written_as_a_float(line: Line) -> None:
     assert (await line.submit(group=7.0))["orders"][0]["group"] == 7
 
 
-async def test_a_frozen_account_and_a_halted_market(api: CheckedApi, line: Line) -> None:
+async def test_a_frozen_account_and_a_halted_market(api: Api, line: Line) -> None:
     await api.patch("/v1/accounts/alice", {"frozen": True})
     assert problem(await line.submit()) == (403, "account_frozen")
     await api.patch("/v1/accounts/alice", {"frozen": False})
@@ -202,7 +202,7 @@ async def test_a_frozen_account_and_a_halted_market(api: CheckedApi, line: Line)
     assert (await line.ask(op="cancel", id="c", client_id="kept"))["event"] == "accepted"
 
 
-async def test_a_revoked_key_trades_no_more(api: CheckedApi, line: Line) -> None:
+async def test_a_revoked_key_trades_no_more(api: Api, line: Line) -> None:
     await line.submit()
     (key,) = (await api.get("/v1/accounts/alice/keys")).json
     assert (await api.delete(f"/v1/keys/{key['key']}")).status == 200
@@ -222,7 +222,7 @@ async def test_requests_count_against_the_rate_of_the_key(tmp_path: Path) -> Non
     assert told["results"][-1]["problem"]["retry_after"] >= 1
 
 
-async def test_the_operator_trades_for_any_account(api: CheckedApi, line: Line) -> None:
+async def test_the_operator_trades_for_any_account(api: Api, line: Line) -> None:
     async with connect(api) as socket:
         operator = Line(socket)
         told = await operator.ask(op="submit", id="1", order=BUY, account="alice")
@@ -234,7 +234,7 @@ async def test_the_operator_trades_for_any_account(api: CheckedApi, line: Line) 
 
 
 async def test_a_fault_of_the_node_is_an_incident(
-    api: CheckedApi, line: Line, monkeypatch: pytest.MonkeyPatch
+    api: Api, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(order: Any) -> Any:
         raise RuntimeError("broken")
@@ -248,7 +248,7 @@ async def test_a_fault_of_the_node_is_an_incident(
 # Limits
 
 
-async def stalled(api: CheckedApi, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+async def stalled(api: Api, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Hold commits back until the event is set."""
     release, tasks = asyncio.Event(), set()
     turn = api.node.committer._turn
@@ -265,7 +265,7 @@ async def stalled(api: CheckedApi, monkeypatch: pytest.MonkeyPatch) -> asyncio.E
 
 
 async def test_reading_waits_while_too_many_requests_are_under_way(
-    api: CheckedApi, line: Line, monkeypatch: pytest.MonkeyPatch
+    api: Api, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "STREAM_IN_FLIGHT", 3)
     release = await stalled(api, monkeypatch)
@@ -278,7 +278,7 @@ async def test_reading_waits_while_too_many_requests_are_under_way(
 
 
 async def test_a_request_without_an_answer_in_time_gets_a_timeout(
-    api: CheckedApi, line: Line, monkeypatch: pytest.MonkeyPatch
+    api: Api, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "HANDLER_TIMEOUT", 0.05)
     release = await stalled(api, monkeypatch)
@@ -290,12 +290,12 @@ async def test_a_request_without_an_answer_in_time_gets_a_timeout(
 # The typed client
 
 
-def client_of(api: CheckedApi, key: str) -> StreamingClient:
+def client_of(api: Api, key: str) -> StreamingClient:
     name, _, secret = key.partition(":")
     return StreamingClient(api.url, key=name, secret=secret)
 
 
-async def test_the_client_has_every_request(api: CheckedApi) -> None:
+async def test_the_client_has_every_request(api: Api) -> None:
     key = await api.account("alice", USD="100000")
     request = OrderRequest(
         market="BTC-USD", side="buy", quantity="0.1", price="20000", client_id="c"
@@ -333,7 +333,7 @@ async def test_the_client_has_every_request(api: CheckedApi) -> None:
 
 
 async def test_a_request_without_an_answer_fails_with_the_connection(
-    api: CheckedApi, monkeypatch: pytest.MonkeyPatch
+    api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = await api.account("alice", USD="100000")
     async with client_of(api, key) as client:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 from bitfinex_kit import Credentials
-from trading_kit import CheckedApi, running_api
+from trading_kit import Api, running_api
 
 ORDER: Final = '"market":"BTC-USD","side":"buy","quantity":"0.1","price":"20000"'
 REPEATED: Final = (
@@ -46,27 +46,25 @@ FORMS: Final = (
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with running_api(tmp_path / "journal") as api:
         yield api
 
 
-async def post(api: CheckedApi, path: str, text: str, method: str = "POST") -> tuple[int, Any]:
+async def post(api: Api, path: str, text: str, method: str = "POST") -> tuple[int, Any]:
     headers = {"Content-Type": "application/json"}
     answer = await api.session.request(method, api.url + path, data=text, headers=headers)
     async with answer:
         return answer.status, await answer.json(content_type=None)
 
 
-async def nothing_was_placed(api: CheckedApi) -> None:
+async def nothing_was_placed(api: Api) -> None:
     assert (await api.get("/v1/orders?open=false")).json == []
 
 
 @pytest.mark.parametrize("members", REPEATED)
 @pytest.mark.parametrize("path", ["/v1/orders", "/v1/orders?wait_for_takes=true"])
-async def test_repeated_members_of_a_body_are_refused(
-    api: CheckedApi, path: str, members: str
-) -> None:
+async def test_repeated_members_of_a_body_are_refused(api: Api, path: str, members: str) -> None:
     status, problem = await post(api, path, f"{{{members}}}")
     assert (status, problem["code"]) == (400, "repeated_member")
     assert "twice" in problem["detail"]
@@ -82,9 +80,7 @@ async def test_repeated_members_of_a_body_are_refused(
         ("/v1/markets/BTC-USD/halt", '"reason":"a","reason":"b"'),
     ],
 )
-async def test_repeated_members_of_every_body_are_refused(
-    api: CheckedApi, path: str, body: str
-) -> None:
+async def test_repeated_members_of_every_body_are_refused(api: Api, path: str, body: str) -> None:
     status, problem = await post(api, path, f"{{{body}}}")
     assert (status, problem["code"]) == (400, "repeated_member")
 
@@ -99,7 +95,7 @@ async def test_repeated_members_of_every_body_are_refused(
     ],
 )
 async def test_repeated_members_on_the_stream_are_refused(
-    api: CheckedApi, message: str, members: str
+    api: Api, message: str, members: str
 ) -> None:
     async with api.session.ws_connect(f"{api.url}/v1/stream") as socket:
         await socket.send_str(message % members)
@@ -118,9 +114,7 @@ async def test_repeated_members_on_the_stream_are_refused(
         '{"op":"ping","op":"ping"}',
     ],
 )
-async def test_repeated_members_of_other_messages_are_refused(
-    api: CheckedApi, message: str
-) -> None:
+async def test_repeated_members_of_other_messages_are_refused(api: Api, message: str) -> None:
     async with api.session.ws_connect(f"{api.url}/v1/stream") as socket:
         await socket.send_str(message)
         told = await socket.receive_json(timeout=5)
@@ -128,13 +122,13 @@ async def test_repeated_members_of_other_messages_are_refused(
     await nothing_was_placed(api)
 
 
-async def credentials(api: CheckedApi) -> Credentials:
+async def credentials(api: Api) -> Credentials:
     key, _, secret = (await api.account("alice", USD="100000", BTC="10")).partition(":")
     return Credentials(key, secret, 10**15)
 
 
 @pytest.mark.parametrize("members", REPEATED_DIALECT)
-async def test_repeated_members_in_the_dialect_are_refused(api: CheckedApi, members: str) -> None:
+async def test_repeated_members_in_the_dialect_are_refused(api: Api, members: str) -> None:
     holder, path = await credentials(api), "/v2/auth/w/order/submit"
     for text in (f"{{{members}}}", f" {{{members}}}"):
         data = text.encode()
@@ -166,7 +160,7 @@ async def test_repeated_members_in_the_dialect_are_refused(api: CheckedApi, memb
         "/v2/book/tBTCUSD/P0?len=1&len=25",
     ],
 )
-async def test_repeated_parameters_in_the_dialect_are_refused(api: CheckedApi, path: str) -> None:
+async def test_repeated_parameters_in_the_dialect_are_refused(api: Api, path: str) -> None:
     async with api.session.get(api.url + path) as answer:
         assert (answer.status, (await answer.json())[:2]) == (400, ["error", 10020])
 
@@ -176,7 +170,7 @@ async def test_repeated_parameters_in_the_dialect_are_refused(api: CheckedApi, p
     "field", ["price", "quantity", "stop", "oco_stop", "display_quantity", "trailing_offset"]
 )
 async def test_numbers_in_other_forms_than_the_documents_show_are_refused(
-    api: CheckedApi, field: str, form: str
+    api: Api, field: str, form: str
 ) -> None:
     body = json.loads(f"{{{ORDER}}}") | {field: form}
     status, problem = await post(api, "/v1/orders", json.dumps(body))
@@ -188,7 +182,7 @@ async def test_numbers_in_other_forms_than_the_documents_show_are_refused(
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_amendments_and_amounts_take_plain_numbers_only(api: CheckedApi, form: str) -> None:
+async def test_amendments_and_amounts_take_plain_numbers_only(api: Api, form: str) -> None:
     placed = (await api.post("/v1/orders", json.loads(f"{{{ORDER}}}"))).json
     for field in ("price", "quantity"):
         body = json.dumps({field: form})
@@ -205,7 +199,7 @@ async def test_amendments_and_amounts_take_plain_numbers_only(api: CheckedApi, f
     ["/v1/orders", "/v1/fills", "/v1/trades", "/v1/candles/BTC-USD", "/v1/ledger", "/v1/postings"],
 )
 async def test_times_that_may_be_seconds_are_refused_with_the_milliseconds(
-    api: CheckedApi, path: str, name: str, value: str
+    api: Api, path: str, name: str, value: str
 ) -> None:
     answer = await api.get(f"{path}?{name}={value}")
     assert (answer.status, answer.json["code"], answer.json["parameter"]) == (
@@ -218,7 +212,7 @@ async def test_times_that_may_be_seconds_are_refused_with_the_milliseconds(
 
 
 @pytest.mark.parametrize("value", ["1700000000", "4102444800"])
-async def test_an_end_of_an_order_in_seconds_is_refused(api: CheckedApi, value: str) -> None:
+async def test_an_end_of_an_order_in_seconds_is_refused(api: Api, value: str) -> None:
     body = f'{{{ORDER},"tif":"gtd","expires":"{value}"}}'
     status, problem = await post(api, "/v1/orders", body)
     assert (status, problem["code"]) == (400, "bad_time")

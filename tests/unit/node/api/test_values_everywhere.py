@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus, urlencode
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trading_kit import CheckedApi, client_of, running_api
+from trading_kit import Api, client_of, running_api
 from yarl import URL
 
 ORDER: Final = {"market": "BTC-USD", "side": "buy", "quantity": "0.1", "price": "20000"}
@@ -42,18 +42,18 @@ HARD: Final = (
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with running_api(tmp_path / "journal") as api:
         yield api
 
 
-async def status_and_body(api: CheckedApi, method: str, target: str) -> tuple[int, Any]:
+async def status_and_body(api: Api, method: str, target: str) -> tuple[int, Any]:
     """`target` goes out as it is, without a library's own encoding."""
     async with api.session.request(method, URL(api.url + target, encoded=True)) as answer:
         return answer.status, await answer.json(content_type=None)
 
 
-async def check_client_id(api: CheckedApi, client_id: str) -> None:
+async def check_client_id(api: Api, client_id: str) -> None:
     """Place by body, stream and client; read by path; cancel by query and stream."""
     placed = await api.post("/v1/orders", ORDER | {"client_id": client_id})
     assert placed.status == 201, placed.json
@@ -69,7 +69,7 @@ async def check_client_id(api: CheckedApi, client_id: str) -> None:
     assert (await api.get(f"/v1/orders/{placed.json['number']}")).json["status"] == "cancelled"
 
 
-async def check_on_the_stream(api: CheckedApi, client_id: str) -> None:
+async def check_on_the_stream(api: Api, client_id: str) -> None:
     async with api.session.ws_connect(f"{api.url}/v1/stream") as socket:
         order = ORDER | {"client_id": client_id}
         await socket.send_json({"op": "submit", "id": client_id, "order": order})
@@ -82,7 +82,7 @@ async def check_on_the_stream(api: CheckedApi, client_id: str) -> None:
 
 
 @pytest.mark.parametrize("client_id", HARD)
-async def test_client_ids_work_on_the_stream(api: CheckedApi, client_id: str) -> None:
+async def test_client_ids_work_on_the_stream(api: Api, client_id: str) -> None:
     await check_on_the_stream(api, client_id)
 
 
@@ -103,9 +103,7 @@ def test_any_client_id_that_is_taken_is_found_again(client_ids: list[str]) -> No
 
 
 @pytest.mark.parametrize("client_id", [".", ".."])
-async def test_client_ids_that_no_path_can_carry_are_refused(
-    api: CheckedApi, client_id: str
-) -> None:
+async def test_client_ids_that_no_path_can_carry_are_refused(api: Api, client_id: str) -> None:
     refused = await api.post("/v1/orders", ORDER | {"client_id": client_id})
     assert (refused.status, refused.json["code"]) == (400, "bad_client_id")
 

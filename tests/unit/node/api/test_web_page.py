@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from api_kit import Api, running_api
 from test_api_server import assert_problem
+from trading_kit import Api, running_api
 
 
 @pytest.fixture

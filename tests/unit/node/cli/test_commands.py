@@ -1,8 +1,9 @@
-"""The command line, against a real server with the fake service: in this process and as a process."""
+"""The command line, against a real node without a network: in this process and as a process."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from cli_kit import RunningNode
 from click.testing import CliRunner, Result
-from fake_service import ME, PEER
+from trading_kit import ME, PEER
 
 from node.cli.client_session import run_blocking
 from node.cli.main import COMMANDS, cli
@@ -79,7 +80,7 @@ def test_an_order_can_be_written_in_several_ways(node: RunningNode, words: tuple
 
 def test_fills_and_public_trades_are_listed(node: RunningNode) -> None:
     run("order", "buy", "BTC-USD", "0.5", "@", "30000")
-    node.do(lambda: node.service.place_remote("BTC-USD", "sell", "0.2", "30000"))
+    node.do(lambda: node.node.place_remote("BTC-USD", "sell", "0.2", "30000"))
     assert PEER in run("trades").stdout
     assert " fee" not in run("trades").stdout  # the house pays none
     assert "maker" in run("trades", "btc-usd").stdout
@@ -91,14 +92,18 @@ def test_fills_and_public_trades_are_listed(node: RunningNode) -> None:
 
 
 def test_candles_are_listed_the_newest_last(node: RunningNode) -> None:
+    times = itertools.count(1_767_268_800_000_000, 300_000_000)
     for price in ("30000", "30001"):
-        run("order", "buy", "BTC-USD", "0.5", "@", price)
-        node.do(lambda price=price: node.service.place_remote("BTC-USD", "sell", "0.5", price))
+        node.do(
+            lambda price=price: node.node.shown.trade("BTC-USD", 1, price, "1", time=next(times))
+        )
     title, *rows = run("candles", "btc-usd", "--tf", "5m").stdout.splitlines()
     assert title.split() == ["begins", "(UTC)", "open", "high", "low", "close", "volume", "trades"]
     assert [row.split()[2] for row in rows] == ["30000", "30001"]
-    assert [c["close"] for c in run_json("candles", "BTC-USD")] == ["30000", "30001"]
-    assert [c["close"] for c in run_json("candles", "BTC-USD", "--limit", "1")] == ["30001"]
+    assert [c["close"] for c in run_json("candles", "BTC-USD", "--tf", "5m")] == ["30000", "30001"]
+    assert [c["close"] for c in run_json("candles", "BTC-USD", "--tf", "5m", "--limit", "1")] == [
+        "30001"
+    ]
     assert "no trades" in run("candles", "ETH-USD").stderr
     assert run_json("candles", "BTC-USD", "--end", "2020-01-01T00:00:00Z") == []
     assert run("candles", "BTC-USD", "--tf", "2m").exit_code == 2
@@ -106,8 +111,8 @@ def test_candles_are_listed_the_newest_last(node: RunningNode) -> None:
 
 def test_the_book_marks_own_orders_and_depth_limits_it(node: RunningNode) -> None:
     run("order", "buy", "BTC-USD", "0.5", "@", "30000")
-    node.do(lambda: node.service.place_remote("BTC-USD", "sell", "1", "30010"))
-    node.do(lambda: node.service.place_remote("BTC-USD", "sell", "1", "30020"))
+    node.do(lambda: node.node.place_remote("BTC-USD", "sell", "1", "30010"))
+    node.do(lambda: node.node.place_remote("BTC-USD", "sell", "1", "30020"))
     text = run("book", "btc-usd").stdout
     assert "spread 10 (0.033 %)" in text
     assert [line for line in text.splitlines() if line.startswith("* 30000 ")]
@@ -120,6 +125,8 @@ def test_markets_peers_status_connect_and_ping(node: RunningNode) -> None:
         "market",
         "BTC-USD",
         "ETH-USD",
+        "ETH-BTC",
+        "TEST-USD",
     ]
     assert PEER in run("peers").stdout
     assert ME in run("status").stdout
@@ -159,9 +166,9 @@ def test_json_is_one_document_and_nothing_else(node: RunningNode, words: tuple[s
 @pytest.mark.parametrize(
     ("words", "code", "hint"),
     [
-        (("order", "buy", "XX-USD", "1", "@", "1"), 1, "there are BTC-USD, ETH-USD"),
+        (("order", "buy", "XX-USD", "1", "@", "1"), 1, "known: BTC-USD, ETH-BTC, ETH-USD"),
         (("order", "buy", "BTC-USD", "0.00001", "@", "1"), 1, "multiple of the lot 0.0001"),
-        (("cancel", "99"), 1, "no order '99'"),
+        (("cancel", "99"), 1, "no order 99"),
         (("book", "nope"), 1, "no market 'NOPE'"),
         (("connect", "10.0.0.1:1"), 1, "nobody answers at 10.0.0.1:1"),
         (("ping", "q"), 1, "0 nodes begin with 'q'"),
@@ -228,11 +235,14 @@ def test_wrong_usage_is_code_2_with_an_example(
     assert result.exit_code == 2, result.output
     assert hint in result.stderr
     assert result.stdout == ""
-    assert node.service.own == []
+    assert node.orders() == []
 
 
-def test_a_fault_of_the_node_is_code_4(node: RunningNode) -> None:
-    node.service.fail_with = RuntimeError("secret")
+def test_a_fault_of_the_node_is_code_4(node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(node.node.orders, "find", fail)
     result = run("orders")
     assert (result.exit_code, "incident" in result.stderr) == (4, True)
     assert "secret" not in result.stderr
@@ -340,7 +350,7 @@ def test_another_node_at_the_address_is_not_traded_with(node: RunningNode) -> No
     node.write(node_id=PEER)
     result = run("order", "buy", "BTC-USD", "1", "@", "1")
     assert_no_node(result, "another node answers at", ME, PEER)
-    assert node.service.own == []
+    assert node.orders() == []
 
 
 def test_a_coroutine_that_waits_cannot_be_run_without_a_loop() -> None:
@@ -492,12 +502,12 @@ def test_a_service_is_called_with_json_and_answers_json(node: RunningNode) -> No
     assert result.exit_code == 0
     assert json.loads(result.stdout) == {"echo": {"action": "execute"}}
     assert result.stderr == f"node {PEER} answered in 12.5 ms, after 2 requests\n"
-    sent = node.service.last_call
+    sent = node.node.network.last_call
     assert sent is not None
     assert (sent.timeout_ms, sent.idempotent, sent.idempotency_id) == (2000, True, "")
     whole = run_json("call", "job_service", "[1]", "--id", "x", "--node", "abcd")
     assert (whole["node"], whole["attempts"], whole["result"]) == (PEER, 2, {"echo": [1]})
-    sent = node.service.last_call
+    sent = node.node.network.last_call
     assert (sent.idempotent, sent.idempotency_id, sent.node) == (None, "x", "abcd")
     assert json.loads(run("call", "book").stdout) == {"echo": None}
     assert json.loads(run("call", "book", "-", input='{"a":1}').stdout) == {"echo": {"a": 1}}

@@ -125,7 +125,7 @@ def order(node: RunningNode, *words: str, answer: str | None = None) -> Result:
 
 
 def test_a_script_is_refused_without_yes(node: RunningNode) -> None:
-    node.do(lambda: node.service.place_remote("BTC-USD", "sell", "0.5", "30000"))
+    node.do(lambda: node.node.place_remote("BTC-USD", "sell", "0.5", "30000"))
     refused = order(node, "buy", "BTC-USD", "1")
     assert refused.exit_code == 1
     assert refused.stderr == (
@@ -139,7 +139,7 @@ def test_a_script_is_refused_without_yes(node: RunningNode) -> None:
 def test_a_terminal_gets_a_confirmation_prompt(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
-    node.do(lambda: node.service.place_remote("BTC-USD", "sell", "0.5", "30000"))
+    node.do(lambda: node.node.place_remote("BTC-USD", "sell", "0.5", "30000"))
     monkeypatch.setattr("node.cli.order_check.is_asked", lambda: True)
     asked = order(node, "buy", "BTC-USD", "1", answer=answer)
     assert asked.exit_code == code, asked.output

@@ -68,13 +68,13 @@ def test_a_malformed_key_is_code_2_and_is_not_shown(
     result = run(*words, *as_json, *here(node), env={"EXCHANGE_NODE_KEY": text})
     assert (result.exit_code, "must be KEY:SECRET" in result.stderr) == (2, True)
     assert SECRET not in result.output
-    assert node.service.own == []
+    assert node.orders() == []
 
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n", "  \t"])
 def test_white_space_around_a_key_does_no_harm(node: RunningNode, end: str) -> None:
-    made = node.do(lambda: node.service.accounts.create(1, "alice").number)
-    node.do(lambda: node.service.accounts.create_key(1, made, ("read",), "", KEY, SECRET))
+    made = node.do(lambda: node.node.accounts.create(1, "alice").number)
+    node.do(lambda: node.node.accounts.create_key(1, made, ("read",), "", KEY, SECRET))
     shown = run("whoami", *here(node), env={"EXCHANGE_NODE_KEY": f" {KEY}:{SECRET}{end}"})
     assert shown.stdout.splitlines()[:2] == [f"account {made}: alice", f"  by    the key {KEY}"]
 
@@ -335,8 +335,8 @@ ORDER = ("order", "buy", "BTC-USD", "1", "@", "1", "--yes")
 def test_an_order_whose_later_state_is_not_known_is_shown_as_it_was_placed(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node.do(lambda: node.service.place_remote("BTC-USD", "sell", "1", "1"))
-    real = node.service.submit
+    node.do(lambda: node.node.place_remote("BTC-USD", "sell", "1", "1"))
+    real = node.node.orders.submit
 
     async def submit(*args: Any, **options: Any) -> Any:
         view = await real(*args, **options)
@@ -345,10 +345,10 @@ def test_an_order_whose_later_state_is_not_known_is_shown_as_it_was_placed(
         def fail(*_: Any, **__: Any) -> Any:
             raise RuntimeError("gone")
 
-        monkeypatch.setattr(node.service, "get", fail)
+        monkeypatch.setattr(node.node.orders, "get", fail)
         return view
 
-    monkeypatch.setattr(node.service, "submit", submit)
+    monkeypatch.setattr(node.node.orders, "submit", submit)
     done = run(*ORDER, *here(node))
     assert (done.exit_code, "order " in done.stdout) == (0, True), done.output
 

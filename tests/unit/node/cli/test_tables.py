@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from decimal import Decimal
 
 import pytest
-from fake_service import ME, FakeService
 from hypothesis import given
 from hypothesis import strategies as st
+from network_kit import CannedNetwork
+from trading_kit import ME, PEER, running_trading_node
 
 from node.cli.commands.service_commands import why_lines
 from node.cli.commands.watch_commands import book_view, describe, frame_lines
@@ -125,19 +125,19 @@ def test_aligned_numbers_are_unchanged_and_equally_wide(numbers: list[str]) -> N
 
 
 async def test_orders_have_full_ids_on_request_only() -> None:
-    service = FakeService()
-    await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1", price="2"))
-    await service.submit(OrderRequest(market="BTC-USD", side="buy", quantity="1"))
-    full = plain(order_table(await service.find(open_only=False), full=True))
-    short = plain(order_table(await service.find(open_only=False), full=False))
+    async with running_trading_node() as node:
+        for price in ("2", None):
+            order = OrderRequest(market="BTC-USD", side="buy", quantity="1", price=price)
+            await node.orders.submit(order)
+        found = await node.orders.find(open_only=False)
+    full, short = (plain(order_table(found, full=full)) for full in (True, False))
     assert full[1].startswith(f"{ME}-2  BTC-USD  buy ")
     assert short[1].startswith("2      BTC-USD  buy ")
     assert "market" in short[1]
 
 
 def test_peers_show_address_link_and_failure() -> None:
-    service = FakeService()
-    peer = service.known_peers[0]
+    (peer,) = CannedNetwork(ME, PEER).peers()
     peer.address, peer.encrypted, peer.last_error = "fe80::1", False, "timed out\x07"
     peer.node_id = None
     line = plain(peer_table([peer], full=False))[1]
@@ -330,17 +330,10 @@ def test_no_word_is_lost_or_broken(rows: list[list[str]], width: int) -> None:
     assert sorted(word for line in lines[1:] for word in line.split()) == words
 
 
-def test_a_list_of_orders_fits_80_columns() -> None:
-    fake = FakeService()
-    view = asyncio.run(
-        fake.submit(OrderRequest(market="BTC-USD", side="buy", quantity="0.5", price="29999.5"))
-    )
-    lines = plain(order_table([view], full=False))
-    assert max(map(len, lines)) > 0
-    today = [clock(view.created, today=view.created[:10])]
-    assert today == [view.created[11:]]
+def test_a_table_fits_80_columns() -> None:
     fitted = table([Column("a"), Column("b")], [["x" * 50, "word " * 20]], width=80)
     assert max(len(line) for line in plain(fitted)) <= 80
+    assert clock(TIME, today=TIME[:10]) == TIME[11:]
 
 
 # Frames of `book --watch`

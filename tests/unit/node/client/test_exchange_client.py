@@ -8,10 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from api_kit import Api, running_api
-from fake_service import FakeService
+from trading_kit import Api, running_api
 
-from node.api import ApiServer
 from node.cli.client_session import BlockingTransport
 from node.client.exchange_client import (
     ApiTransport,
@@ -46,12 +44,12 @@ async def api() -> AsyncIterator[Api]:
 
 
 @both
-async def test_no_node_is_a_short_sentence_with_the_address(make: MakeTransport) -> None:
-    server = ApiServer(FakeService())
-    url = await server.start()
-    await server.stop()
-    async with ExchangeClient(url, transport=make()) as client:
-        with pytest.raises(NodeUnreachable, match=rf"no answer from {url} \(.*refused.*\)"):
+async def test_the_error_of_an_unreachable_node_has_its_address(
+    api: Api, make: MakeTransport
+) -> None:
+    await api.server.stop()
+    async with ExchangeClient(api.url, transport=make()) as client:
+        with pytest.raises(NodeUnreachable, match=rf"no answer from {api.url} \(.*refused.*\)"):
             await client.status()
 
 

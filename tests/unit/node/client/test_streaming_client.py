@@ -9,16 +9,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from api_kit import Api, running_api
-from fake_service import ME, PEER, FakeService
+from trading_kit import ME, PEER, Api, running_api, running_trading_node, server_of
 
-from exchange.model.records import Order
-from node.api import ApiServer
 from node.client import subscriptions
 from node.client.book_replica import ChecksumMismatch
 from node.client.exchange_client import ApiError, NodeUnreachable, NotANode, StreamClosed
 from node.client.streaming_client import StreamingClient
-from node.service.trading import Balance
 from node.streams.stream_messages import (
     BookL1,
     BookL2,
@@ -43,19 +39,19 @@ async def api() -> AsyncIterator[Api]:
 
 
 async def test_a_book_is_kept_and_verified(api: Api) -> None:
-    api.service.place_remote(MARKET, "buy", "1", "29999")
+    await api.node.place_remote(MARKET, "buy", "1", "29999")
     async with StreamingClient(api.url, node_id=ME) as client:
         feed = client.book(MARKET)
         assert isinstance(await anext(feed), BookL2Snapshot)
         assert feed.book.best_bid == Level("29999", "1", 1)
-        api.service.place_remote(MARKET, "buy", "2", "30000")
+        await api.node.place_remote(MARKET, "buy", "2", "30000")
         assert isinstance(await anext(feed), BookL2)
         assert feed.book.bids() == [Level("30000", "2", 1), Level("29999", "1", 1)]
         assert feed.stream == "book/BTC-USD/L2/25/network"
 
 
 async def test_every_channel_has_its_types_on_one_connection(api: Api) -> None:
-    api.service.trading.balances[0] = [Balance("USD", 10**8, 0)]
+    await api.post("/v1/accounts/house/deposits", {"asset": "USD", "amount": "1"})
     async with StreamingClient(api.url) as client:
         best = client.book(MARKET, level="L1")
         orders = client.book(MARKET, level="L3", depth="full", scope="network")
@@ -67,7 +63,7 @@ async def test_every_channel_has_its_types_on_one_connection(api: Api) -> None:
         assert isinstance(await anext(client.orders()), OrdersSnapshot)
         assert (await anext(client.fills())).fills == []
         assert (await anext(client.balances())).balances[0].total == "1"
-        order_id = api.service.place_remote(MARKET, "sell", "1", "30000")
+        order_id = await api.node.place_remote(MARKET, "sell", "1", "30000")
         assert isinstance(await anext(orders), BookL3)
         assert [entry.id for entry in orders.book.asks()] == [order_id]
         await anext(best)
@@ -78,10 +74,11 @@ async def test_an_account_stream_brings_typed_orders(api: Api) -> None:
     async with StreamingClient(api.url) as client:
         feed = client.orders()
         await anext(feed)
-        key = api.service.shown.instruments[MARKET].key
-        api.service.trading.tell(0, orders=[Order(7, key, 1, 100, 5, 1)])
+        await api.post(
+            "/v1/orders", {"market": MARKET, "side": "buy", "quantity": "1", "price": "5"}
+        )
         (order,) = (await anext(feed)).orders
-        assert (order.number, order.status) == (7, "open")
+        assert (order.number, order.status) == (1, "open")
 
 
 async def test_a_broken_connection_is_made_again_and_nothing_is_missing(
@@ -97,8 +94,8 @@ async def test_a_broken_connection_is_made_again_and_nothing_is_missing(
                 socket._req.transport.abort()  # type: ignore[union-attr]
             sockets.clear()
             for step in range(20):
-                api.service.place_remote(MARKET, "sell", "1", str(30000 + number * 20 + step))
-            api.service.shown.trade(MARKET, 1, str(40000 + number), "1")
+                await api.node.place_remote(MARKET, "sell", "1", str(30000 + number * 20 + step))
+            api.node.shown.trade(MARKET, 1, str(40000 + number), "1")
             while len(book.book) < (number + 1) * 20:
                 seen.append(await anext(book))
             message = await anext(trades)
@@ -109,42 +106,37 @@ async def test_a_broken_connection_is_made_again_and_nothing_is_missing(
 
 
 async def test_a_node_that_came_back_begins_with_a_snapshot() -> None:
-    service = FakeService()
-    server = ApiServer(service)
-    url = await server.start()
-    port = int(url.rpartition(":")[2])
-    async with StreamingClient(url) as client:
+    async with (
+        running_api() as api,
+        running_trading_node() as again,
+        StreamingClient(api.url) as client,
+    ):
         feed = client.book(MARKET)
         await anext(feed)
-        await server.stop()
-        again = FakeService()
-        again.place_remote(MARKET, "sell", "3", "30000")
-        server = ApiServer(again)
-        await server.start(port=port)
+        await api.server.stop()
+        await again.place_remote(MARKET, "sell", "3", "30000")
+        server = server_of(again)
+        await server.start(port=int(api.url.rpartition(":")[2]))
         message = await anext(feed)
         assert isinstance(message, BookL2Snapshot)
         assert message.reason == "restarted"
         assert feed.book.best_ask == Level("30000", "3", 1)
-    await server.stop()
+        await server.stop()
 
 
 async def test_without_patience_the_end_is_reported_at_once() -> None:
-    server = ApiServer(FakeService())
-    url = await server.start()
-    async with StreamingClient(url, patience=0) as client:
+    async with running_api() as api, StreamingClient(api.url, patience=0) as client:
         feed = client.book(MARKET)
         await anext(feed)
-        stopping = asyncio.ensure_future(server.stop())
+        stopping = asyncio.ensure_future(api.server.stop())
         with pytest.raises(StreamClosed, match="the node is stopping"):
             await anext(feed)
         await stopping
 
 
-async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ApiServer(FakeService())
-    url = await server.start()
-    await server.stop()
-    async with StreamingClient(url, patience=0.3) as client:
+async def test_patience_ends() -> None:
+    async with running_api() as api, StreamingClient(api.url, patience=0.3) as client:
+        await api.server.stop()
         with pytest.raises(NodeUnreachable, match="no answer from"):
             await anext(client.book(MARKET))
 
@@ -156,7 +148,7 @@ async def test_a_refused_subscription_has_a_reason_and_the_others_go_on(api: Api
         with pytest.raises(ApiError, match="no market 'XX'") as refused:
             await anext(client.trades("XX"))
         assert refused.value.code == "unknown_market"
-        api.service.place_remote(MARKET, "sell", "1", "30000")
+        await api.node.place_remote(MARKET, "sell", "1", "30000")
         assert isinstance(await anext(good), BookL2)
 
 
@@ -197,9 +189,9 @@ async def test_a_book_that_is_not_the_nodes_fails_loudly(
     async with StreamingClient(api.url) as client:
         feed = client.book(MARKET)
         await anext(feed)
-        stream = api.service.stream_registry._streams[("book/BTC-USD/L2/25/network", None)]
+        stream = api.node.stream_registry._streams[("book/BTC-USD/L2/25/network", None)]
         stream.view.checksum = 5  # type: ignore[attr-defined]
-        api.service.place_remote(MARKET, "sell", "1", "30000")
+        await api.node.place_remote(MARKET, "sell", "1", "30000")
         with pytest.raises(ChecksumMismatch):
             await anext(feed)
 
@@ -212,7 +204,7 @@ async def test_a_closed_feed_is_unsubscribed_and_ends(
             await anext(feed)
         with pytest.raises(StopAsyncIteration):
             await anext(feed)
-        stream = api.service.stream_registry._streams[("book/BTC-USD/L2/25/network", None)]
+        stream = api.node.stream_registry._streams[("book/BTC-USD/L2/25/network", None)]
         async with asyncio.timeout(5):
             while stream.readers:  # noqa: ASYNC110 - the stream has no event for it
                 await asyncio.sleep(0.01)
@@ -229,9 +221,9 @@ async def test_a_feed_without_a_reader_holds_no_more_than_its_share(
         await anext(lazy)
         await anext(book)
         for number in range(20):
-            api.service.shown.trade(MARKET, 1, str(30000 + number), "1")
+            api.node.shown.trade(MARKET, 1, str(30000 + number), "1")
             await asyncio.sleep(0)
-        api.service.place_remote(MARKET, "sell", "1", "30000")
+        await api.node.place_remote(MARKET, "sell", "1", "30000")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(anext(book), 0.1)
         assert len(lazy._items) == 3

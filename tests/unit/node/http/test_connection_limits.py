@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from trading_kit import CheckedApi, running_api
+from trading_kit import Api, running_api
 
 from node.api import limits
 from node.http.connection_limits import ConnectionLimits, address_group, connections_allowed
@@ -116,7 +116,7 @@ async def test_who_sends_no_headers_is_cut_in_time() -> None:
 
 @asynccontextmanager
 async def connections(
-    api: CheckedApi, count: int, head: bytes
+    api: Api, count: int, head: bytes
 ) -> AsyncIterator[list[asyncio.StreamReader]]:
     host, port = api.url.removeprefix("http://").split(":")
     opened = [await asyncio.open_connection(host, int(port)) for _ in range(count)]

@@ -8,26 +8,36 @@ from typing import Any
 
 import msgspec
 import pytest
-from fake_service import PEER, FakeService
+from instruments_kit import COARSE
+from market_kit import FakeMarkets, FakeTrading
+from network_kit import CannedNetwork
 from stream_kit import check_sent
 
 from node.streams.node_messages import NODE_CHANNELS
 from node.streams.node_streams import BATCH, INTERVAL, LATEST
 from node.streams.stream import Ended, Reader
 from node.streams.stream_messages import ServerMessage, Subscribe
+from node.streams.stream_registry import StreamRegistry
 from node.views.account_views import HaltView
 from node.views.node_views import PeerView, RouterEventView
+from node.views.order_mapping import OrderMapping
 
 pytestmark = pytest.mark.looptime
 
 _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ServerMessage)
 
 
-class FakeNode(FakeService):
-    """The fake service with decisions and halts."""
+ME, PEER = "m" * 32, "p" * 32
+
+
+class FakeNode(CannedNetwork):
+    """A network with decisions and halts, and its streams."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(ME, PEER)
+        data, trading, loop = FakeMarkets().data, FakeTrading(), asyncio.get_running_loop()
+        texts = OrderMapping(COARSE, ME, trading.decimals)
+        self.stream_registry = StreamRegistry(data, texts, trading, loop.call_later)
         self.listeners: dict[Callable[[RouterEventView], None], None] = {}
         self.halted: list[HaltView] = []
         self.broken = False

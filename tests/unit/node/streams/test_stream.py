@@ -10,14 +10,13 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import WSMsgType
-from api_kit import Api, running_api
-from fake_service import FakeService
 from stream_kit import check_sent
+from trading_kit import Api, TradingNode, running_api
 
-from node.api import ApiServer, limits
+from node.api import limits
 from node.api.access import AccessRules
-from node.service.trading import Balance
 from node.streams import stream as core
+from node.views.account_views import MoneyRequest
 
 BOOK = {"op": "subscribe", "channel": "book", "market": "BTC-USD"}
 NAME = "book/BTC-USD/L2/25/network"
@@ -62,14 +61,14 @@ async def socket(api: Api) -> AsyncIterator[Socket]:
         yield Socket(raw)
 
 
-def readers(service: FakeService) -> int:
-    return sum(len(stream.readers) for stream in service.stream_registry._streams.values())
+def readers(node: TradingNode) -> int:
+    return sum(len(stream.readers) for stream in node.stream_registry._streams.values())
 
 
-async def gone(service: FakeService) -> None:
+async def gone(node: TradingNode) -> None:
     """Waits until the registry has no reader any more."""
     async with asyncio.timeout(5):
-        while readers(service):  # noqa: ASYNC110 - the registry has no event for it
+        while readers(node):  # noqa: ASYNC110 - the registry has no event for it
             await asyncio.sleep(0.01)
 
 
@@ -92,8 +91,8 @@ async def test_every_public_channel_comes_on_one_connection(api: Api, socket: So
         "book_l1", "book_l2_snapshot", "book_l3_snapshot", "trades_snapshot", "ticker",
         "candles_snapshot",
     }  # fmt: skip
-    api.service.place_remote("BTC-USD", "sell", "1", "30000")
-    api.service.place_remote("BTC-USD", "buy", "1", "30000")
+    await api.node.place_remote("BTC-USD", "sell", "1", "30000")
+    await api.node.place_remote("BTC-USD", "buy", "1", "30000")
     seen: set[str] = set()
     while seen != {"book_l1", "book_l3", "trades", "candles", "ticker"}:
         event = await socket.next()
@@ -106,7 +105,7 @@ async def test_what_was_missed_while_away_comes_on_return(api: Api, socket: Sock
     async with api.session.ws_connect(f"{api.url}/v1/stream") as raw:
         back = Socket(raw)
         for price in range(100):
-            api.service.place_remote("BTC-USD", "sell", "1", str(30000 + price))
+            await api.node.place_remote("BTC-USD", "sell", "1", str(30000 + price))
         place = {"epoch": snapshot["epoch"], "sequence": snapshot["sequence"]}
         told, first = await back.subscribe("book", resume=place)
         assert told["resumed"] is True
@@ -121,8 +120,8 @@ async def test_a_slow_pace_does_not_hold_up_the_other_subscriptions(
 ) -> None:
     await socket.subscribe("book", conflate_ms=60_000)
     await socket.subscribe("trades")
-    api.service.place_remote("BTC-USD", "sell", "1", "30000")
-    api.service.place_remote("BTC-USD", "buy", "1", "30000")
+    await api.node.place_remote("BTC-USD", "sell", "1", "30000")
+    await api.node.place_remote("BTC-USD", "buy", "1", "30000")
     assert (await socket.next())["event"] == "trades"
 
 
@@ -217,29 +216,25 @@ async def test_a_page_of_another_site_cannot_open_the_stream(
 # Accounts
 
 
-def with_key(service: FakeService, *permissions: Any) -> tuple[str, str]:
+async def with_key(api: Api, *permissions: Any) -> tuple[str, str]:
     """An account's key and secret."""
     key, secret = "k" * 24, "s" * 43
-    service.accounts.create(1, "alice")
-    service.accounts.create_key(2, 1, set(permissions), "bot", key, secret)
-    service.trading.balances[1] = [Balance("USD", 5 * 10**8, 0)]
+    api.node.accounts.create(1, "alice")
+    api.node.accounts.create_key(2, 1, set(permissions), "bot", key, secret)
+    await api.node.operations.deposit("alice", MoneyRequest(asset="USD", amount="5"))
     return key, secret
 
 
 @pytest.fixture
-async def closed() -> AsyncIterator[tuple[FakeService, str]]:
+async def closed() -> AsyncIterator[Api]:
     """A node that wants keys."""
-    service = FakeService()
-    server = ApiServer(service, rules=AccessRules(keys_required=True))
-    url = await server.start("127.0.0.1", 0)
-    yield service, f"{url}/v1/stream"
-    await server.stop()
+    async with running_api(rules=AccessRules(keys_required=True)) as api:
+        yield api
 
 
-async def test_an_account_is_known_by_a_message(closed: tuple[FakeService, str]) -> None:
-    service, url = closed
-    key, secret = with_key(service, "read")
-    async with aiohttp.ClientSession() as session, session.ws_connect(url) as raw:
+async def test_an_account_is_known_by_a_message(closed: Api) -> None:
+    key, secret = await with_key(closed, "read")
+    async with closed.session.ws_connect(f"{closed.url}/v1/stream") as raw:
         socket = Socket(raw)
         private = {"op": "subscribe", "channel": "balances"}
         assert (await socket.ask(private))["code"] == "key_required"
@@ -255,26 +250,23 @@ async def test_an_account_is_known_by_a_message(closed: tuple[FakeService, str])
         assert again["code"] == "already_subscribed"
 
 
-async def test_a_key_that_may_not_read_does_not(closed: tuple[FakeService, str]) -> None:
-    service, url = closed
-    key, secret = with_key(service, "trade")
-    async with aiohttp.ClientSession() as session, session.ws_connect(url) as raw:
+async def test_a_key_that_may_not_read_does_not(closed: Api) -> None:
+    key, secret = await with_key(closed, "trade")
+    async with closed.session.ws_connect(f"{closed.url}/v1/stream") as raw:
         socket = Socket(raw)
         await socket.ask({"op": "auth", "key": key, "secret": secret})
         refused = await socket.ask({"op": "subscribe", "channel": "orders"})
         assert refused["code"] == "no_permission"
 
 
-async def test_a_connection_ends_with_its_key(
-    closed: tuple[FakeService, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_connection_ends_with_its_key(closed: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STREAM_SEND_TIMEOUT", 0.2)
-    service, url = closed
-    key, secret = with_key(service, "read")
+    key, secret = await with_key(closed, "read")
     headers = {"Authorization": f"Bearer {key}:{secret}"}
-    async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers) as raw:
+    url = f"{closed.url}/v1/stream"
+    async with closed.session.ws_connect(url, headers=headers) as raw:
         await Socket(raw).subscribe("orders")
-        service.accounts.revoke(3, key)
+        closed.node.accounts.revoke(3, key)
         message = await raw.receive(timeout=5)
         assert (message.type, message.data, message.extra) == (
             WSMsgType.CLOSE, 4001, "the key was revoked",
@@ -282,9 +274,9 @@ async def test_a_connection_ends_with_its_key(
 
 
 async def test_without_keys_the_account_is_the_houses(api: Api, socket: Socket) -> None:
-    api.service.trading.balances[0] = [Balance("BTC", -(10**8), 0)]
+    await api.post("/v1/accounts/house/deposits", {"asset": "BTC", "amount": "1"})
     _, snapshot = await socket.subscribe("balances")
-    assert snapshot["balances"][0]["total"] == "-1"
+    assert snapshot["balances"][0]["total"] == "1"
 
 
 # Slow readers, failures, ends
@@ -305,14 +297,14 @@ async def test_a_reader_that_takes_nothing_is_cut_and_costs_no_memory(
             json.dumps({"op": "subscribe", "channel": "trades", "market": "BTC-USD"})
         )
         await asyncio.sleep(0.05)
-        assert readers(api.service) == 1
+        assert readers(api.node) == 1
         async with asyncio.timeout(20):
-            while readers(api.service):  # more than any socket buffer
+            while readers(api.node):  # more than any socket buffer
                 for _ in range(100):
-                    api.service.shown.trade("BTC-USD", 1, "30000", "1")
+                    api.node.shown.trade("BTC-USD", 1, "30000", "1")
                 await asyncio.sleep(0.001)
         assert (
-            len(api.service.stream_registry._streams[("trades/BTC-USD", None)]._history)
+            len(api.node.stream_registry._streams[("trades/BTC-USD", None)]._history)
             <= core.MAX_HISTORY
         )
         transport.resume_reading()
@@ -327,12 +319,12 @@ async def test_a_reader_too_far_behind_for_trades_learns_why_it_is_closed(
 ) -> None:
     await socket.subscribe("trades")
     for _ in range(core.MAX_HISTORY + 1):  # in one turn of the loop: nothing is sent between
-        api.service.shown.trade("BTC-USD", 1, "30000", "1")
+        api.node.shown.trade("BTC-USD", 1, "30000", "1")
     message = await socket.raw.receive(timeout=5)
     assert (message.type, message.data) == (WSMsgType.CLOSE, 4000)
     assert message.extra is not None
     assert message.extra.startswith("too slow")
-    await gone(api.service)
+    await gone(api.node)
 
 
 async def test_a_failure_of_one_subscription_leaves_the_others(
@@ -344,8 +336,8 @@ async def test_a_failure_of_one_subscription_leaves_the_others(
     def fail(change: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(api.service.stream_registry._streams[(NAME, None)], "offer", fail)
-    api.service.shown.trade("BTC-USD", 1, "30000", "1")
+    monkeypatch.setattr(api.node.stream_registry._streams[(NAME, None)], "offer", fail)
+    api.node.shown.trade("BTC-USD", 1, "30000", "1")
     error, trades = await socket.next(), await socket.next()
     if error["event"] != "error":
         error, trades = trades, error
@@ -364,7 +356,7 @@ async def test_a_reader_without_heartbeat_is_cut(monkeypatch: pytest.MonkeyPatch
     ):
         await Socket(raw).subscribe("book")
         assert (await raw.receive(timeout=5)).type is WSMsgType.PING
-        await gone(api.service)
+        await gone(api.node)
 
 
 async def test_streams_without_readers_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +366,7 @@ async def test_streams_without_readers_are_closed(monkeypatch: pytest.MonkeyPatc
         async with api.session.ws_connect(f"{api.url}/v1/stream") as raw:
             await Socket(raw).subscribe("book")
             await asyncio.sleep(0.1)
-            assert len(api.service.stream_registry) == 1
+            assert len(api.node.stream_registry) == 1
         async with asyncio.timeout(5):
-            while len(api.service.stream_registry):  # noqa: ASYNC110 - the registry has no event for it
+            while len(api.node.stream_registry):  # noqa: ASYNC110 - the registry has no event for it
                 await asyncio.sleep(0.01)

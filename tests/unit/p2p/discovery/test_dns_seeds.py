@@ -8,8 +8,16 @@ from discovery_conformance import StrategyConformance
 from dns_kit import DnsServer
 
 from p2p.base.identity import Identity
-from p2p.discovery.dns_seeds import MAX_INTERVAL, MIN_INTERVAL, DnsLookup, DnsSeedStrategy
-from p2p.discovery.seed_records import MAX_RECORDS, SeedPeer, ServiceRecord, seed_peers
+from p2p.discovery.dns_seeds import (
+    MAX_INTERVAL,
+    MAX_RECORDS,
+    MIN_INTERVAL,
+    DnsLookup,
+    DnsSeedStrategy,
+    SeedPeer,
+    ServiceRecord,
+    seed_peers,
+)
 
 ID = Identity.from_seed(b"1" * 32).node_id
 OTHER = Identity.from_seed(b"2" * 32).node_id

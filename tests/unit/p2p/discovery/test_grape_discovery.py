@@ -11,7 +11,7 @@ import pytest
 from discovery_conformance import StrategyConformance
 
 from p2p.addresses.address import PeerFound
-from p2p.discovery.grape_discovery import ALONE_ROUND, RETRY_MAX, SPREAD, GrapeStrategy
+from p2p.discovery.grape_discovery import ALONE_ROUND, RETRY_MAX, SPREAD, GrapeStrategy, UsedGrapes
 from p2p.grenache.directory import Address, MutableItem, StoredValue
 from p2p.grenache.errors import GrapeUnreachable
 
@@ -66,13 +66,10 @@ class Surroundings:
         self.offered: list[float] = []
         self.without_peers = False
         self.strategy = GrapeStrategy(
-            self.grape,
+            UsedGrapes(lambda: self.grape, interval, "http://grape.test:30001", asked_for),
             services={TCP: "tcp", RPC: "grenache"},
             offers=self.offers,
-            interval=interval,
             alone=lambda: self.without_peers,
-            where="http://grape.test:30001",
-            asked_for=asked_for,
             rng=random.Random(1),
             own_addresses=lambda: ["192.0.2.9"],
         )
@@ -101,7 +98,7 @@ class TestGrapeConformance(StrategyConformance):
         async def offers() -> list[tuple[str, int]]:
             return [(TCP, 3000)]
 
-        return GrapeStrategy(grape, services={TCP: "tcp"}, offers=offers)
+        return GrapeStrategy(UsedGrapes(lambda: grape), services={TCP: "tcp"}, offers=offers)
 
 
 @pytest.mark.looptime

@@ -34,7 +34,7 @@ def network():
 
 
 class TestMdnsConformance(StartFailureConformance):
-    settle = 1.5
+    settle = 0.5
 
     @pytest.fixture(autouse=True)
     async def _neighbour(self, network):

@@ -2,7 +2,7 @@ from discovery_conformance import StartFailureConformance
 from peer_network import node_id
 
 from p2p.addresses.address import PeerFound
-from p2p.discovery.remembered import PersistedStrategy
+from p2p.discovery.bootstrap import PersistedStrategy
 
 A = node_id("a")
 

@@ -15,6 +15,7 @@ from link_kit import Node, nodes, number, run, until
 from p2p.base.errors import Code, ConnectFailed, DeliveryError, HandshakeRefused
 from p2p.base.identity import Identity
 from p2p.base.limits import MAX_FRAME
+from p2p.discovery.grape_discovery import UsedGrapes
 from p2p.grenache.directory import Address
 from p2p.grenache.errors import GrapeUnreachable
 from p2p.grenache.rpc.rpc_client import Client
@@ -197,7 +198,7 @@ class Member:
         way = None
         if grape is not None:
             way = GrenacheTransport(
-                GrenacheSettings("test", lambda: grape, host="127.0.0.1", interval=1.0)
+                GrenacheSettings("test", UsedGrapes(lambda: grape, interval=1.0), host="127.0.0.1")
             )
         settings = OverlaySettings(
             host="127.0.0.1",
@@ -413,7 +414,7 @@ async def test_a_port_that_is_taken_gives_way_to_the_next(tmp_path: Path) -> Non
     async with nodes(secure=False) as made:
         node = await made.node(1, listen=None)
         way = GrenacheTransport(
-            GrenacheSettings("test", Directory, host="127.0.0.1", ports=[port, 0])
+            GrenacheSettings("test", UsedGrapes(Directory), host="127.0.0.1", ports=[port, 0])
         )
         way.start(node.service)
         address, again = await asyncio.gather(way.listen(), way.listen())
@@ -421,7 +422,9 @@ async def test_a_port_that_is_taken_gives_way_to_the_next(tmp_path: Path) -> Non
         assert again == address == way.address
         await way.stop()
         await way.stop()
-        way = GrenacheTransport(GrenacheSettings("test", Directory, host="127.0.0.1", ports=[port]))
+        way = GrenacheTransport(
+            GrenacheSettings("test", UsedGrapes(Directory), host="127.0.0.1", ports=[port])
+        )
         way.start(node.service)
         with pytest.raises(OSError):
             await way.listen()

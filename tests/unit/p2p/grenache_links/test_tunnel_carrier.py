@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from link_kit import WAY_NAMES, WAYS, number, run, until
+from link_kit import number, run, until
 from tunnel_kit import SERVICE, Asked, Network, Pair, network, pair
 
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
@@ -40,7 +40,13 @@ def on_every_way(test: Callable[[Any], Awaitable[None]]) -> Callable[[bool, bool
         in_a_loop(test, secure, fast)
 
     body.__name__, body.__doc__ = test.__name__, test.__doc__  # type: ignore[attr-defined]
-    return pytest.mark.parametrize(("secure", "fast"), WAYS, ids=WAY_NAMES)(body)
+    ways = [
+        (True, True),
+        (False, False),
+    ]  # the bytes below, the loop around: no more depends on them
+    return pytest.mark.parametrize(("secure", "fast"), ways, ids=["tls-uvloop", "plain-asyncio"])(
+        body
+    )
 
 
 def once(test: Callable[[Any], Awaitable[None]]) -> Callable[[], None]:
@@ -356,7 +362,7 @@ async def test_polls_that_are_superseded_or_doubled_all_get_an_answer(p: Pair) -
     polls = [
         asyncio.ensure_future(
             p.right.carrier.answer(
-                Asked(to_json(TunnelRequest(tunnel_id, 0, 0, WINDOW, poll=n, wait=3000)), ("x", 1))
+                Asked(to_json(TunnelRequest(tunnel_id, 0, 0, WINDOW, poll=n, wait=1000)), ("x", 1))
             )
         )
         for n in (newest, newest + 1000, newest + 1000, newest + 1001, newest)

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from seeds import seeds
 from virtual_mesh import VirtualMesh
 
 from p2p.base import limits
@@ -686,7 +687,7 @@ def random_graph(mesh: VirtualMesh, extra: int) -> None:
         mesh.link(*mesh.rng.sample(range(n), 2))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_a_full_mesh_of_20_costs_less_than_four_copies_a_node_after_warm_up(seed):
     mesh = VirtualMesh(20, seed=seed)
     mesh.full_mesh()
@@ -707,7 +708,7 @@ def settled_copies(mesh: VirtualMesh, *, every: float, first: int, count: int = 
     return mesh.payload_copies / count / (len(mesh.ids) - 1)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_the_tree_settles_where_a_round_trip_takes_longer_than_the_first_wait(seed):
     mesh = VirtualMesh(12, seed=seed, latency=(0.3, 0.35))
     random_graph(mesh, extra=12)
@@ -715,7 +716,7 @@ def test_the_tree_settles_where_a_round_trip_takes_longer_than_the_first_wait(se
     assert settled_copies(mesh, every=3.0, first=30) < 3.2
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_the_tree_settles_under_many_broadcasts_at_once_after_a_node_has_joined(seed):
     mesh = VirtualMesh(12, seed=seed, latency=(0.01, 0.02))
     random_graph(mesh, extra=12)
@@ -752,7 +753,7 @@ def test_a_chain_longer_than_the_hop_limit_delivers_to_all_once():
     assert mesh.payload_copies == 10 * 39
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5))
 def test_random_graphs_deliver_to_all_once(seed):
     mesh = VirtualMesh(25, seed=seed)
     random_graph(mesh, extra=30)
@@ -762,7 +763,7 @@ def test_random_graphs_deliver_to_all_once(seed):
 
 
 @pytest.mark.parametrize("shape", ["mesh", "chain", "graph"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 def test_with_one_message_in_twenty_lost_everything_still_arrives_once(shape, seed):
     mesh = VirtualMesh(12, seed=seed)
     {"mesh": mesh.full_mesh, "chain": mesh.chain, "graph": lambda: random_graph(mesh, 12)}[shape]()

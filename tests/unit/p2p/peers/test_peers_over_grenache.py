@@ -10,7 +10,7 @@ from p2p.addresses.address import PeerFound
 from p2p.addresses.address_book import GRENACHE_DELAY
 from p2p.addresses.peer_storage import PeerStorage
 from p2p.base.limits import HEALTHY_AFTER
-from p2p.discovery.remembered import PersistedStrategy
+from p2p.discovery.bootstrap import PersistedStrategy
 from p2p.peers.dial_loop import grenache_limit
 from p2p.peers.duplicate_links import LEAVE_AFTER
 from p2p.wire.messages import PeerAddress

@@ -10,7 +10,7 @@ from peers_kit import A, B, C, MemoryStorage, found, start
 
 from p2p.addresses.address import PeerFound
 from p2p.addresses.peer_storage import PeerStorage
-from p2p.discovery.remembered import PersistedStrategy
+from p2p.discovery.bootstrap import PersistedStrategy
 from p2p.peers.dial_loop import Dialer
 from p2p.wire.link import PeerLink
 

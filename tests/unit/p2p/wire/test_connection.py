@@ -23,6 +23,7 @@ from p2p.base.limits import (
     OUTBOX_HIGH_WATER,
     OUTBOX_LIMIT,
 )
+from p2p.wire import frame_transport
 from p2p.wire.connection import PeerConnection
 from p2p.wire.frame_transport import CLOSE_GRACE, WRITE_CHUNK
 from p2p.wire.handshake import HandshakeTerms, Role
@@ -323,6 +324,12 @@ async def test_drain_waits_for_a_slow_reader_and_loses_nothing(linked: Pair) -> 
     assert [number(each) for each in linked.right.handler.messages] == list(range(5000))
 
 
+@pytest.fixture
+def grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_transport, "CLOSE_GRACE", 0.1)
+
+
+@pytest.mark.usefixtures("grace")
 @on_every_way
 async def test_drain_returns_when_the_link_closes(linked: Pair) -> None:
     await stop_reading(linked.right_link)

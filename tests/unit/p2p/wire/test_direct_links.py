@@ -15,10 +15,9 @@ from link_kit import WAY_NAMES, WAYS, Nodes, Recorder, framed, nodes, run, until
 
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.identity import Identity
-from p2p.wire import direct_links
+from p2p.wire import direct_links, frame_transport
 from p2p.wire.connection import PeerConnection
 from p2p.wire.direct_links import DirectConnectionService, LinkSettings
-from p2p.wire.frame_transport import CLOSE_GRACE
 from p2p.wire.link import PeerInfo
 from p2p.wire.messages import Codec
 
@@ -33,6 +32,9 @@ def on_every_way(test: Callable[[Nodes], Awaitable[None]]) -> Callable[[bool, bo
 
     body.__name__, body.__doc__ = test.__name__, test.__doc__  # type: ignore[attr-defined]
     return pytest.mark.parametrize(("secure", "fast"), WAYS, ids=WAY_NAMES)(body)
+
+
+GRACE = 0.2  # seconds, instead of CLOSE_GRACE
 
 
 async def refused(dialling: Awaitable[Any]) -> HandshakeRefused:
@@ -159,6 +161,13 @@ async def test_stop_sends_goodbye_to_every_peer_and_frees_the_port(made: Nodes) 
         await c.service.dial(*a.address)
 
 
+@pytest.fixture
+def grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (direct_links, frame_transport):
+        monkeypatch.setattr(module, "CLOSE_GRACE", GRACE)
+
+
+@pytest.mark.usefixtures("grace")
 @on_every_way
 async def test_stop_does_not_wait_for_a_peer_that_does_not_read(made: Nodes) -> None:
     a, b = await made.node(1), await made.node(2)
@@ -174,7 +183,7 @@ async def test_stop_does_not_wait_for_a_peer_that_does_not_read(made: Nodes) -> 
         await asyncio.sleep(0)
     begin = asyncio.get_running_loop().time()
     await a.service.stop()
-    assert asyncio.get_running_loop().time() - begin < CLOSE_GRACE + 1
+    assert asyncio.get_running_loop().time() - begin < GRACE + 1
     assert a.handler.codes == [Code.SHUTDOWN]
 
 

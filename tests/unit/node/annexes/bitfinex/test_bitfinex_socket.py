@@ -12,15 +12,13 @@ from zlib import crc32
 
 import aiohttp
 import pytest
-from api_kit import Api, running_api
-from fake_service import FakeService
 from market_kit import NOW
+from trading_kit import Api, running_api
 
 from exchange.market.candles import MINUTE
 from node.annexes.bitfinex import bitfinex_socket, dialect, public_channels
 from node.annexes.bitfinex.bitfinex_socket import BitfinexConnection
 from node.annexes.bitfinex.limits import CHANNELS
-from node.api import ApiServer
 
 BTC = "BTC-USD"
 MS = NOW // 1000
@@ -184,7 +182,7 @@ async def test_an_unsubscribed_channel_sends_nothing_more(
     number = told["chanId"]
     gone = await reader.ask({"event": "unsubscribe", "chanId": kind(number)})
     assert gone == {"event": "unsubscribed", "status": "OK", "chanId": number}
-    api.service.shown.order(BTC, 1, "30000", "1", number=1)
+    api.node.shown.order(BTC, 1, "30000", "1", number=1)
     await reader.nothing()
     told = await reader.ask({"event": "unsubscribe", "chanId": number})
     assert (told["event"], told["code"]) == ("error", 10401)
@@ -197,7 +195,7 @@ async def test_an_unsubscribed_channel_sends_nothing_more(
 
 
 async def test_checksums_follow_each_batch_on_request(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     told, _ = await reader.subscribe("book", symbol="tBTCUSD")
     shown.order(BTC, 1, "6000", "1", number=1)
     await reader.hear()
@@ -211,7 +209,7 @@ async def test_checksums_follow_each_batch_on_request(api: Api, reader: Reader) 
 
 
 async def test_bulk_updates_are_one_message(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     await reader.ask({"event": "conf", "flags": BULK})
     told, _ = await reader.subscribe("book", symbol="tBTCUSD")
     shown.order(BTC, 1, "30000", "1", number=1)
@@ -226,14 +224,14 @@ async def test_sequence_numbers_count_all_messages_of_channels(api: Api, reader:
     assert await reader.hear() == [number, [], 1]
     assert await reader.hear() == [number, "cs", 0, 2]
     await reader.ask({"event": "conf", "flags": SEQUENCE | TIMESTAMPS})
-    api.service.shown.order(BTC, 1, "30000", "1", number=1)
+    api.node.shown.order(BTC, 1, "30000", "1", number=1)
     *message, at = await reader.hear()
     assert message == [number, [30000, 1, 1], 3]
     assert at > NOW // 1_000_000
 
 
 async def test_trades_come_as_execution_and_update(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     shown.trade(BTC, 1, "30000", "0.5", time=NOW - 5000)
     shown.trade(BTC, -1, "30001", "0.25", time=NOW)
     told, snapshot = await reader.subscribe("trades", symbol="tBTCUSD")
@@ -247,7 +245,7 @@ async def test_trades_come_as_execution_and_update(api: Api, reader: Reader) -> 
 
 
 async def test_a_ticker_is_sent_again_when_it_changed(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     told = await reader.ask({"event": "subscribe", "channel": "ticker", "symbol": "tBTCUSD"})
     await reader.nothing()  # no prices yet
     shown.order(BTC, 1, "30000", "1", number=1)
@@ -263,7 +261,7 @@ async def test_a_ticker_is_sent_again_when_it_changed(api: Api, reader: Reader) 
 
 
 async def test_candles_begin_with_the_available_ones(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     shown.trade(BTC, 1, "30000", "0.5", time=NOW - MINUTE)
     shown.trade(BTC, 1, "30001", "0.5")
     told, snapshot = await reader.subscribe("candles", key="trade:1m:tBTCUSD")
@@ -284,7 +282,7 @@ async def test_without_a_candle_the_snapshot_waits_for_the_first(api: Api, reade
         {"event": "subscribe", "channel": "candles", "key": "trade:1h:tTEST:USD"}
     )
     await reader.nothing()
-    api.service.shown.trade("TEST-USD", 1, "5", "1")
+    api.node.shown.trade("TEST-USD", 1, "5", "1")
     number, snapshot = await reader.hear()
     assert number == told["chanId"]
     assert [row[1:] for row in snapshot] == [[5, 5, 5, 5, 1]]
@@ -294,7 +292,7 @@ async def test_without_a_candle_the_snapshot_waits_for_the_first(api: Api, reade
 
 
 async def test_slow_books_wait_for_their_time(api: Api, reader: Reader) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     await reader.subscribe("book", symbol="tBTCUSD", freq="F1")
     fast, _ = await reader.subscribe("book", symbol="tBTCUSD", freq="F0")
     for number in range(3):
@@ -309,7 +307,7 @@ async def test_a_reader_that_leaves_trades_lying_is_cut(
     async with connected(api) as reader:
         await reader.subscribe("trades", symbol="tBTCUSD")
         for _ in range(6):
-            api.service.shown.trade(BTC, 1, "30000", "1")
+            api.node.shown.trade(BTC, 1, "30000", "1")
         async with asyncio.timeout(5):
             message = await reader.ws.receive()
         assert message.type in (
@@ -348,7 +346,7 @@ async def test_a_reader_that_does_not_read_is_cut_and_costs_no_memory(
         await writer.drain()
         await reader.readuntil(b"subscribed")
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        shown = api.service.shown
+        shown = api.node.shown
         keys = [shown.order(BTC, 1, f"{20000 + n}", "1", number=n + 1) for n in range(250)]
         book = shown.markets[shown.instruments[BTC].key].book
         lots = 1
@@ -365,12 +363,10 @@ async def test_a_reader_that_does_not_read_is_cut_and_costs_no_memory(
 
 
 async def test_readers_are_notified_when_the_node_stops() -> None:
-    node = ApiServer(FakeService())
-    url = await node.start()
-    async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/ws/2") as ws:
+    async with running_api() as node, node.session.ws_connect(f"{node.url}/ws/2") as ws:
         reader = Reader(ws)
         await reader.hear()
-        stopping = asyncio.create_task(node.stop())
+        stopping = asyncio.create_task(node.server.stop())
         told = await reader.hear()
         assert (told["event"], told["code"]) == ("info", 20051)
         assert (await ws.receive()).type is aiohttp.WSMsgType.CLOSE

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from api_kit import Api, running_api
 from bitfinex_kit import Credentials, Exchange, running_exchange
 from market_kit import NOW
+from trading_kit import Api, running_api
 
 from exchange.ledger.accounts import Accounts
 from exchange.market.candles import HOUR
@@ -36,7 +36,7 @@ async def calculated(api: Api, path: str, body: Any) -> Any:
 
 
 async def test_tickers_of_the_past_are_one_an_hour_newest_first(api: Api) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     hour = NOW - NOW % HOUR
     shown.trade(BTC, 1, "30000", "1", time=hour - 3 * HOUR)
     shown.trade(BTC, 1, "31000", "1", time=hour - HOUR)
@@ -54,7 +54,7 @@ async def test_tickers_of_the_past_are_one_an_hour_newest_first(api: Api) -> Non
 
 
 async def test_the_average_price_of_a_market_order(api: Api) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     shown.order(BTC, -1, "30000", "1", number=1)
     shown.order(BTC, -1, "30100", "1", number=2)
     shown.order(BTC, 1, "29000", "2", number=3)
@@ -72,7 +72,7 @@ async def test_the_average_price_of_a_market_order(api: Api) -> None:
 
 
 async def test_rates_of_currencies(api: Api) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     ask = {"ccy1": "BTC", "ccy2": "USD"}
     assert (await calculated(api, "fx", ask))[0] == 10020
     shown.order(BTC, -1, "30100", "1", number=1)

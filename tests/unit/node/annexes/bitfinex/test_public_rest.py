@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from api_kit import Api, running_api
 from bitfinex_kit import running_exchange
 from market_kit import NOW
+from trading_kit import Api, running_api
 
 from exchange.market.candles import HOUR, MINUTE, TIMEFRAMES
 from exchange.model.instruments import MAX_LOTS
@@ -45,7 +45,7 @@ async def test_the_two_questions_of_load_markets_are_answered(api: Api) -> None:
     )
     assert [row[0] for row in pairs] == ["BTCUSD", "ETHUSD", "ETHBTC", "TEST:USD"]
     assert all(len(row[1]) == 12 for row in pairs)
-    btc = api.service.shown.instruments[BTC]
+    btc = api.node.shown.instruments[BTC]
     assert pairs[0][1][3:5] == [btc.quantity_text(1), btc.quantity_text(MAX_LOTS)]
     assert futures == securities == margin == []
     labels = (
@@ -68,7 +68,7 @@ async def test_the_two_questions_of_load_markets_are_answered(api: Api) -> None:
 
 
 async def test_tickers(api: Api) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     assert await get(api, "ticker/tBTCUSD") == [None, 0, None, 0, None, None, None, 0, None, None]
     shown.order(BTC, 1, "30000", "1", number=1)
     shown.order(BTC, 1, "29000", "2", number=2)
@@ -102,7 +102,7 @@ async def test_tickers(api: Api) -> None:
 async def test_a_side_without_orders_has_a_price_and_the_size_0(
     api: Api, last: str | None, bid: str | None, ask: str | None, quotes: list[float]
 ) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     if last is not None:
         shown.trade(BTC, 1, last, "0.5", time=NOW - 30 * HOUR)
     if bid is not None:
@@ -126,7 +126,7 @@ async def test_unknown_symbols_are_refused_everywhere(api: Api) -> None:
 
 async def test_trades_are_sorted_limited_and_bounded_in_time(api: Api) -> None:
     for n in range(3):
-        api.service.shown.trade(BTC, 1 if n else -1, f"{30000 + n}", "0.1", time=NOW + n * 1000)
+        api.node.shown.trade(BTC, 1 if n else -1, f"{30000 + n}", "0.1", time=NOW + n * 1000)
     newest = await get(api, "trades/tBTCUSD/hist")
     assert [row[1:] for row in newest] == [
         [MS + 2, 0.1, 30002], [MS + 1, 0.1, 30001], [MS, -0.1, 30000],
@@ -145,7 +145,7 @@ async def test_trades_are_sorted_limited_and_bounded_in_time(api: Api) -> None:
 
 
 async def test_books_in_every_precision(api: Api) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     shown.order(TEST, 1, "12.34", "5", number=1)
     shown.order(TEST, 1, "12.34", "6", number=2)
     shown.order(TEST, -1, "12.41", "7", number=3)
@@ -161,7 +161,7 @@ async def test_books_in_every_precision(api: Api) -> None:
 
 
 async def test_candles_of_every_length(api: Api) -> None:
-    shown = api.service.shown
+    shown = api.node.shown
     shown.trade(BTC, 1, "30000", "0.5", time=NOW - MINUTE)
     shown.trade(BTC, 1, "29000", "0.5")
     shown.trade(BTC, 1, "31000", "0.5")
@@ -205,7 +205,7 @@ async def test_a_fault_of_the_node_is_an_error_with_its_number_in_the_log(
     def fail(key: str) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(api.service.market_data, "ticker", fail)
+    monkeypatch.setattr(api.node.market_data, "ticker", fail)
     code, text = await refused(api, "ticker/tBTCUSD")
     assert code == 10000
     assert "secret" not in text

@@ -7,11 +7,9 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from fake_service import FakeService
-from trading_kit import TOKEN, CheckedApi, running_api
+from trading_kit import TOKEN, Api, running_api
 
 from node.annexes.desk.desk_profile import DeskNode
 from node.annexes.desk.desk_reader import DeskReader
@@ -19,12 +17,9 @@ from node.api.access import AccessRules
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
     rules = AccessRules(keys_required=True, operator_token=TOKEN)
     async with running_api(tmp_path / "journal", rules=rules) as found:
-        view = FakeService().status()
-        view.node_id = found.node.node_id
-        vars(found.node)["reports"] = SimpleNamespace(status=lambda: view)
         yield found
 
 
@@ -34,7 +29,7 @@ def key_file(path: Path, text: str, mode: int = 0o600) -> Path:
     return path
 
 
-def runtime(path: Path, api: CheckedApi, node_id: str) -> str:
+def runtime(path: Path, api: Api, node_id: str) -> str:
     """A data directory whose node is the API's, and has this id."""
     path.mkdir()
     document = {"api_url": api.url, "node_id": node_id, "pid": 1, "operator_token": TOKEN}
@@ -48,7 +43,7 @@ async def codes(*nodes: DeskNode, **options: float) -> list[str | None]:
 
 
 async def test_each_fault_of_a_node_has_its_code_and_the_others_are_read(
-    api: CheckedApi, tmp_path: Path
+    api: Api, tmp_path: Path
 ) -> None:
     operator = key_file(tmp_path / "good", f"operator:{TOKEN}")
     found = await codes(
@@ -70,9 +65,7 @@ async def test_each_fault_of_a_node_has_its_code_and_the_others_are_read(
     ]  # fmt: skip
 
 
-async def test_a_node_that_hangs_costs_its_time_and_no_more(
-    api: CheckedApi, tmp_path: Path
-) -> None:
+async def test_a_node_that_hangs_costs_its_time_and_no_more(api: Api, tmp_path: Path) -> None:
     operator = key_file(tmp_path / "good", f"operator:{TOKEN}")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with asyncio.timeout(5):
@@ -85,7 +78,7 @@ async def test_a_node_that_hangs_costs_its_time_and_no_more(
 
 
 async def test_a_node_that_took_over_an_address_is_known_by_its_own_id(
-    api: CheckedApi, tmp_path: Path
+    api: Api, tmp_path: Path
 ) -> None:
     operator = key_file(tmp_path / "good", f"operator:{TOKEN}")
     node = DeskNode("one", api=api.url, key_file=operator)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from api_kit import Answer
-from trading_kit import CheckedApi, running_api
+from trading_kit import Api, running_api
 
 from node.annexes.desk.desk_part import DeskPart
 from node.annexes.desk.desk_profile import read_profile
@@ -16,7 +16,7 @@ from node.annexes.desk.desk_reader import DeskReader
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[CheckedApi]:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with running_api(tmp_path / "journal") as api:
         yield api
 
@@ -27,7 +27,7 @@ def assert_problem(answer: Answer, status: int, code: str, *words: str) -> None:
 
 
 async def test_a_desk_is_read_through_the_node_and_a_broken_profile_is_named(
-    api: CheckedApi, tmp_path: Path
+    api: Api, tmp_path: Path
 ) -> None:
     assert_problem(await api.get("/v1/desk/status"), 404, "no_desk", "DESK_PROFILE")
     document = {"api_url": api.url, "node_id": api.node.node_id, "pid": 1}

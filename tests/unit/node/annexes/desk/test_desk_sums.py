@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.annexes.desk.desk_profile import MAX_NODES, nodes_of, read_profile
-from node.annexes.desk.desk_sums import join_fills, net_obligations, sum_balances
+from node.annexes.desk.desk_reader import join_fills, net_obligations, sum_balances
 from node.views.account_views import ObligationView
 from node.views.views import BalanceView, FillView
 

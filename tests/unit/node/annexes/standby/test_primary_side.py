@@ -7,6 +7,7 @@ from typing import Literal
 from node.annexes.standby.lease import Lease, Read, Swap, Terms, swapped
 from node.annexes.standby.link_messages import Ack, CopyNeeded, Hello, Refused
 from node.annexes.standby.primary import CHUNK, WINDOW, Effect, Primary, ShipFrames
+from node.daemon.role_file import Role
 
 TERMS = Terms(lease=5.0)
 
@@ -34,12 +35,9 @@ class Desk:
         self.primary = Primary(
             "one",
             "two",
-            TERMS,
-            ack=ack,
-            store=store,
-            epoch=epoch,
-            had_lease=had_lease,
-            position=position,
+            Terms(lease=5.0, both=ack == "both", store=store),
+            Role(role="primary", epoch=epoch, had_lease=had_lease),
+            position,
             now=self.now,
         )
 

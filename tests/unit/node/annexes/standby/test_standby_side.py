@@ -13,7 +13,7 @@ IN_SYNC = Lease(version=7, epoch=1, holder="one", standby="two", in_sync=True, e
 
 
 def made(*, store: bool = True) -> Standby:
-    return Standby("two", TERMS, store=store, epoch=1, position=10, checksum=3, now=0.0)
+    return Standby("two", Terms(lease=5.0, store=store), 1, 10, 3, now=0.0)
 
 
 def attempt(standby: Standby, now: float, row: Lease | None = IN_SYNC) -> Swap | None:

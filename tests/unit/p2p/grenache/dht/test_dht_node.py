@@ -22,7 +22,7 @@ from p2p.grenache.dht.krpc import (
     KrpcQuery,
 )
 from p2p.grenache.dht.lookups import LookupResult, PutResult
-from p2p.grenache.dht.value_store import Item
+from p2p.grenache.dht.stores import Item
 from p2p.grenache.directory import Address
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.grenache import bep44
-from p2p.grenache.dht.announcement_store import AnnouncementStore
 from p2p.grenache.dht.compact_addresses import Reach, pack, reach
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.krpc import CAS_MISMATCH, SEQ_TOO_LOW
 from p2p.grenache.dht.own_announcements import MAX_VOTERS, OwnEntries, SeenAs
 from p2p.grenache.dht.query_sources import PROOF_LASTS, ROTATE_AFTER, QuerySources, WriteTokens
-from p2p.grenache.dht.value_store import Item, ValueStore, conflict
+from p2p.grenache.dht.stores import AnnouncementStore, Item, ValueStore, conflict
 
 RNG = random.Random(1)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

@@ -12,8 +12,7 @@ from fake_grape import NODE_ID, FakeGrape
 from grape_http_kit import Api, running
 from grenache_kit import silence
 
-from p2p.grenache.grape.grape_http import GrapeApi
-from p2p.grenache.web_guard import HostGuard, is_local_host
+from p2p.grenache.grape.grape_http import GrapeApi, HostGuard, is_local_host
 
 
 @pytest.fixture(params=["callbacks", "tasks", "aiohttp"])
