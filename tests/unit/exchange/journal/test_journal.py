@@ -30,7 +30,7 @@ from exchange.journal.journal import SCHEMA_VERSION, Journal, JournalError
 from exchange.journal.state import JournalState
 from exchange.model import records as records_module
 from exchange.model.events import BUY, SELL
-from exchange.model.records import Fill, PutBatch, PutMeta, Record, Recovered
+from exchange.model.records import Fill, PutBatch, PutMeta, Record, Recovered, unfolded
 from tests.simulation.disk import JournalDisk, MemoryDisk
 
 

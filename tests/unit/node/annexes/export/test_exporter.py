@@ -23,6 +23,7 @@ from exchange.model.instruments import Instruments
 from exchange.model.records import (
     Decision,
     Fill,
+    LocalTrade,
     Order,
     PutBatch,
     PutHalt,
@@ -82,7 +83,7 @@ def trade(number: int) -> list[Record]:
 
 def _keyed(record: Record) -> Record:
     """The record with a market's whole key, which states its steps."""
-    keyed = isinstance(record, (Order, Fill, Decision, PutHalt))
+    keyed = isinstance(record, (Order, Fill, LocalTrade, Decision, PutHalt))
     return replace(record, market=M) if keyed else record
 
 
@@ -118,8 +119,8 @@ def test_every_record_of_a_journal_is_a_row_and_secrets_are_in_none(tmp_path: Pa
     counts = {name: len(rows) for name, rows in database.tables.items()}
     assert counts == {
         "orders": 4,
-        "fills": 4,
-        "postings": 11,
+        "fills": 6,
+        "postings": 17,
         "accounts": 1,
         "api_keys": 1,
         "decisions": 1,
@@ -151,7 +152,7 @@ def test_a_sink_that_fails_at_any_delivery_has_every_row_once(
             failures += 1
     assert failures == 1
     exporter(tmp_path, database).run(until_current=True)
-    assert len(database.tables["fills"]) == 101
+    assert len(database.tables["fills"]) == 103
     check(tmp_path, database)
 
 
@@ -162,7 +163,7 @@ def test_what_left_the_log_comes_from_the_archive_and_the_gap_is_recorded(tmp_pa
     database = MemoryDatabase()
     exporter(tmp_path, database).run(until_current=True)
     assert database.gaps == [(1, first - 1)]
-    assert len(database.tables["fills"]) == 101
+    assert len(database.tables["fills"]) == 103
     assert len(database.tables["trades"]) < 100
     assert len(database.tables["accounts"]) == 1, "from the state"
     check(tmp_path, database)
