@@ -34,14 +34,14 @@ def types(session: nox.Session) -> None:
 def quick(session: nox.Session) -> None:
     """Unit tests without processes, demos and long property tests: about five minutes on two cores."""
     session.install(*LOCK, "-e", ".[test]")
-    session.run("pytest", "-n", "4", "-m", "not process and not slow", *session.posargs)
+    session.run("pytest", "-n", "2", "-m", "not process and not slow", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """All tests on each Python that is installed; arguments after `--` go to pytest."""
     session.install(*LOCK, "-e", ".[test]")
-    session.run("pytest", "-n", "4", *session.posargs)
+    session.run("pytest", "-n", "2", *session.posargs)
 
 
 @nox.session

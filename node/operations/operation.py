@@ -83,7 +83,7 @@ class Operation(Generic[A, P, B]):
 
     def write(self, arguments: Mapping[str, Any]) -> tuple[str, Any]:
         """Return path with query, and body, of a request with `arguments`: parameters and fields of the body by their
-        names, or the whole body as `body`. None and declared defaults are left out.
+        names, or the whole body as `body`. None, and declared defaults of the query, are left out.
 
         Raises:
             TypeError: an argument is unknown or missing.
@@ -102,7 +102,9 @@ class Operation(Generic[A, P, B]):
         body = values.pop("body", None)
         if unknown := values.keys() - set(getattr(self.body, "__struct_encode_fields__", ())):
             raise TypeError(f"{self.name} does not take {', '.join(sorted(unknown))}")
-        return path + (f"?{urlencode(query)}" if query else ""), body or values or None
+        if body is None and self.body is not None:
+            body = values  # may be empty: the operation takes a body all the same
+        return path + (f"?{urlencode(query)}" if query else ""), body
 
     @cached_property
     def parameters(self) -> tuple[Param, ...]:

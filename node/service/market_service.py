@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 from exchange.engine.engine import Engine
 from exchange.market.candles import LATEST, TIMEFRAMES, TradeRecord
@@ -11,7 +12,7 @@ from exchange.market.market import Market
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
-from node.service.market_data import MarketData, record_of
+from node.service.market_data import MarketData, MarketTicker, record_of
 from node.service.trading import Span
 from node.views.order_mapping import OrderMapping, candle_view
 from node.views.timestamps import iso
@@ -127,12 +128,6 @@ class MarketService:
     def views(self) -> list[MarketView]:
         views = []
         for key, instrument in self._texts.by_key.items():
-            ticker = self._data.ticker(key)
-            day = ticker.day
-
-            def price(ticks: int | None, instrument: Instrument = instrument) -> str | None:
-                return None if ticks is None else instrument.price_text(ticks)
-
             views.append(
                 MarketView(
                     symbol=instrument.symbol,
@@ -140,27 +135,39 @@ class MarketService:
                     quote=instrument.quote,
                     tick=format(instrument.tick, "f"),
                     lot=format(instrument.lot, "f"),
-                    bid=price(ticker.bid),
-                    bid_quantity=instrument.quantity_text(ticker.bid_quantity),
-                    ask=price(ticker.ask),
-                    ask_quantity=instrument.quantity_text(ticker.ask_quantity),
-                    last=price(day.last),
-                    change=instrument.price_text(day.change),
-                    high=price(day.high),
-                    low=price(day.low),
-                    volume=instrument.quantity_text(day.volume),
                     min_quantity=_rule(instrument.min_quantity),
                     max_quantity=_rule(instrument.max_quantity),
                     min_notional=_rule(instrument.min_notional),
                     max_notional=_rule(instrument.max_notional),
                     price_band=_rule(instrument.price_band),
                     protection=format(instrument.protection, "f"),
+                    **ticker_texts(instrument, self._data.ticker(key)),
                 )
             )
         return views
 
     def _market(self, name: str) -> Market:
         return self._engine.markets[self._texts.instrument(name).key]
+
+
+def ticker_texts(instrument: Instrument, ticker: MarketTicker) -> dict[str, Any]:
+    """Return best prices and figures of the last 24 hours as fields of a view."""
+    day = ticker.day
+
+    def price(ticks: int | None) -> str | None:
+        return None if ticks is None else instrument.price_text(ticks)
+
+    return {
+        "bid": price(ticker.bid),
+        "bid_quantity": instrument.quantity_text(ticker.bid_quantity),
+        "ask": price(ticker.ask),
+        "ask_quantity": instrument.quantity_text(ticker.ask_quantity),
+        "last": price(day.last),
+        "change": instrument.price_text(day.change),
+        "high": price(day.high),
+        "low": price(day.low),
+        "volume": instrument.quantity_text(day.volume),
+    }
 
 
 def _rule(value: Decimal | None) -> str | None:

@@ -12,7 +12,7 @@ import msgspec
 from exchange.model.decimals import plain
 from exchange.model.records import Fill, Order
 from node.service.trading import AccountNews, Balance, Span, Trading
-from node.streams.stream import FAILED, NumberedStream, encode
+from node.streams.stream import FAILED, NumberedStream
 from node.streams.stream_messages import (
     Balances,
     BalancesSnapshot,
@@ -20,7 +20,6 @@ from node.streams.stream_messages import (
     FillsSnapshot,
     Orders,
     OrdersSnapshot,
-    Reason,
 )
 from node.views.order_mapping import OrderMapping
 from node.views.views import BalanceView
@@ -64,6 +63,8 @@ class AccountStream(NumberedStream):
 
 
 class OrdersStream(AccountStream):
+    snapshot_message, changes_message = OrdersSnapshot, Orders
+
     def __init__(
         self, name: str, epoch: str, trading: Trading, texts: OrderMapping, account: int
     ) -> None:
@@ -84,16 +85,15 @@ class OrdersStream(AccountStream):
                 self._open[order.number] = order
         self.publish({order.number: self.texts.order(order) for order in news.orders})
 
-    def encode_snapshot(self, reason: Reason) -> bytes:
-        orders = [self.texts.order(order) for _, order in sorted(self._open.items())]
-        return encode(OrdersSnapshot(reason=reason, orders=orders, **self.fields()))
+    def state(self) -> dict[str, Any]:
+        return {"orders": [self.texts.order(order) for _, order in sorted(self._open.items())]}
 
-    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        orders = list(changes.values())
-        return encode(Orders(previous=previous, orders=orders, **self.fields()))
+    def changed(self, changes: Mapping[object, Any]) -> dict[str, Any]:
+        return {"orders": list(changes.values())}
 
 
 class FillsStream(AccountStream):
+    snapshot_message, changes_message = FillsSnapshot, Fills
     complete = True
 
     def __init__(
@@ -113,16 +113,16 @@ class FillsStream(AccountStream):
         self._newest.extend(news.fills)
         self.publish({_key(fill): self.texts.fill(fill) for fill in news.fills})
 
-    def encode_snapshot(self, reason: Reason) -> bytes:
-        fills = [self.texts.fill(fill) for fill in reversed(self._newest)]
-        return encode(FillsSnapshot(reason=reason, fills=fills, **self.fields()))
+    def state(self) -> dict[str, Any]:
+        return {"fills": [self.texts.fill(fill) for fill in reversed(self._newest)]}
 
-    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        fills = list(changes.values())
-        return encode(Fills(previous=previous, fills=fills, **self.fields()))
+    def changed(self, changes: Mapping[object, Any]) -> dict[str, Any]:
+        return {"fills": list(changes.values())}
 
 
 class BalancesStream(AccountStream):
+    snapshot_message, changes_message = BalancesSnapshot, Balances
+
     def __init__(
         self, name: str, epoch: str, trading: Trading, texts: OrderMapping, account: int
     ) -> None:
@@ -148,13 +148,11 @@ class BalancesStream(AccountStream):
             available=plain(balance.total - balance.held, decimals),
         )
 
-    def encode_snapshot(self, reason: Reason) -> bytes:
-        balances = [self._view(balance) for _, balance in sorted(self._balances.items())]
-        return encode(BalancesSnapshot(reason=reason, balances=balances, **self.fields()))
+    def state(self) -> dict[str, Any]:
+        return {"balances": [self._view(balance) for _, balance in sorted(self._balances.items())]}
 
-    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        balances = list(changes.values())
-        return encode(Balances(previous=previous, balances=balances, **self.fields()))
+    def changed(self, changes: Mapping[object, Any]) -> dict[str, Any]:
+        return {"balances": list(changes.values())}
 
 
 def _key(fill: Fill) -> tuple[str, int, str]:

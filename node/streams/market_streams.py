@@ -11,6 +11,7 @@ from exchange.market.candles import Candle
 from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
 from node.service.market_data import Change, MarketData
+from node.service.market_service import ticker_texts
 from node.streams.book_views import BookSource, BookTooLarge, LevelsView, OrdersView, OwnBook
 from node.streams.stream import FAILED, NumberedStream, encode
 from node.streams.stream_messages import (
@@ -124,16 +125,15 @@ class _BookStream(MarketStream):
     def fields(self) -> dict[str, Any]:
         return super().fields() | {"checksum": self.view.checksum, "time": self.time}
 
-    def _sides(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         return {"bids": self.view.entries(BUY), "asks": self.view.entries(SELL)}
 
-
-def _changes(changes: Mapping[object, Any]) -> dict[str, Any]:
-    bids: list[Any] = []
-    asks: list[Any] = []
-    for side, entry in changes.values():
-        (bids if side == BUY else asks).append(entry)
-    return {"bids": bids, "asks": asks}
+    def changed(self, changes: Mapping[object, Any]) -> dict[str, Any]:
+        bids: list[Any] = []
+        asks: list[Any] = []
+        for side, entry in changes.values():
+            (bids if side == BUY else asks).append(entry)
+        return {"bids": bids, "asks": asks}
 
 
 class BookL1Stream(_BookStream):
@@ -154,29 +154,22 @@ class BookL1Stream(_BookStream):
 
 
 class BookL2Stream(_BookStream):
+    snapshot_message, changes_message = BookL2Snapshot, BookL2
+
     def make_view(self, source: BookSource, depth: int | None) -> LevelsView:
         return LevelsView(source, self.instrument, depth)
 
-    def encode_snapshot(self, reason: Reason) -> bytes:
-        return encode(BookL2Snapshot(reason=reason, **self._sides(), **self.fields()))
-
-    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        return encode(BookL2(previous=previous, **_changes(changes), **self.fields()))
-
 
 class BookL3Stream(_BookStream):
+    snapshot_message, changes_message = BookL3Snapshot, BookL3
+
     def make_view(self, source: BookSource, depth: int | None) -> OrdersView:
         return OrdersView(source, self.instrument, depth)
-
-    def encode_snapshot(self, reason: Reason) -> bytes:
-        return encode(BookL3Snapshot(reason=reason, **self._sides(), **self.fields()))
-
-    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        return encode(BookL3(previous=previous, **_changes(changes), **self.fields()))
 
 
 class TradesStream(MarketStream):
     complete = True
+    snapshot_message, changes_message = TradesSnapshot, Trades
 
     def __init__(
         self,
@@ -192,37 +185,18 @@ class TradesStream(MarketStream):
     def offer(self, change: Change) -> None:
         self.publish({trade.key: self._texts.trade(self.key, trade) for trade in change.trades})
 
-    def encode_snapshot(self, reason: Reason) -> bytes:
+    def state(self) -> dict[str, Any]:
         tape = self.market_data.tape(self.key, SNAPSHOT_TRADES)
-        trades = [self._texts.trade(self.key, trade) for trade in tape]
-        return encode(TradesSnapshot(reason=reason, trades=trades, **self.fields()))
+        return {"trades": [self._texts.trade(self.key, trade) for trade in tape]}
 
-    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        trades = list(changes.values())
-        return encode(Trades(previous=previous, trades=trades, **self.fields()))
+    def changed(self, changes: Mapping[object, Any]) -> dict[str, Any]:
+        return {"trades": list(changes.values())}
 
 
 def ticker_view(market_data: MarketData, instrument: Instrument, time: str) -> TickerView:
     """Return a market's figures as they are now."""
-    ticker = market_data.ticker(instrument.key)
-    day = ticker.day
-
-    def price(ticks: int | None) -> str | None:
-        return None if ticks is None else instrument.price_text(ticks)
-
-    return TickerView(
-        market=instrument.symbol,
-        bid=price(ticker.bid),
-        bid_quantity=instrument.quantity_text(ticker.bid_quantity),
-        ask=price(ticker.ask),
-        ask_quantity=instrument.quantity_text(ticker.ask_quantity),
-        last=price(day.last),
-        change=instrument.price_text(day.change),
-        high=price(day.high),
-        low=price(day.low),
-        volume=instrument.quantity_text(day.volume),
-        time=time,
-    )
+    figures = ticker_texts(instrument, market_data.ticker(instrument.key))
+    return TickerView(market=instrument.symbol, time=time, **figures)
 
 
 class TickerStream(MarketStream):
@@ -278,6 +252,8 @@ class TickerStream(MarketStream):
 
 
 class CandlesStream(MarketStream):
+    snapshot_message, changes_message = CandlesSnapshot, Candles
+
     def __init__(
         self,
         name: str,
@@ -303,11 +279,9 @@ class CandlesStream(MarketStream):
             del self._candles[min(self._candles)]
         self.publish({start: candle_view(self.instrument, c) for start, c in changed.items()})
 
-    def encode_snapshot(self, reason: Reason) -> bytes:
+    def state(self) -> dict[str, Any]:
         newest = islice(sorted(self._candles, reverse=True), SNAPSHOT_CANDLES)
-        candles = [candle_view(self.instrument, self._candles[at]) for at in newest]
-        return encode(CandlesSnapshot(reason=reason, candles=candles, **self.fields()))
+        return {"candles": [candle_view(self.instrument, self._candles[at]) for at in newest]}
 
-    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        candles = [changes[start] for start in sorted(changes)]  # type: ignore[type-var]
-        return encode(Candles(previous=previous, candles=candles, **self.fields()))
+    def changed(self, changes: Mapping[object, Any]) -> dict[str, Any]:
+        return {"candles": [changes[start] for start in sorted(changes)]}  # type: ignore[type-var]

@@ -87,13 +87,25 @@ class NumberedStream:
         """Follow it no more."""
         raise NotImplementedError
 
-    def encode_snapshot(self, reason: Reason) -> bytes:
-        """Encode the current state."""
+    snapshot_message: Any
+    changes_message: Any
+
+    def state(self) -> dict[str, Any]:
+        """Return the fields of a snapshot that have the current state."""
         raise NotImplementedError
 
-    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
-        """Changes since `previous`, up to what there is now."""
+    def changed(self, changes: Mapping[object, Any]) -> dict[str, Any]:
+        """Return the fields of a message that have the changes."""
         raise NotImplementedError
+
+    def encode_snapshot(self, reason: Reason) -> bytes:
+        """Encode the current state."""
+        return encode(self.snapshot_message(reason=reason, **self.state(), **self.fields()))
+
+    def encode_changes(self, previous: int, changes: Mapping[object, Any]) -> bytes:
+        """Encode the changes since `previous`, up to the current state."""
+        message = self.changes_message(previous=previous, **self.changed(changes), **self.fields())
+        return encode(message)
 
     def fields(self) -> dict[str, Any]:
         """Fields of every message: the stream and the message's place in it."""

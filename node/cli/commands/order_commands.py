@@ -29,9 +29,16 @@ from node.cli.command_groups import (
     wrong_text,
 )
 from node.cli.order_check import confirm_amendment, confirm_order, yes_option
-from node.cli.order_outcomes import WORKING, describe_order
 from node.cli.order_text import OrderTextError, decimal, parse_order
-from node.cli.tables import echo, fill_table, is_terminal, order_table, trade_table
+from node.cli.tables import (
+    WORKING,
+    describe_order,
+    echo,
+    fill_table,
+    is_terminal,
+    order_table,
+    trade_table,
+)
 from node.cli.times import TimeTextError, parse_expiry
 from node.views.views import AmendRequest, OrderRequest, OrderView, Side
 

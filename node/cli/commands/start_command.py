@@ -185,15 +185,19 @@ def start(config_file: str | None, as_json: bool, **values: object) -> int:
 def load_settings(config_file: str | None, **values: object) -> Any:
     """`config.load` with the command line's values; a wrong one ends the command with code 2."""
     with heavy_imports():
-        from config import SettingError, load
+        from config import SettingError, load, schema
 
     if values.get("data_dir") is None:
         values["data_dir"] = inherited("data_dir")
+    for key, value in values.items():
+        if value is not None and key not in schema():  # of an annex that is not there
+            option = key.replace("_", "-")
+            raise CommandFailure(
+                f"--{option}: this program has no part that it is a setting of", Exit.USAGE
+            )
     try:
         return load(values, config_file=Path(config_file) if config_file else None)
     except SettingError as error:
         for problem in error.problems[:-1]:
             click.echo(f"exchange-node: {problem}", err=True)
         raise CommandFailure(error.problems[-1], Exit.USAGE) from None
-    except TypeError as error:  # an option is of an annex that is not there
-        raise CommandFailure(f"{error} of this program", Exit.USAGE) from None

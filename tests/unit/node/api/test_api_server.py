@@ -224,7 +224,7 @@ async def raw_request(api: Api, *parts: bytes, method: bytes = b"GET ") -> bytes
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_is_answered_by_a_problem(api: Api, data: bytes) -> None:
+async def test_malformed_http_is_answered_by_a_problem(api: Api, data: bytes) -> None:
     answer = await raw_request(api, data)
     assert answer.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
     assert b"Content-Type: application/problem+json" in answer
@@ -381,7 +381,7 @@ async def test_the_url_of_a_wildcard_address_leads_to_this_machine(
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]", "localhost"])
-async def test_it_listens_on_ipv6_and_by_name(host: str) -> None:
+async def test_the_server_listens_on_ipv6_and_by_name(host: str) -> None:
     if ":" in host and not socket.has_ipv6:
         pytest.skip("no IPv6 on this machine")
     async with running_api(host=host) as api:

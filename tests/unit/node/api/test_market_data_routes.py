@@ -180,7 +180,7 @@ async def test_candles_and_markets_show_exact_decimals(trading: Trading) -> None
         await trading.service.candles(BTC, "2m")
 
 
-async def test_what_becomes_durable_reaches_the_market_data(trading: Trading) -> None:
+async def test_durable_trades_reach_the_market_data(trading: Trading) -> None:
     trading.markets.data._now = lambda: EPOCH_US + 2_000_000
     key = COARSE[BTC].key
     trading.engine.resume(0.0)

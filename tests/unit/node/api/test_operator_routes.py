@@ -249,7 +249,7 @@ async def test_a_revoked_key_is_of_no_use(api: Api) -> None:
 # Access
 
 
-async def test_where_keys_are_required_no_request_is_the_operators(tmp_path: Path) -> None:
+async def test_no_request_is_the_operators_where_keys_are_required(tmp_path: Path) -> None:
     rules = AccessRules(keys_required=True, operator_token=TOKEN)
     async with running_api(tmp_path / "journal", rules=rules) as api:
         operator = f"operator:{TOKEN}"

@@ -148,7 +148,7 @@ async def test_the_acknowledgement_may_wait_for_the_decision(taker: Taker) -> No
     assert taker.shown() == [("accepted", "a", True, [(8, 0)])]
 
 
-async def test_it_waits_for_a_bounded_time(network: Network) -> None:
+async def test_the_wait_for_takes_is_bounded(network: Network) -> None:
     taker = Taker(network, wait=0.01)
     await taker.take(buy("a", 101, 8, wait=True))
     taker.commit()

@@ -42,7 +42,7 @@ async def test_files_are_loaded_again_only_when_they_changed(api: Api) -> None:
 @pytest.mark.parametrize(
     "path", ["/web/nothing.js", "/web/../views.py", "/web/%2e%2e/views.py", "/web/"]
 )
-async def test_what_is_no_file_of_the_page_is_not_there(api: Api, path: str) -> None:
+async def test_unknown_files_of_the_page_are_not_found(api: Api, path: str) -> None:
     assert (await api.get(path)).status == 404
 
 

@@ -19,9 +19,8 @@ from trading_kit import TOKEN, running_api
 from exchange.model.commands import TimeInForce
 from node.api.access import AccessRules
 from node.cli.main import cli
-from node.cli.order_outcomes import describe_order
 from node.cli.order_text import parse_amount
-from node.cli.tables import fill_table, to_ansi
+from node.cli.tables import describe_order, fill_table, to_ansi
 from node.cli.times import TimeTextError, parse_expiry
 from node.http.api_tls import Tls, self_signed
 from node.views.views import FillView, OrderView
@@ -109,7 +108,7 @@ def make_account(name: str, *money: str) -> str:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_what_comes_next_can_be_copied_into_a_shell(api: RunningApi, before: bool) -> None:
+def test_suggested_commands_can_be_copied_into_a_shell(api: RunningApi, before: bool) -> None:
     directory = api.directory.parent / "it's a link"
     directory.symlink_to(api.directory)
     where = ("--data-dir", str(directory))

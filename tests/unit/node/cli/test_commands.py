@@ -18,7 +18,8 @@ from cli_kit import RunningNode
 from click.testing import CliRunner, Result
 from trading_kit import ME, PEER
 
-from node.cli.client_session import run_blocking
+from node.cli.client_session import CommandFailure, Exit, run_blocking
+from node.cli.commands.start_command import load_settings
 from node.cli.main import COMMANDS, cli
 
 EXCHANGE_NODE = [sys.executable, "-m", "node.cli.main"]
@@ -603,3 +604,9 @@ def test_options_that_name_the_node_are_taken_before_the_subcommand_too(tmp_path
     assert json.loads(result.output.split("exchange-node:")[0])["code"] == "no_node"
     shown = run("--data-dir", str(tmp_path), "config", "--json")
     assert str(tmp_path) in shown.output
+
+
+def test_an_option_of_a_part_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(CommandFailure, match="--no-such-part: this program has no part") as refusal:
+        load_settings(None, data_dir="here", no_such_part=1)
+    assert refusal.value.code is Exit.USAGE

@@ -73,7 +73,7 @@ def test_the_market_price_is_the_last_trade_within_the_book(
         ),
     ],
 )
-def test_what_is_odd_about_an_order(
+def test_doubts_about_an_order_are_named(
     side: Side, quantity: str, price: str | None, odd: list[str]
 ) -> None:
     assert doubts(side, quantity, price) == odd
@@ -86,7 +86,7 @@ def test_a_stop_limit_order_is_compared_with_its_stop() -> None:
     ]
 
 
-def test_nothing_is_odd_in_a_market_without_orders() -> None:
+def test_orders_raise_no_doubts_in_a_market_without_orders() -> None:
     request = OrderRequest(market="BTC-USD", side="buy", quantity="5", price="30000")
     assert order_doubts(request, market(None), book()) == []
 

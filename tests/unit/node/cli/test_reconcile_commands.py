@@ -105,7 +105,7 @@ def test_open_payments_come_with_next_steps() -> None:
     assert "exchange-node ledger settle themselves received 1 BTC" in shown
 
 
-def test_what_stays_unexplained_or_was_lost_is_said() -> None:
+def test_unexplained_and_lost_differences_are_named() -> None:
     row = asset("USD", "5", "1", "4", lost="3", unexplained="1")
     shown = text(view(assets=[row], trades_complete=False, settlements_matched=False))
     for words in (

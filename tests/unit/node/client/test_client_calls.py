@@ -92,6 +92,7 @@ async def test_arguments_become_path_query_and_body() -> None:
     await client.set_credit("USD", None)
     await client.book("A-B", depth=25)
     await client.ping(node_id="ab")
+    await client.create_key("alice")
     assert client.sent == [
         ("/v1/orders?market=A-B&open=false&account=alice&start=5&sort=asc", None),
         ("/v1/orders/1%2F2", None),
@@ -100,6 +101,7 @@ async def test_arguments_become_path_query_and_body() -> None:
         ("/v1/credit", {"asset": "USD"}),
         ("/v1/book/A-B", None),
         ("/v1/peers/ab/ping", None),
+        ("/v1/accounts/alice/keys", {}),  # it takes a body, of which nothing is given
     ]
 
 

@@ -102,7 +102,9 @@ def http(body: bytes, kind: str = "text/html", status: str = "200 OK") -> bytes:
         http(b"", status="301 Moved Permanently\r\nLocation: http://127.0.0.1:1/"),
     ],
 )
-async def test_what_is_no_node_is_called_so(make: MakeTransport, data: bytes) -> None:
+async def test_answers_of_other_programs_are_reported_as_such(
+    make: MakeTransport, data: bytes
+) -> None:
     async with answering(data) as url, ExchangeClient(url, transport=make()) as client:
         with pytest.raises(NotANode, match=url):
             await client.status()

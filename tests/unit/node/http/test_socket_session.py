@@ -61,7 +61,7 @@ async def test_texts_of_all_sizes_arrive_in_their_order() -> None:
         await runner.cleanup()
 
 
-async def test_nothing_is_written_behind_the_goodbye() -> None:
+async def test_no_data_follows_the_close_frame() -> None:
     ended = asyncio.get_running_loop().create_future()
 
     async def serve(request: web.Request) -> web.WebSocketResponse:

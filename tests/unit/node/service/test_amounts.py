@@ -25,7 +25,7 @@ def test_an_amount_is_written_exactly_and_plainly(units: int, decimals: int) -> 
 
 
 @given(st.integers(1, 10**25), st.integers(0, 18))
-def test_what_is_written_is_read_again(units: int, decimals: int) -> None:
+def test_written_amounts_are_read_again(units: int, decimals: int) -> None:
     assert units_of(plain(units, decimals), "USD", decimals) == units
 
 
@@ -48,7 +48,7 @@ def test_any_text_is_an_amount_or_refused_by_its_name(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "0.0", "0.00000000000"])
-def test_nothing_is_an_amount_only_where_it_may_be(text: str) -> None:
+def test_zero_is_an_amount_only_where_it_is_allowed(text: str) -> None:
     assert units_of(text, "USD", 8, zero=True) == 0
     with pytest.raises(ServiceError, match="more than 0"):
         units_of(text, "USD", 8)

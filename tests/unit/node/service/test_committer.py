@@ -104,7 +104,7 @@ async def test_a_failed_commit_releases_nothing_and_ends_the_committer(engine, j
     assert released == []
 
 
-async def test_what_fails_in_the_loop_ends_the_committer_too(engine):
+async def test_a_failed_write_in_the_loop_ends_the_committer_too(engine):
     journal, released = AppendingJournal(), []
     committer = Committer(engine, journal, lambda drained: released.extend(drained.messages))
     running = asyncio.create_task(committer.run())

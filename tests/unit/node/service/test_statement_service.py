@@ -320,7 +320,7 @@ def test_an_unreachable_node_is_named(bench: Bench) -> None:
     assert problem(bench).code == "unreachable"
 
 
-def test_nothing_is_kept_in_memory_of_statements(bench: Bench) -> None:
+def test_statements_are_not_kept_in_memory(bench: Bench) -> None:
     """A cut is of the history, which does not change: an old one can still be asked about."""
     bench.trade(100, 1)
     peer = bench.network.id(1)

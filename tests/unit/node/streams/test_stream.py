@@ -100,7 +100,7 @@ async def test_every_public_channel_comes_on_one_connection(api: Api, socket: So
         seen.add(event["event"])
 
 
-async def test_what_was_missed_while_away_comes_on_return(api: Api, socket: Socket) -> None:
+async def test_missed_messages_come_on_return(api: Api, socket: Socket) -> None:
     _, snapshot = await socket.subscribe("book")
     async with api.session.ws_connect(f"{api.url}/v1/stream") as raw:
         back = Socket(raw)

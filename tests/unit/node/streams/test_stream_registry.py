@@ -31,7 +31,7 @@ from node.views.views import ServiceError
         (Subscribe(channel="orders", market=BTC), "invalid_message"),
     ],
 )
-async def test_what_there_is_not_is_refused(request_: Subscribe, code: str) -> None:
+async def test_subscriptions_to_unknown_streams_are_refused(request_: Subscribe, code: str) -> None:
     with pytest.raises(ServiceError) as refused:
         await Place().stream_registry.find(request_, 0)
     assert refused.value.code == code

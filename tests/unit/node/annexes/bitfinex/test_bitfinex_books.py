@@ -211,7 +211,7 @@ small = st.integers(1, 300)
     st.lists(st.tuples(st.sampled_from([1, -1]), small, small), max_size=60),
     st.sampled_from([1, 5, 25]),
 )
-def test_what_clients_print_in_two_ways_stays_out_of_books(
+def test_prices_that_clients_print_in_two_ways_stay_out_of_books(
     orders: list[tuple[int, int, int]], length: int
 ) -> None:
     looking = fine_market()

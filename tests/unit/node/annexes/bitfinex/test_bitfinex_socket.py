@@ -102,7 +102,7 @@ async def test_ping_conf_and_auth_are_answered(reader: Reader) -> None:
         *('{"event":"conf","flags":-1}', '{"event":"conf","flags":true}'),
     ],
 )
-async def test_what_is_no_message_is_refused_and_the_connection_stays(
+async def test_malformed_messages_are_refused_and_the_connection_stays(
     reader: Reader, message: str
 ) -> None:
     told = await reader.ask(message)

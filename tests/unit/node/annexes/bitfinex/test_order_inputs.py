@@ -119,9 +119,7 @@ def test_orders_of_every_type(body: dict[str, Any], order: NewOrder) -> None:
         ({"type": "EXCHANGE IOC", "tif": "2027-01-01"}, "tif: invalid: IOC orders end at once"),
     ],
 )
-def test_what_cannot_be_an_order_is_refused_with_the_parameter(
-    body: dict[str, Any], text: str
-) -> None:
+def test_invalid_orders_are_refused_with_the_parameter(body: dict[str, Any], text: str) -> None:
     code, said = refused(order_inputs.new_order, {**LIMIT, **body}, ALICE, SYMBOLS, NOW)
     assert code == 10020
     assert said.startswith(text)
@@ -218,7 +216,7 @@ FIELDS = st.sampled_from(
 
 
 @given(st.dictionaries(FIELDS, JSON, max_size=4))
-def test_whatever_is_sent_is_understood_or_refused(body: dict[str, Any]) -> None:
+def test_any_message_is_understood_or_refused(body: dict[str, Any]) -> None:
     for call in (
         lambda: order_inputs.new_order({**LIMIT, **body}, ALICE, SYMBOLS, NOW),
         lambda: order_inputs.amend(body, resting(), PAIR, NOW),

@@ -285,7 +285,9 @@ async def test_the_ledger_has_the_words_that_clients_parse(
     assert await refused(exchange, key, "r/ledgers/XXX/hist") == (10020, "currency: invalid")
 
 
-async def test_how_much_an_order_could_be_for(exchange: Exchange, key: Credentials) -> None:
+async def test_the_largest_affordable_order_is_computed(
+    exchange: Exchange, key: Credentials
+) -> None:
     exchange.trading.set_balance(ALICE, "BTC", "1.5", "0.25")
     exchange.trading.set_balance(ALICE, "USD", "1000", "100")
     path = "calc/order/avail"
@@ -351,7 +353,7 @@ async def test_a_key_beyond_its_rate_gets_an_error_and_no_other_key_does() -> No
         await ask(exchange, other, "r/positions")
 
 
-async def test_who_is_not_let_in_is_counted_by_address() -> None:
+async def test_refused_credentials_are_counted_by_address() -> None:
     async with running_exchange(rate_limit=30) as exchange:
         key = exchange.key()
         wrong = Credentials(key.key, "x" * 20)

@@ -298,7 +298,7 @@ async def test_calculations_are_sent_again(exchange: Exchange, trader: Reader) -
     [[], [0], [0, "on"], [1, "on", None, {}], [0, "xx", None, {}], [0, ["on"], None, {}],
      [0, "calc", None, "x"]],
 )  # fmt: skip
-async def test_what_is_no_input_is_an_error_and_the_connection_stays(
+async def test_malformed_inputs_are_errors_and_the_connection_stays(
     trader: Reader, message: Any
 ) -> None:
     assert (await trader.ask(message))["event"] == "error"
@@ -439,7 +439,7 @@ async def test_a_dead_mans_switch_that_cannot_cancel_is_logged(
     await eventually(lambda: "the disk is old" in caplog.text)
 
 
-async def test_what_was_begun_goes_on_when_its_connection_ends(exchange: Exchange) -> None:
+async def test_an_order_in_progress_continues_when_its_connection_ends(exchange: Exchange) -> None:
     exchange.trading.open = False
     wait = asyncio.Event()
     place = exchange.trading.place

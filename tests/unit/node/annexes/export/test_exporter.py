@@ -156,7 +156,9 @@ def test_a_sink_that_fails_at_any_delivery_has_every_row_once(
     check(tmp_path, database)
 
 
-def test_what_left_the_log_comes_from_the_archive_and_the_gap_is_recorded(tmp_path: Path) -> None:
+def test_frames_that_left_the_log_come_from_the_archive_and_the_gap_is_recorded(
+    tmp_path: Path,
+) -> None:
     fill_journal(tmp_path, 1, 100)
     first = JournalSource(tmp_path / "journal").first
     assert first > 1
@@ -320,7 +322,9 @@ def test_open_orders_are_rows_that_change(tmp_path: Path) -> None:
     check(tmp_path, database)
 
 
-def test_what_the_standby_may_lack_is_not_delivered_until_it_has_it(tmp_path: Path) -> None:
+def test_frames_that_the_standby_may_lack_are_delivered_only_after_it_has_them(
+    tmp_path: Path,
+) -> None:
     fill_journal(tmp_path, 1, 3, drop=False)
     database = MemoryDatabase()
     with closing(ReleasedPosition(tmp_path, 3)) as released:

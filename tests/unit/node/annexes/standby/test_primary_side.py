@@ -160,7 +160,7 @@ def test_a_later_epoch_in_the_store_stops_it_for_good() -> None:
     assert desk.replies == [Refused(desk.primary.stopped)]
 
 
-def test_it_starts_only_with_the_store_of_before() -> None:
+def test_a_primary_starts_only_with_its_earlier_lease_store() -> None:
     lost = Desk(had_lease=True)
     lost.pass_time(0.3)
     assert lost.primary.stopped is not None
@@ -180,7 +180,7 @@ def test_after_a_start_in_sync_it_waits_for_standby_or_store() -> None:
     assert not desk.in_sync
 
 
-def test_what_a_standby_has_decides_how_it_goes_on() -> None:
+def test_the_position_of_a_standby_decides_whether_it_needs_a_copy() -> None:
     desk = Desk(position=10, epoch=2)
     desk.connect(position=5, epoch=1)
     desk.turn()

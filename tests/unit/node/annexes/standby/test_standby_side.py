@@ -40,7 +40,7 @@ def test_frames_that_do_not_follow_are_refused(ship: Ship) -> None:
         made().shipped(ship, 0.1)
 
 
-def test_it_takes_over_a_lease_after_a_whole_one_of_silence() -> None:
+def test_a_lease_is_taken_over_after_its_whole_duration_of_silence() -> None:
     standby = made()
     assert standby.poll(TERMS.lease - 0.1) is None
     swap = attempt(standby, TERMS.lease)
@@ -61,7 +61,7 @@ def test_it_takes_over_a_lease_after_a_whole_one_of_silence() -> None:
         Lease(version=7, epoch=1, holder="one", standby="two", in_sync=True, expired=False),
     ],
 )
-def test_it_does_not_take_over(row: Lease | None) -> None:
+def test_a_standby_does_not_take_over_without_permission(row: Lease | None) -> None:
     standby = made()
     swap = attempt(standby, 20.0, row)
     assert swap is None
