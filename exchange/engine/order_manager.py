@@ -5,7 +5,6 @@ parts, each with one subject:
 
     OrderValidation    accepts or rejects new orders
     Amendments         changes open orders
-    FastPath           plain limit and market orders, and their cancels, in fewer steps
     Matching           own orders against the book
     FillRecorder       fills, ledger postings and feed events of a trade
     TakerSide          takes of other owners' orders
