@@ -137,7 +137,6 @@ class OrderStore:
     def add(self, order: Order) -> None:
         """Add a new order with the number `next_number`. Its hold is set already."""
         self.next_number = order.number + 1
-        order.updated = order.time
         self.open[order.number] = order
         if order.client_id is not None:
             self.client_ids[order.account, order.client_id] = order.number
@@ -243,7 +242,8 @@ class OrderStore:
 
     def _end(self, market: Market, order: Order) -> None:
         order.done = True
-        order.shown = 0
+        if order.shown:
+            order.shown = 0
         filled = order.filled == order.quantity
         if filled:
             order.reason = "filled"

@@ -101,6 +101,7 @@ class OrderValidation:
             account,
             new.group,
             worst_price,
+            updated=time,
         )
         linked = None
         if special:
@@ -277,6 +278,7 @@ def _linked_stop(order: Order, stop: int) -> Order:
         time=order.time,
         account=order.account,
         group=order.group,
+        updated=order.time,
         terms=Terms(
             kind="stop",
             self_trade=order.self_trade,
