@@ -14,6 +14,8 @@ Rules of this folder:
 
 from __future__ import annotations
 
+from copy import copy
+
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -485,7 +487,7 @@ class Engine:
         balances = context.drain_money()
         # A finished order never changes again.
         copies: list[Order] = [
-            order if order.done else order.copy() if order.terms else copy_plain(order)
+            order if order.done else copy(order) if order.terms else copy_plain(order)
             for order in context.orders.values()
         ]
         self.orders.store_counters()
