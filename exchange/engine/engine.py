@@ -14,10 +14,9 @@ Rules of this folder:
 
 from __future__ import annotations
 
-from copy import copy
-
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
 
 import msgspec
 
