@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
 
 import msgspec
 
@@ -47,7 +48,7 @@ from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
 from exchange.model.instruments import Instrument
 from exchange.model.ports import Broadcast, SigningKeys
-from exchange.model.records import Order, PutBatch, PutMeta, Recovered
+from exchange.model.records import Order, PutBatch, PutMeta, Recovered, copy_plain
 from exchange.orders.engine_context import (
     CommandRejected,
     Drained,
@@ -483,20 +484,17 @@ class Engine:
             # After the digest, which lets a restarted maker decide again.
             self.orders.taker_side.send_due(now)
         balances = context.drain_money()
-        # A finished order never changes again. `__copy__` is copy.copy without its search for the method.
+        # A finished order never changes again.
         copies: list[Order] = [
-            order if order.done else order.__copy__()  # type: ignore[attr-defined]
+            order if order.done else copy(order) if order.terms else copy_plain(order)
             for order in context.orders.values()
         ]
         self.orders.store_counters()
         records = context.records
-        records += context.fills
         records += copies
         records.extend(PutMeta(name, value) for name, value in context.meta.items())
-        drained = Drained(
-            records, context.messages, levels, context.trades, copies, context.fills, balances
-        )
-        context.records, context.messages, context.trades, context.fills = [], [], [], []
+        drained = Drained(records, context.messages, levels, context.trades, copies, balances)
+        context.records, context.messages, context.trades = [], [], []
         context.orders, context.meta = {}, {}
         return drained
 

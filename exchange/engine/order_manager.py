@@ -5,7 +5,6 @@ parts, each with one subject:
 
     OrderValidation    accepts or rejects new orders
     Amendments         changes open orders
-    FastPath           plain limit and market orders, and their cancels, in fewer steps
     Matching           own orders against the book
     FillRecorder       fills, ledger postings and feed events of a trade
     TakerSide          takes of other owners' orders
@@ -26,8 +25,6 @@ from __future__ import annotations
 
 from copy import copy
 
-from exchange.engine.fast_path import FastPath
-from exchange.feeds.feed_limits import OWN_OPEN_ORDERS
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.model.records import Order, PutHalt, Recovered
@@ -36,7 +33,7 @@ from exchange.orders.conditional_orders import ConditionalOrders
 from exchange.orders.engine_context import CommandRejected, EngineContext
 from exchange.orders.fills import FillRecorder
 from exchange.orders.matching import Matching
-from exchange.orders.order_store import OrderStore, is_immediate
+from exchange.orders.order_store import OrderStore
 from exchange.orders.order_validation import OrderValidation
 from exchange.orders.reduce_only import ReduceOnly
 from exchange.takes.credit import CreditCheck
@@ -68,7 +65,6 @@ class OrderManager:
         )
         self._conditional = ConditionalOrders(context, store)
         self._validation = OrderValidation(context, store, reduce_only, self._conditional)
-        self._fast_path = FastPath(context, store, fills)
         self._amendments = Amendments(
             context, store, self._validation, self._conditional, reduce_only
         )
@@ -116,31 +112,24 @@ class OrderManager:
             self._check_writes()
         if store.expiry.values:
             self.expire(now)
-        order = self._fast_path.try_place(now, new)
-        if order is None:
-            self._check_room(new)
-            placed = self._validation.accept(now, new)
-            first = placed[0]
-            self._continue(now, first)
-            for other in placed[1:]:
-                if first.cancelled and not other.cancelled:
+            self.run_queue(now)
+        order = self._validation.accept(now, new)
+        if order.opened:
+            return [order]
+        self._advance(now, order)
+        if not order.done:
+            store.settle(now, order)
+        placed = [order]
+        if order.terms is not None and order.linked_order:
+            linked = store.get(order.linked_order)
+            if linked is not None:
+                placed.append(linked)
+                if order.cancelled and not linked.cancelled:
                     # The limit order ended at once without a trade: no pair comes into being.
-                    store.cancel(now, other, first.reason)
-        else:
-            placed = [order]
+                    store.cancel(now, linked, order.reason)
         if store.work_queue or context.unseen:
             self.run_queue(now)
         return placed
-
-    def _check_room(self, new: NewOrder) -> None:
-        """Raises `CommandRejected` at a limit below the one at which every replica gives the feed up."""
-        market = None if new.price is None else self._context.markets.get(new.market)
-        if market is not None and len(market.writer.feed.state.orders) >= OWN_OPEN_ORDERS:
-            raise CommandRejected(
-                "too_many_orders",
-                f"this node has {OWN_OPEN_ORDERS} open orders in {new.market}, the most that it "
-                "accepts: cancel some of them",
-            )
 
     def amend(self, now: float, number: int, changes: Amend) -> Order:
         """Change an open order, see `exchange.orders.amendments`.
@@ -150,10 +139,11 @@ class OrderManager:
         """
         self._check_writes()
         self.expire(now)
+        self.run_queue(now)
         order = self._changeable(number)
         if self._amendments.amend(now, order, changes):
             if order.free:
-                self._match(now, order)
+                self._advance(now, order)
             self.store.publish(now, order, moved=not order.done)
         self.run_queue(now)
         return order
@@ -172,8 +162,8 @@ class OrderManager:
         context = self._context
         if context.stale is not None or context.fenced:
             self._check_writes()
-        if not self._fast_path.try_cancel(now, order, reason):
-            self.store.cancel(now, order, reason)
+        self.store.cancel(now, order, reason)
+        if self.store.work_queue or context.unseen:
             self.run_queue(now)
         return order
 
@@ -317,26 +307,34 @@ class OrderManager:
             self.store.publish(now, order)
 
     def _advance(self, now: float, order: Order, *, only_earlier: bool = False) -> None:
-        if order.untriggered:
-            self._conditional.check_linked(now, order)
-        elif order.tif == "fok":
-            self._fill_or_kill.advance(now, order)
-        elif order.free:
-            self._match(now, order, only_earlier=only_earlier)
-
-    def _match(self, now: float, order: Order, *, only_earlier: bool = False) -> None:
-        context = self._context
-        halted = context.markets[order.market].halted
-        if order.reduce_only and not self._reduce_only.fit(now, order):
+        """Trade the free quantity of an order with the book as far as its terms allow."""
+        terms = order.terms
+        if terms is not None:
+            if terms.untriggered:
+                self._conditional.check_linked(now, order)
+                return
+            if terms.tif == "fok":
+                self._fill_or_kill.advance(now, order)
+                return
+            if terms.reduce_only and order.free and not self._reduce_only.fit(now, order):
+                return
+            if not order.free:
+                return
+        elif order.cancelled or order.filled == order.quantity:
             return
+        context = self._context
+        market = context.markets[order.market]
+        halted = market.halted
         if not halted and context.stale is None and not context.fenced:
-            if order.post_only:
+            if terms is not None and terms.post_only:
                 if self.matching.would_take(order):
                     order.cancelled = True
                     order.reason = "post_only"
                 return
-            self.matching.take_liquidity(now, order, only_earlier=only_earlier)
-        if is_immediate(order) and not order.pending and order.free:
+            if market.meets(order.side, order.price or order.worst_price):
+                self.matching.take_liquidity(now, order, only_earlier=only_earlier)
+        immediate = order.price is None or (terms is not None and terms.tif == "ioc")
+        if immediate and order.free and not order.pending:
             order.cancelled = True  # nothing left to trade with
             if halted:
                 order.reason = "halted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 import msgspec
 
@@ -15,7 +16,7 @@ from exchange.market.market import Market, OwnerIndex, Trade
 from exchange.market.market_rules import Halts
 from exchange.market.market_specs import MarketSpecs
 from exchange.model.ports import Message, SigningKeys
-from exchange.model.records import Fill, Order, PutSnapshot, Record, Recovered
+from exchange.model.records import Fill, LocalTrade, Order, PutSnapshot, Record, Recovered, unfolded
 
 MAX_DRIFT_US = 5_000_000  # order times of others further ahead do not move ours
 
@@ -41,7 +42,7 @@ class CommandRejected(Exception):
         self.detail = detail
 
 
-class Drained(msgspec.Struct):
+class Drained(msgspec.Struct, dict=True):
     """Output of the engine since the last drain.
 
     Make all `records` durable first, then send the `messages` in order. `levels`, `trades`, `orders`,
@@ -53,8 +54,18 @@ class Drained(msgspec.Struct):
     levels: list[tuple[str, int, int]]  # (market, side, price)
     trades: list[tuple[str, Trade]]
     orders: list[Order]  # copies; finished ones, which do not change again, as they are
-    fills: list[Fill]
     balances: list[tuple[int, str, int, int]] = []  # (account, asset, total, held)
+
+    @cached_property
+    def fills(self) -> list[Fill]:
+        """Own sides of the trades, in order. Made when a reader asks for them."""
+        return [record for record in unfolded(self.records) if isinstance(record, Fill)]
+
+    @property
+    def fill_count(self) -> int:
+        """Length of `fills`."""
+        kinds = [type(record) for record in self.records]
+        return kinds.count(Fill) + 2 * kinds.count(LocalTrade)
 
 
 class ChangedMarkets:
@@ -147,7 +158,6 @@ class EngineContext:
         self.records: list[Record] = []
         self.messages: list[Message] = []
         self.trades: list[tuple[str, Trade]] = []
-        self.fills: list[Fill] = []
         self.orders: dict[int, Order] = {}  # own orders that changed
         self.meta: dict[str, int] = {}
         self.counters: dict[str, int] = {}  # counters, with their last drained values

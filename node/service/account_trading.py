@@ -376,7 +376,7 @@ class AccountTrading:
 
     def publish(self, drained: Drained) -> None:
         """Tell listeners what became durable."""
-        self.fill_count += len(drained.fills)
+        self.fill_count += drained.fill_count
         if self._undecided:
             for order in drained.orders:
                 if not order.pending:
