@@ -45,7 +45,7 @@ LINES = {
     "config": 1_700,
     "exchange": 50,
     "exchange/engine": 2_600,
-    "exchange/feeds": 2_550,
+    "exchange/feeds": 3_000,  # checkpoints and snapshots in slices
     "exchange/journal": 3_400,
     "exchange/ledger": 2_000,
     "exchange/market": 1_550,

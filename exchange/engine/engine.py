@@ -419,7 +419,7 @@ class Engine:
 
     @property
     def refreshing(self) -> bool:
-        """Report if many orders are being shown or hidden: soon another `tick`, of about a millisecond."""
+        """Report if many orders are being shown, hidden or packed: soon another `tick`, of about a millisecond."""
         return self._ingest.refreshing
 
     def next_tick(self, now: float) -> float:
@@ -457,6 +457,17 @@ class Engine:
             if market.crossed:
                 self.orders.matching.uncross(now, market)
         self.orders.tick(now)
+
+    def prepare(self) -> bool:
+        """Do a slice of what the next `drain` would do at once for a checkpoint of many orders. Returns True while more
+        is left: then drain later. Commands and messages are processed meanwhile."""
+        context = self._context
+        if context.stale is not None:
+            return False
+        for market in context.changes.changed:
+            if market.writer.feed.packing is not None and market.writer.prepare():
+                return True
+        return False
 
     def drain(self, now: float) -> Drained:
         """Return the records to make durable and the messages to send after that."""

@@ -27,6 +27,7 @@ from types import MappingProxyType
 
 from msgspec import UNSET, UnsetType
 
+from exchange.feeds.checkpoint_pages import pages_hash
 from exchange.feeds.exchange_messages import (
     FeedDigest,
     FeedHead,
@@ -35,7 +36,7 @@ from exchange.feeds.exchange_messages import (
     FeedRequest,
     pack,
 )
-from exchange.feeds.feed import MAX_PAGES, Feed, pages_hash
+from exchange.feeds.feed import MAX_PAGES, Feed
 from exchange.feeds.feed_index import FeedIndex
 from exchange.feeds.feed_limits import GivenUpFeed
 from exchange.feeds.missing_feeds import MissingFeed, MissingFeeds

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _NONE: dict[int, Order] = {}
 RECENT_ORDERS = 10_000  # finished orders kept in memory at least, for answers and client ids
+TRIMMED = 1000  # finished orders that are dropped at once
 
 
 def is_immediate(order: Order) -> bool:
@@ -267,11 +268,12 @@ class OrderStore:
         self.recent[number] = order
 
     def trim(self) -> None:
-        """Drop the oldest finished orders, many at a time, so that each costs little."""
+        """Drop the oldest finished orders, some hundreds at a time, so that each costs little and none waits."""
         recent = self.recent
-        if len(recent) <= 2 * RECENT_ORDERS:
+        extra = len(recent) - RECENT_ORDERS
+        if extra <= RECENT_ORDERS // 10:
             return
-        for number in list(islice(recent, len(recent) - RECENT_ORDERS)):
+        for number in list(islice(recent, min(extra, TRIMMED))):
             old = recent.pop(number)
             if old.client_id is not None:
                 name = (old.account, old.client_id)

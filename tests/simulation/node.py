@@ -11,7 +11,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, field
 
 from exchange.engine.engine import Engine
@@ -38,6 +37,7 @@ from tests.simulation.operators import Operator
 from tests.simulation.watch import Watch
 
 TICK = 0.05
+SLICE = 0.002  # seconds between two slices before a drain
 NETWORK = "simulation"
 BANNED = 600.0  # seconds for which a node refuses a peer that has broken the protocol
 
@@ -446,7 +446,7 @@ class Node:
             raise refusal
 
     def _acknowledge(self, command: str, orders: list[Order]) -> None:
-        self._acknowledgements += [Acknowledgement(command, copy(order)) for order in orders]
+        self._acknowledgements += [Acknowledgement(command, order.copy()) for order in orders]
         self._changed()
 
     # Draining and committing
@@ -466,6 +466,10 @@ class Node:
             self._drain_due = True  # when the commit under way is done
             return
         self._drain_due = False
+        if self.engine.prepare():
+            self._drain_due = True
+            self._clock.after(SLICE, lambda: self._drain(boot))
+            return
         commit = self._take_drain()
         if commit is not None:
             self._commit_soon(commit)
