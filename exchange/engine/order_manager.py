@@ -23,6 +23,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.model.records import Order, PutHalt, Recovered
@@ -171,11 +173,26 @@ class OrderManager:
             CommandRejected: this node must not write now; nothing has changed.
         """
         self._check_writes()
-        found = self.store.select(which)
-        for order in found:
-            self.store.cancel(now, order, reason)
-        self.run_queue(now)
+        found: list[Order] = []
+        for part, _ in self.cancelling(lambda: now, which, reason):
+            found += part
         return found
+
+    def cancelling(
+        self, clock: Callable[[], float], which: Selection, reason: str = "cancelled"
+    ) -> Iterator[tuple[list[Order], bool]]:
+        """Cancel as `cancel_many`, some orders with each step, which returns them, and True if another step follows.
+
+        Raises:
+            CommandRejected: this node must not write now; nothing has changed since the last step.
+        """
+        for part, more in self.store.selected(which):
+            self._check_writes()
+            now = clock()
+            for order in part:
+                self.store.cancel(now, order, reason)
+            self.run_queue(now)
+            yield part, more
 
     def freeze(self, now: float, account: int) -> list[Order]:
         """Freeze an account, cancel its open orders and return them. While this node does not write

@@ -390,15 +390,17 @@ class Feed:
     def after(self, number: int, max_bytes: int) -> list[Batch]:
         """Return consecutive batches that follow `number`: as many as fit, at least one; none if the
         next batch is not held."""
-        chosen: list[Batch] = []
+        return [held.batch for held in self.held_after(number, max_bytes)]
+
+    def held_after(self, number: int, max_bytes: int) -> Iterator[StoredBatch]:
+        """Iterate over the batches of `after` as they are held."""
         size = 0
         while (held := self.batches.get(number + 1)) is not None:
-            size += len(held.data)
-            if chosen and size > max_bytes:
+            if size and size + len(held.data) > max_bytes:
                 break
-            chosen.append(held.batch)
+            size += len(held.data)
+            yield held
             number = held.last
-        return chosen
 
 
 class Writer:

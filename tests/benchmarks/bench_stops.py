@@ -223,8 +223,9 @@ def join(pair: Pair) -> list[Row]:
 def ends(pair: Pair, count: int) -> list[Row]:
     """All orders are cancelled; as many are placed again, and expire together."""
     owner, replica = pair.owner, pair.replica
-    owner.step("cancel", lambda: owner.engine.orders.cancel_many(owner.now, Selection()))
-    pair.exchange()
+    parts = owner.engine.orders.cancelling(lambda: owner.now, Selection())
+    while owner.step("cancel", lambda: next(parts, None)) is not None:
+        pair.exchange()
     rows = [*rows_of("cancel all, owner", owner), *rows_of("cancel all, replica", replica)]
     expires = owner.engine.us(owner.now + 3600.0)
     for start in range(0, count, TURN):
