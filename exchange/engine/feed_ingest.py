@@ -488,10 +488,11 @@ class FeedIngest:
         """Process the batches of an answer in slices, then the rest. Puts into `valid` whether all of it is."""
         events = 0
         for batch in part.batches:
-            if events >= RESUMED:
+            cost = len(batch.events) + BATCH_EVENTS
+            if events and events + cost > RESUMED:
                 yield
                 events = 0
-            events += len(batch.events) + BATCH_EVENTS
+            events += cost
             if (
                 batch.market != part.market
                 or self.owner_of(batch.key) != part.owner

@@ -116,16 +116,17 @@ class OrderStore:
     def selected(self, which: Selection) -> Iterator[tuple[list[Order], bool]]:
         """Iterate over the orders of a selection in parts, each with True if another part follows. Between two of
         them orders may be changed; those that are new then are not in it."""
+        found: list[Order]
         if which.numbers is not None:
-            found = [self.open[n] for n in sorted(which.numbers) if n in self.open]
+            found = [self.open[n] for n in sorted(which.numbers, reverse=True) if n in self.open]
         elif which.account == HOUSE:
-            found = list(self.open.values())
+            found = list(reversed(self.open.values()))
         else:
-            found = list(self.of_account(which.account))
-        for start in range(0, len(found) or 1, PART):
+            found = list(reversed(self.by_account.get(which.account, _NONE).values()))
+        while True:
             part = [
                 order
-                for order in found[start : start + PART]
+                for order in reversed(found[-PART:])
                 if order.account == which.account
                 and not order.cancelled
                 and not order.done
@@ -134,7 +135,10 @@ class OrderStore:
                 and which.market in (None, order.market)
                 and which.side in (None, order.side)
             ]
-            yield part, start + PART < len(found)
+            del found[-PART:]  # to free many at the end would take long
+            yield part, bool(found)
+            if not found:
+                return
 
     # Changes
 
