@@ -112,11 +112,12 @@ class OrderManager:
             self._check_writes()
         if store.expiry.values:
             self.expire(now)
+            self.run_queue(now)
         order = self._validation.accept(now, new)
+        if order.opened:
+            return [order]
         self._advance(now, order)
-        if order.terms is None and not order.filled and not order.cancelled:
-            store.show(order)
-        elif not order.done:
+        if not order.done:
             store.publish(now, order)
         placed = [order]
         if order.terms is not None and order.linked_order:
@@ -138,6 +139,7 @@ class OrderManager:
         """
         self._check_writes()
         self.expire(now)
+        self.run_queue(now)
         order = self._changeable(number)
         if self._amendments.amend(now, order, changes):
             if order.free:
@@ -331,7 +333,9 @@ class OrderManager:
                 return
             if terms.reduce_only and order.free and not self._reduce_only.fit(now, order):
                 return
-        if not order.free:
+            if not order.free:
+                return
+        elif order.cancelled or order.filled == order.quantity:
             return
         context = self._context
         market = context.markets[order.market]
@@ -342,7 +346,8 @@ class OrderManager:
                     order.cancelled = True
                     order.reason = "post_only"
                 return
-            self.matching.take_liquidity(now, order, only_earlier=only_earlier)
+            if market.meets(order.side, order.price or order.worst_price):
+                self.matching.take_liquidity(now, order, only_earlier=only_earlier)
         immediate = order.price is None or (terms is not None and terms.tif == "ioc")
         if immediate and order.free and not order.pending:
             order.cancelled = True  # nothing left to trade with

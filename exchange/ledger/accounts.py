@@ -78,7 +78,7 @@ class Accounts:
 
     def __init__(self) -> None:
         self.records: list[Record] = []  # not yet durable; cleared by the drain
-        self._accounts: dict[int, Account] = {HOUSE: Account(HOUSE, "house", 0)}
+        self.by_number: dict[int, Account] = {HOUSE: Account(HOUSE, "house", 0)}  # for reading only
         self._by_name: dict[str, int] = {"house": HOUSE}  # lower case
         self._keys: dict[str, ApiKey] = {}
         self._keys_of: dict[int, dict[str, None]] = {}
@@ -111,19 +111,19 @@ class Accounts:
     # Accounts
 
     def __len__(self) -> int:
-        return len(self._accounts)
+        return len(self.by_number)
 
     def all(self) -> list[Account]:
         """List the accounts by number, the house first."""
-        return sorted(self._accounts.values(), key=lambda account: account.number)
+        return sorted(self.by_number.values(), key=lambda account: account.number)
 
     def get(self, number: int) -> Account | None:
-        return self._accounts.get(number)
+        return self.by_number.get(number)
 
     def by_name(self, name: str) -> Account | None:
         """Find an account by its name; case is ignored."""
         number = self._by_name.get(name.lower())
-        return None if number is None else self._accounts[number]
+        return None if number is None else self.by_number[number]
 
     def create(
         self,
@@ -152,10 +152,10 @@ class Accounts:
             raise AccountError(
                 "name_taken", f"An account named {name!r} exists already: choose another name."
             )
-        if len(self._accounts) > MAX_ACCOUNTS:  # the house does not count
+        if len(self.by_number) > MAX_ACCOUNTS:  # the house does not count
             raise AccountError("too_many", f"A node has at most {MAX_ACCOUNTS} accounts.")
         _check_limits(max_open_orders, orders_per_minute)
-        number = max(number for number in self._accounts if number != SUSPENSE) + 1
+        number = max(number for number in self.by_number if number != SUSPENSE) + 1
         account = Account(
             number,
             name,
@@ -226,7 +226,7 @@ class Accounts:
             return True
         pace = self._paces.get(number)
         if pace is None:
-            account = self._accounts.get(number)
+            account = self.by_number.get(number)
             most = 0 if account is None else account.orders_per_minute
             if not most:
                 return False
@@ -340,10 +340,10 @@ class Accounts:
     def _account_of(self, key: ApiKey) -> Account:
         if key.revoked:
             raise AuthError("revoked", "The API key was revoked: create another one.")
-        return self._accounts[key.account]
+        return self.by_number[key.account]
 
     def _known(self, number: int) -> Account:
-        account = self._accounts.get(number)
+        account = self.by_number.get(number)
         if account is None:
             raise AccountError("unknown_account", f"Unknown account {number}.")
         return account
@@ -355,7 +355,7 @@ class Accounts:
 
     def _keep(self, account: Account) -> None:
         self._paces.pop(account.number, None)
-        self._accounts[account.number] = account
+        self.by_number[account.number] = account
         self._by_name[account.name.lower()] = account.number
 
     def _put_key(self, key: ApiKey) -> ApiKey:

@@ -291,6 +291,17 @@ class Ledger:
             del holds[order]
         self.changed[holding] = None
 
+    def release(self, order: int, account: int, asset: str) -> None:
+        """Release the hold of an order, if it has one."""
+        try:
+            holding = self.accounts[account][asset]
+        except KeyError:
+            return
+        amount = holding.holds.pop(order, 0)
+        if amount:
+            holding.held -= amount
+            self.changed[holding] = None
+
     def trade_here(
         self,
         node: str,
@@ -314,9 +325,11 @@ class Ledger:
         house. The amounts given must have been held; the caller lowers the holds afterwards. `posted`: time of the
         movements if it is not the trade's.
         """
-        facts = (node, take, market, side, price, quantity, time, taker_order, maker_order)
+        # The arguments of a record are listed one by one: this runs for each trade.
         if taker == HOUSE == maker:
-            trade = LocalTrade(*facts)
+            trade = LocalTrade(
+                node, take, market, side, price, quantity, time, taker_order, maker_order
+            )
             self.records.append(trade)
             return trade
         base_amount = quantity * units.base_units
@@ -334,7 +347,19 @@ class Ledger:
         if seller_ppm and seller != HOUSE:
             seller_fee = (quote_amount * seller_ppm + PPM - 1) // PPM
         if buyer == seller and not (buyer_fee or seller_fee):
-            trade = LocalTrade(*facts, taker, maker)
+            trade = LocalTrade(
+                node,
+                take,
+                market,
+                side,
+                price,
+                quantity,
+                time,
+                taker_order,
+                maker_order,
+                taker,
+                maker,
+            )
             self.records.append(trade)
             return trade
         base, quote = units.base, units.quote
@@ -360,21 +385,31 @@ class Ledger:
         changed[bought] = changed[sold] = changed[paid] = changed[earned] = None
         number = self.next_transaction
         self.next_transaction = number + 1
-        taker_fee, maker_fee = (buyer_fee, seller_fee) if side == BUY else (seller_fee, buyer_fee)
-        balances = (
-            *(bought.balance, sold.balance, paid.balance, earned.balance),
-            *(base_fees, quote_fees),
-        )
         trade = LocalTrade(
-            *facts,
+            node,
+            take,
+            market,
+            side,
+            price,
+            quantity,
+            time,
+            taker_order,
+            maker_order,
             taker,
             maker,
-            taker_fee,
-            maker_fee,
+            buyer_fee if side == BUY else seller_fee,
+            seller_fee if side == BUY else buyer_fee,
             number,
             base_amount,
             quote_amount,
-            balances,
+            (
+                bought.balance,
+                sold.balance,
+                paid.balance,
+                earned.balance,
+                base_fees,
+                quote_fees,
+            ),
             posted,
         )
         self.records.append(trade)

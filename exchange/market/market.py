@@ -24,7 +24,7 @@ from exchange.feeds.feed_replica import Replica
 from exchange.ledger.market_units import MarketUnits
 from exchange.market.market_rules import MarketRules, reference_price
 from exchange.market.order_book import OrderBook
-from exchange.model.events import Amended, Closed, Filled, Moved, Opened
+from exchange.model.events import BUY, Amended, Closed, Filled, Moved, Opened
 
 TAPE = 1000  # public trades kept in memory for a market
 NUMBER_BITS = 40
@@ -180,10 +180,10 @@ class Market:
             self.mark()
         writer.unsigned.append(Closed(number, reason))
         state.number += 1
-        signed = self.book.change(number, 0)
-        if signed:
+        book = self.book
+        if number in book.resting:
             self.version += 1
-            self.touched[signed] = None
+            self.touched[book.remove(number)] = None
 
     def change(self, event: Amended | Moved) -> None:
         """Show another quantity or place of an own order."""
@@ -305,6 +305,13 @@ class Market:
         return list(self._holds)
 
     # Reading
+
+    def meets(self, side: int, limit: int) -> bool:
+        """Report if an order of `side` may find a counterpart, hidden ones included; `limit` 0: at any price."""
+        opposite = self.book.asks if side == BUY else self.book.bids
+        if opposite and (not limit or opposite[-1] + side * limit >= 0):
+            return True
+        return bool(self.hidden.resting)
 
     def best_counterprice(self, side: int) -> int | None:
         """Return the best price for an order of `side`, own hidden orders included."""

@@ -207,7 +207,7 @@ class OrderBook:
         return signed
 
     def remove(self, key: int) -> int:
-        """Remove an order and return its quantity."""
+        """Remove an order and return its signed price."""
         signed = self.resting.pop(key).signed
         queue = self._queues[signed]
         orders = queue.orders
@@ -225,7 +225,7 @@ class OrderBook:
             else:
                 prices.remove(signed)
             del self._queues[signed]
-        return quantity
+        return signed
 
     def release_memory(self) -> None:
         """Rebuild indexes that are far larger than their content: a dict never shrinks by itself."""
@@ -260,11 +260,6 @@ class OrderBook:
         """Return the best price of a side, None when it is empty."""
         prices = self._prices(side)
         return abs(prices[-1]) if prices else None
-
-    def meets(self, side: int, price: int | None) -> bool:
-        """Report if a taker at `price` would trade."""
-        opposite = self._prices(-side)
-        return bool(opposite) and (price is None or opposite[-1] + side * price >= 0)
 
     @property
     def crossed(self) -> bool:

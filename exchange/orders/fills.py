@@ -51,11 +51,24 @@ class FillRecorder:
         self.next_take = take + 1
         time = context.epoch_us + int(now * 1_000_000)
         context.ledger.trade_here(
-            *(node, take, market.key, market.units, taker.side, price, quantity, time),
-            *(taker.number, maker.number, taker.account, maker.account),
+            node,
+            take,
+            market.key,
+            market.units,
+            taker.side,
+            price,
+            quantity,
+            time,
+            taker.number,
+            maker.number,
+            taker.account,
+            maker.account,
         )
-        self._made(now, market, maker, node, take, price, quantity, time, reserved=reserved)
-        self._took(now, taker, price, quantity)
+        self._made(now, market, maker, node, take, price, quantity, time, reserved)
+        taker.filled += quantity
+        taker.value += price * quantity
+        if taker.terms is not None or self._store.reduce_only:
+            self._after(now, taker)
 
     def maker_fill(
         self,
@@ -89,7 +102,7 @@ class FillRecorder:
             *(taker, taker_order, order.account, fee, _fee_asset(market.units, order)),
         )
         context.ledger.record(fill)
-        self._made(now, market, order, taker, take, price, quantity, time, reserved=reserved)
+        self._made(now, market, order, taker, take, price, quantity, time, reserved)
 
     def taker_fill(
         self,
@@ -121,9 +134,11 @@ class FillRecorder:
             *(maker, maker_order, order.account, fee, _fee_asset(units, order)),
         )
         context.ledger.record(fill)
-        self._took(now, order, price, quantity)
-
-    # Both sides
+        order.filled += quantity
+        order.value += price * quantity
+        context.orders[order.number] = order
+        if order.terms is not None or self._store.reduce_only:
+            self._after(now, order)
 
     def _made(
         self,
@@ -135,40 +150,35 @@ class FillRecorder:
         price: int,
         quantity: int,
         time: int,
-        *,
         reserved: bool,
     ) -> None:
         """Apply a trade to the order that it was made with, and publish both."""
-        order.filled += quantity
+        number, side = order.number, order.side
+        order.filled = filled = order.filled + quantity
         order.value += price * quantity
-        if reserved:
-            order.reserved -= quantity
-        elif order.opened:
-            order.shown -= quantity
         terms = order.terms
-        if terms is not None and terms.hidden:
-            event = self._reveal(market, order, taker, take, price, quantity, time)
-        else:
-            shown, left = order.shown, order.left
-            if left and terms is not None and terms.display_quantity:
-                left = shown or 1  # the hidden rest of an iceberg is not published
-            event = Filled(
-                order.number, order.side, quantity, price, shown, left, taker, take, time
-            )
+        if terms is None:
+            order.shown = left = order.quantity - filled
+            event = Filled(number, side, quantity, price, left, left, taker, take, time)
             market.trade(event)
-        context = self._context
+        else:
+            if reserved:
+                terms.reserved -= quantity
+            elif order.opened:
+                order.shown -= quantity
+            if terms.hidden:
+                event = self._reveal(market, order, taker, take, price, quantity, time)
+            else:
+                shown, left = order.shown, order.left
+                if left and terms.display_quantity:
+                    left = shown or 1  # the hidden rest of an iceberg is not published
+                event = Filled(number, side, quantity, price, shown, left, taker, take, time)
+                market.trade(event)
+        context, store = self._context, self._store
         context.add_trade(market, Trade(context.node_id, event, market.writer.feed.state.number))
-        if terms is not None or self._store.reduce_only:
+        if terms is not None or store.reduce_only:
             self._after(now, order)
-        self._store.publish(now, order)
-
-    def _took(self, now: float, order: Order, price: int, quantity: int) -> None:
-        """Apply a trade to the order that took."""
-        order.filled += quantity
-        order.value += price * quantity
-        self._context.orders[order.number] = order
-        if order.terms is not None or self._store.reduce_only:
-            self._after(now, order)
+        store.publish(now, order)
 
     @staticmethod
     def _reveal(

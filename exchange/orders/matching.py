@@ -150,14 +150,9 @@ class Matching:
     def take_liquidity(self, now: float, order: Order, *, only_earlier: bool) -> None:
         """Trade the free quantity of an order with the book."""
         market = self._context.markets[order.market]
-        book, side = market.book, order.side
-        opposite = book.asks if side == BUY else book.bids
-        limit = order.price or order.worst_price
-        if not market.hidden.resting and (
-            not opposite or (limit and opposite[-1] + side * limit < 0)
-        ):
-            return
+        fill = self._fills.local_trade
         own = self._store.open
+        prevents = order.account if order.self_trade != "none" else -1  # trades with this account
         while True:
             again = False
             for key, price, quantity in self._plan(market, order, only_earlier=only_earlier):
@@ -165,8 +160,10 @@ class Matching:
                 if maker is None:
                     owner, number = self._context.owners.split(key)
                     self.request(now, order, owner, number, price, quantity)
-                elif not self._changes_book(order, maker):
-                    self.fill_local(now, order, maker, price, quantity)
+                elif (maker.terms is None and maker.account != prevents) or not self._changes_book(
+                    order, maker
+                ):
+                    fill(now, order, maker, price, quantity)
                 else:
                     self._meet(now, order, maker, price, quantity)
                     again = True
@@ -179,16 +176,12 @@ class Matching:
         if order.self_trade != "none" and maker.account == order.account:
             self._prevent_self_trade(now, order, maker)
         elif not maker.reduce_only:
-            self.fill_local(now, order, maker, price, min(quantity, maker.free))
+            self._fills.local_trade(now, order, maker, price, min(quantity, maker.free))
         elif self._reduce_only.fit(now, maker):
             # The smaller quantity is published first: a fill that leaves more on display than
             # the order has would invalidate the feed on all other nodes.
             self._store.publish(now, maker)
-            self.fill_local(now, order, maker, price, min(quantity, maker.free))
-
-    def fill_local(self, now: float, taker: Order, maker: Order, price: int, quantity: int) -> None:
-        """Trade with an order of this node."""
-        self._fills.local_trade(now, taker, maker, price, quantity)
+            self._fills.local_trade(now, order, maker, price, min(quantity, maker.free))
 
     def request(
         self,

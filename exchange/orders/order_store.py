@@ -151,22 +151,27 @@ class OrderStore:
 
     def add(self, order: Order) -> None:
         """Add a new order with the number `next_number`. Its hold is set already."""
-        self.next_number = order.number + 1
-        self.open[order.number] = order
+        number = order.number
+        self.next_number = number + 1
+        self.open[number] = order
         if order.client_id is not None:
-            self.client_ids[order.account, order.client_id] = order.number
-        if order.account != HOUSE:
-            self.by_account.setdefault(order.account, {})[order.number] = order
+            self.client_ids[order.account, order.client_id] = number
+        account = order.account
+        if account != HOUSE:
+            try:
+                self.by_account[account][number] = order
+            except KeyError:
+                self.by_account[account] = {number: order}
         if order.terms is not None:
             self._index(order)
-        self._context.orders[order.number] = order
+        self._context.orders[number] = order
 
     def cancel(self, now: float, order: Order, reason: str) -> None:
         """Cancel an order. Quantities that are pending with other owners may still be filled: the owners
         are requested at once to refuse what they have not granted."""
         order.cancelled = True
         order.reason = reason
-        if order.pending:
+        if order.terms is not None and order.terms.pending:
             for take in self._takes.of_order(order.number):
                 self._takes.void(now, take.take)
             self.work_queue.append(order.number)
@@ -175,37 +180,31 @@ class OrderStore:
     def publish(self, now: float, order: Order, *, moved: bool = False) -> None:
         """Publish a changed order. `moved`: it has a new price, or a new `priority`."""
         context = self._context
-        context.orders[order.number] = order
+        number, filled = order.number, order.filled
+        context.orders[number] = order
         time = context.epoch_us + int(now * 1_000_000)
         if time > order.updated:
             order.updated = time
         market = context.markets[order.market]
+        left = 0 if order.cancelled else order.quantity - filled
         terms = order.terms
-        busy = 0 if terms is None else terms.pending + terms.reserved  # decided by other owners
-        left = 0 if order.cancelled else order.quantity - order.filled - busy
-        if not left and not busy:
+        if not left and (terms is None or not terms.pending + terms.reserved):
             self._end(market, order)
-            return
-        if terms is not None:
-            self._show(now, market, order, terms, left, moved=moved)
-        elif not order.opened:
-            self.show(order)
-        elif left != order.shown:
-            order.shown = left
-            market.change(Amended(order.number, left))
-        if order.account != HOUSE:
+        elif terms is not None:
+            busy = terms.pending + terms.reserved  # decided by other owners
+            self._show(now, market, order, terms, left - busy if left else 0, moved=moved)
             self.hold(order)
-
-    def show(self, order: Order) -> None:
-        """Show a plain order for the first time. Of a new one nothing else is to be published: it holds what it
-        may cost since it was accepted."""
-        price = order.price
-        if price is None:
-            return
-        order.opened = True
-        order.shown = shown = order.quantity - order.filled
-        market = self._context.markets[order.market]
-        market.open(order.number, order.side, price, shown, order.time)
+        elif not order.opened:
+            order.opened = True
+            order.shown = left
+            market.open(number, order.side, order.price or 0, left, order.time)
+            if filled:
+                self.hold(order)
+        else:
+            if left != order.shown:
+                order.shown = left
+                market.change(Amended(number, left))
+            self.hold(order)
 
     def reserve(self, now: float, order: Order, quantity: int) -> None:
         """Reserve a part of an order for a fill-or-kill taker: not displayed, neither filled nor free.
@@ -274,7 +273,7 @@ class OrderStore:
             if order.terms is None:
                 units = market.units
                 asset = units.quote if order.side == BUY else units.base
-                self._context.ledger.hold(number, order.account, asset, 0)
+                self._context.ledger.release(number, order.account, asset)
             else:
                 self.hold(order)
         if order.terms is not None:
@@ -316,7 +315,7 @@ class OrderStore:
                 number = min(number, linked.number)
             elif order.linked_order < number:
                 # The hold of the pair was under the other order, which has ended.
-                ledger.hold(order.linked_order, account, asset, 0)
+                ledger.release(order.linked_order, account, asset)
         ledger.hold(number, account, asset, amount)
 
     # Indexes

@@ -25,6 +25,7 @@ MAX_CLIENT_ID: Final = 64  # characters
 MAX_SLICES: Final = 1000  # of an iceberg: each is a trade of its own for a taker of the whole order
 MAX_GROUP: Final = 2**62  # fits the journal and signed 64 bits, with room
 _MAX_TIME: Final = 2**62  # us
+_NONE: Final[dict[int, Order]] = {}
 
 
 class OrderValidation:
@@ -61,6 +62,8 @@ class OrderValidation:
     def accept(self, now: float, new: NewOrder) -> Order:
         """Validate and add a new order, and with `oco_stop` the stop that makes a pair with it.
 
+        A plain limit order that meets no other is in the book and the feed then (`opened`), and complete.
+
         Raises:
             CommandRejected: nothing has changed.
         """
@@ -68,32 +71,33 @@ class OrderValidation:
         market = context.markets.get(new.market)
         if market is None:
             raise CommandRejected("unknown_market", f"this node does not trade {new.market}")
-        price, account = new.price, new.account
+        side, price, account = new.side, new.price, new.account
         if price is not None and len(market.writer.feed.state.orders) >= OWN_OPEN_ORDERS:
             raise _too_many(new.market)
-        special = _check_numbers(new)
-        if special:
-            _check_combination(new, context.us(now))
+        special = self._check_values(now, new)
+        quantity, stop = new.quantity, 0
         if account != HOUSE:
-            self._check_account(account, 1 if new.oco_stop is None else 2)
+            client = self.check_active(account)
+            has = store.by_account.get(account, _NONE)
+            if len(has) >= client.max_open_orders - (new.oco_stop is not None):
+                raise _too_many_of_account(len(has), 1 if new.oco_stop is None else 2)
         if market.halted:
             raise self.halted(market)
-        quantity, stop = new.quantity, 0
         if special:
             stop = self._stop(market, new)
             if new.reduce_only:
                 quantity = self._reduced(new)
         worst_price = self._worst_price(market, new) if price is None else 0
-        if market.rules is not None:
-            self.check_rules(market, new.side, price, quantity, stop, worst_price)
+        self.check_rules(market, side, price, quantity, stop, worst_price)
         time = context.epoch_us + int(now * 1_000_000)
         if time <= market.last_time:
             time = market.last_time + 1
         market.last_time = time
+        rests = price is not None and not special and not market.meets(side, price)
         order = Order(
             store.next_number,
             market.key,
-            new.side,
+            side,
             price,
             quantity,
             time,
@@ -101,6 +105,8 @@ class OrderValidation:
             account,
             new.group,
             worst_price,
+            rests,
+            quantity if rests else 0,
             updated=time,
         )
         linked = None
@@ -111,7 +117,9 @@ class OrderValidation:
         if account != HOUSE:
             self._hold(now, order, linked)
         store.add(order)
-        if special and order.untriggered:
+        if rests:
+            market.open(order.number, side, price or 0, quantity, time)
+        elif special and order.untriggered:
             self._conditional.add(order)
         if linked is not None:
             store.add(linked)
@@ -134,7 +142,7 @@ class OrderValidation:
         Raises:
             CommandRejected: unknown_account, account_frozen.
         """
-        account = self._context.accounts.get(number)
+        account = self._context.accounts.by_number.get(number)
         if account is None:
             raise CommandRejected("unknown_account", f"there is no account {number}")
         if account.frozen:
@@ -178,16 +186,54 @@ class OrderValidation:
             "available",
         )
 
-    def _check_account(self, account: int, count: int) -> None:
-        client = self.check_active(account)
-        has = len(self._store.by_account.get(account, ()))
-        if has + count > client.max_open_orders:
-            raise CommandRejected(
-                "too_many_orders",
-                f"the account has {has} open orders and may not have {count} more: cancel some",
-            )
-
     # Figures of the order
+
+    def _check_values(self, now: float, new: NewOrder) -> bool:
+        """Check the command alone. Returns True if the order has terms that few orders have."""
+        side, price, group, client_id = new.side, new.price, new.group, new.client_id
+        if side != BUY and side != SELL:
+            raise CommandRejected("bad_side", f"invalid side {side}: expected 1 (buy) or -1 (sell)")
+        if (
+            not 0 < new.quantity < MAX_QUANTITY
+            or (price is not None and not 0 < price < MAX_PRICE)
+            or (group and not -MAX_GROUP < group < MAX_GROUP)
+        ):
+            raise _out_of_range()
+        if client_id is not None and not 0 < len(client_id) <= MAX_CLIENT_ID:
+            raise CommandRejected("bad_order", f"a client id has 1 to {MAX_CLIENT_ID} characters")
+        if not (
+            new.tif != "gtc"
+            or new.stop is not None
+            or new.trailing_offset is not None
+            or new.oco_stop is not None
+            or new.worst_price is not None
+            or new.display_quantity is not None
+            or new.self_trade is not None
+            or new.expires is not None
+            or new.post_only
+            or new.hidden
+            or new.reduce_only
+        ):
+            return False
+        _check_combination(new, self._context.us(now))
+        return True
+
+    def _hold(self, now: float, order: Order, linked: Order | None) -> None:
+        """Hold the amount that the order, or the pair, may cost, and count it against the rate."""
+        context, number, account = self._context, order.number, order.account
+        asset, amount = context.specs.required(order)
+        if linked is not None:
+            amount = max(amount, context.specs.required(linked)[1])
+        try:
+            context.ledger.hold(number, account, asset, amount)
+        except InsufficientBalance as error:
+            raise self.insufficient(error) from error
+        if not context.accounts.allows_order(now, account):
+            context.ledger.release(number, account, asset)
+            raise CommandRejected(
+                "rate_limited",
+                "the account has reached its limit of orders per minute: try again in a moment",
+            )
 
     def _reduced(self, new: NewOrder) -> int:
         room = self._reduce_only.room(new.account, new.market, new.side)
@@ -227,24 +273,6 @@ class OrderValidation:
             return 0  # nothing to trade with
         specs = self._context.specs
         return specs.protection_price(market.key, new.side, best, market.reference)
-
-    def _hold(self, now: float, order: Order, linked: Order | None) -> None:
-        """Hold the amount that the order, or the pair, may cost, and count it against the rate."""
-        ledger, specs = self._context.ledger, self._context.specs
-        asset, amount = specs.required(order)
-        if linked is not None:
-            amount = max(amount, specs.required(linked)[1])
-        number, account = order.number, order.account
-        try:
-            ledger.hold(number, account, asset, amount)
-        except InsufficientBalance as error:
-            raise self.insufficient(error) from error
-        if not self._context.accounts.allows_order(now, account):
-            ledger.hold(number, account, asset, 0)
-            raise CommandRejected(
-                "rate_limited",
-                "the account has reached its limit of orders per minute: try again in a moment",
-            )
 
 
 def _terms(new: NewOrder, quantity: int, stop: int) -> Terms:
@@ -371,32 +399,10 @@ def _too_many(market: str) -> CommandRejected:
     )
 
 
-def _check_numbers(new: NewOrder) -> bool:
-    """Check the values that every order has. Returns True if the order has terms that few orders have."""
-    price, client_id = new.price, new.client_id
-    if new.side != BUY and new.side != SELL:
-        raise CommandRejected("bad_side", f"invalid side {new.side}: expected 1 (buy) or -1 (sell)")
-    if (
-        not 0 < new.quantity < MAX_QUANTITY
-        or (price is not None and not 0 < price < MAX_PRICE)
-        or not -MAX_GROUP < new.group < MAX_GROUP
-    ):
-        raise _out_of_range()
-    if client_id is not None and not 0 < len(client_id) <= MAX_CLIENT_ID:
-        raise CommandRejected("bad_order", f"a client id has 1 to {MAX_CLIENT_ID} characters")
-
-    return (
-        new.tif != "gtc"
-        or new.stop is not None
-        or new.trailing_offset is not None
-        or new.oco_stop is not None
-        or new.worst_price is not None
-        or new.display_quantity is not None
-        or new.self_trade is not None
-        or new.expires is not None
-        or new.post_only
-        or new.hidden
-        or new.reduce_only
+def _too_many_of_account(has: int, more: int) -> CommandRejected:
+    return CommandRejected(
+        "too_many_orders",
+        f"the account has {has} open orders and may not have {more} more: cancel some",
     )
 
 

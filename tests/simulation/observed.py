@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exchange.engine.engine import Engine
+from exchange.orders.fills import FillRecorder
 from exchange.orders.matching import Matching
 from exchange.takes.taker_side import TakerSide
 from tests.simulation.watch import Watch
@@ -19,17 +20,26 @@ class WatchedMatching(Matching):
         self.watch.decision(self.engine, self.number, now, order, owner, number, price, quantity)
         super().request(now, order, owner, number, price, quantity, phase)
 
-    def fill_local(self, now, taker, maker, price, quantity):
-        own = self.engine.node_id
-        self.watch.decision(
-            self.engine, self.number, now, taker, own, maker.number, price, quantity
-        )
-        super().fill_local(now, taker, maker, price, quantity)
-
     def take_liquidity(self, now, order, *, only_earlier):
         self.watch.begin_matching(self.number, only_earlier=only_earlier)
         super().take_liquidity(now, order, only_earlier=only_earlier)
         self.watch.matched(self.engine, self.number, now, order)
+
+
+class WatchedFills(FillRecorder):
+    """Production fills that report every trade between two own orders before it is made."""
+
+    watch: Watch
+    engine: Engine
+    number: int
+
+    def local_trade(self, now, taker, maker, price, quantity, *, reserved=False):
+        if not reserved:
+            own = self.engine.node_id
+            self.watch.decision(
+                self.engine, self.number, now, taker, own, maker.number, price, quantity
+            )
+        super().local_trade(now, taker, maker, price, quantity, reserved=reserved)
 
 
 class WatchedTakerSide(TakerSide):
@@ -48,7 +58,8 @@ def watched(engine: Engine, number: int, watch: Watch) -> Engine:
     """Put an engine's order manager under watch. Nothing is decided before `resume`, so nothing is missed."""
     manager = engine.orders
     manager.matching.__class__ = WatchedMatching
+    manager.fills.__class__ = WatchedFills
     manager.taker_side.__class__ = WatchedTakerSide
-    for part in (manager.matching, manager.taker_side):
+    for part in (manager.matching, manager.fills, manager.taker_side):
         part.engine, part.number, part.watch = engine, number, watch
     return engine
