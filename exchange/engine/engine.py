@@ -301,7 +301,7 @@ class Engine:
             message = unpack(message_type, payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return False
-        self.orders.expire(now)
+        self.orders.expire_some(now)
         valid = self._dispatch(now, message, origin, via)
         self.orders.run_queue(now)
         if self._context.fenced:
@@ -314,6 +314,8 @@ class Engine:
             return self._ingest.on_batch(now, message, via)
         if isinstance(message, Presence):
             return self._on_presence(now, message, via)
+        if isinstance(message, (Take, TakeResult)) and self._context.expiring:
+            return True  # it is repeated
         if isinstance(message, Take):
             return fenced or self.orders.maker_side.on_take(now, origin, message)  # it is repeated
         if isinstance(message, TakeResult):
@@ -419,8 +421,8 @@ class Engine:
 
     @property
     def refreshing(self) -> bool:
-        """Report if many orders are being shown, hidden or packed: soon another `tick`, of about a millisecond."""
-        return self._ingest.refreshing
+        """Report if many orders are being shown, hidden, packed or expire: soon another `tick`, of about a millisecond."""
+        return self._ingest.refreshing or self._context.expiring
 
     def next_tick(self, now: float) -> float:
         """Return when `tick` is due; `now` while anything waits that has no time of its own. Leases, digests
@@ -443,7 +445,7 @@ class Engine:
         """Process everything that is due. Call at `next_tick`, and a few times a second."""
         if self._context.fenced:
             self._lift_fence(now)
-        self.orders.expire(now)
+        self.orders.expire_some(now)
         for owner in self._leases.expire(now):  # all are hidden before any market is matched
             self._owner_changed(now, owner, uncross=False)
         self._ingest.tick(now)

@@ -42,6 +42,8 @@ from exchange.takes.maker_side import MakerSide
 from exchange.takes.take_protocol import PendingTakes, TakeDecisions
 from exchange.takes.taker_side import TakerSide
 
+EXPIRED = 200  # orders that are cancelled at once because their date has come: about a millisecond
+
 
 class OrderManager:
     """Own orders of one node. `now` is monotonic seconds; prices are ticks, quantities lots.
@@ -359,6 +361,8 @@ class OrderManager:
     def run_queue(self, now: float) -> None:
         """Continue the orders of the work queue, and trigger stops, until nothing is left to do. Call
         after every change of the feeds: their trades may have triggered orders."""
+        if self._context.expiring:
+            return  # `tick` does it
         store = self.store
         work, unseen = store.work_queue, self._context.unseen
         while work or (unseen and self._conditional.process_trade(now)):
@@ -370,14 +374,27 @@ class OrderManager:
     # Time
 
     def expire(self, now: float) -> None:
-        """Cancel expired good-till-date orders. Call before anything that may fill one of them."""
-        store = self.store
-        if not store.expiry.values or not self._context.writes:
-            return
-        for _, number in store.expiry.pop_through(self._context.us(now)):
+        """Cancel all expired good-till-date orders. Call before anything that may fill one of them."""
+        while self.expire_some(now):
+            pass
+
+    def expire_some(self, now: float) -> bool:
+        """Cancel some of the expired good-till-date orders. Returns True while others are left: until they have been
+        cancelled nothing may be filled, so what this node decides waits (`EngineContext.expiring`)."""
+        store, context = self.store, self._context
+        context.expiring = False
+        if not store.expiry.values or not context.writes:
+            return False
+        time = context.us(now)
+        for _ in range(EXPIRED):
+            number = store.expiry.pop(time)
+            if number is None:
+                return False
             order = store.open.get(number)
             if order is not None and not order.cancelled:
                 store.cancel(now, order, "expired")
+        context.expiring = (first := store.expiry.least()) is not None and first <= time
+        return context.expiring
 
     @property
     def busy(self) -> bool:
@@ -397,9 +414,8 @@ class OrderManager:
 
     def tick(self, now: float) -> None:
         """Process expired orders, expired reservations and trailing stops."""
-        if not self._context.writes:
+        if not self._context.writes or self.expire_some(now):
             return
-        self.expire(now)
         self.maker_side.tick(now)
         self._fill_or_kill.tick()
         self._conditional.store_trailing_stops(now)

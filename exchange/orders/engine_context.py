@@ -138,6 +138,7 @@ class EngineContext:
         self.warn = warn
         self.stale: str | None = None  # reason why this node must not write its feeds any more
         self.fenced = False  # after a restart: this node must not write its feeds yet
+        self.expiring = False  # orders are left whose date has come: nothing may be filled
         self.forgotten = range(0)  # own takes that the journal of an old copy may lack
         self.specs = specs
         self.ledger = Ledger(specs.decimals)

@@ -108,10 +108,8 @@ class AccountTrading:
                 await asyncio.to_thread(self._journal.history)
             if earlier := self._earlier(order):
                 return earlier
-        if not self._writing.is_set():
-            await (
-                self._writing.wait()
-            )  # some seconds at most after a restart: exchange.feeds.startup_fence
+        if not self._may_write():
+            await self._wait_to_write()
         placed = self._place(order)
         if self._tracer is None:
             return await self._decided(placed, wait)
@@ -124,7 +122,7 @@ class AccountTrading:
         return placed
 
     async def amend(self, account: int, number: int, changes: Amend, *, wait: float = 0.0) -> Order:
-        await self._writing.wait()
+        await self._wait_to_write()
         (order,) = await self._decided([self.amend_now(account, number, changes)], wait)
         return order
 
@@ -158,13 +156,29 @@ class AccountTrading:
 
     @property
     def open(self) -> bool:
-        return self._writing.is_set() and not self._journal.behind
+        return self._may_write() and not self._journal.behind
 
     async def opened(self) -> None:
         while not self.open:
             if self._journal.behind:
                 await asyncio.to_thread(self._journal.history)
-            await self._writing.wait()
+            await self._wait_to_write()
+
+    def _may_write(self) -> bool:
+        """Report if orders may be placed and changed. Cancels some of the expired orders first: before all are, none
+        may be filled."""
+        if not self._writing.is_set():
+            return False
+        engine = self._engine
+        return not engine.order_store.expiry.values or not engine.orders.expire_some(self._clock())
+
+    async def _wait_to_write(self) -> None:
+        """Wait until `_may_write`: some seconds at most, after a restart (`exchange.feeds.startup_fence`) and when very
+        many orders expire."""
+        await self._writing.wait()
+        while not self._may_write():
+            self._committer.wake()
+            await asyncio.sleep(0)
 
     def place_now(self, order: NewOrder) -> list[Order]:
         if earlier := self._earlier(order):

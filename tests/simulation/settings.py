@@ -29,6 +29,8 @@ SLICES = (
     ("exchange.engine.feed_ingest.RESUMED", 3),
     ("exchange.engine.feed_ingest.BATCH_EVENTS", 0),
     ("exchange.engine.feed_ingest.TIMES", 2),
+    ("exchange.engine.order_manager.EXPIRED", 1),
+    ("exchange.orders.order_store.PART", 2),
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 from instruments_kit import COARSE
 from trading_kit import TradingNode, running_trading_node
 
+import exchange.engine.order_manager
 import exchange.orders.order_store
 from exchange.journal.journal import Journal
 from exchange.model.commands import Amend, NewOrder, Selection
@@ -258,3 +259,24 @@ async def test_a_deadline_cancels_many_orders_with_several_ticks(
     trading.cancel_after_now(ALICE, 1000)  # the client is back
     trading.tick()
     assert len(trading.open_orders_of(ALICE)) == 3
+
+
+async def test_an_order_waits_without_the_loop_while_many_others_expire(
+    house: TradingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange.engine.order_manager, "EXPIRED", 1)
+    trading, ends = house.trading, house.engine.us(house.now) + 1_000_000
+    bids = [(await trading.place(buy(ALICE, tif="gtd", expires=ends)))[0] for _ in range(4)]
+    assert trading.open
+    house.now += 1.0
+    assert not trading.open
+    placing = asyncio.create_task(trading.place(sell(ALICE, 1000, 1)))
+    left = []
+    while not placing.done():
+        left.append(len(trading.open_orders_of(ALICE)))
+        await asyncio.sleep(0)
+    assert left[:2] == [3, 1]
+    (ask,) = await placing
+    assert ask.filled == 0
+    await trading.opened()
+    assert [trading.order_of(ALICE, bid.number).reason for bid in bids] == ["expired"] * 4
