@@ -57,8 +57,8 @@ COMPUTING = (
     Part("storm", "python -m tests.simulation.storm --seeds 1"),
     Part(
         "coverage",
-        "coverage run -m pytest -q -m 'not process and not slow' && coverage report --format=total "
-        "&& coverage report",
+        "coverage run -m pytest -q -m 'not process and not slow' --hypothesis-profile fixed "
+        "&& coverage report --format=total && coverage report",
     ),
     Part(
         "mutation",

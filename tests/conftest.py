@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,19 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Tests of real processes: they wait more than they compute.
+MEMORY = Path("/dev/shm")  # a file system of most Linux machines
+
+# Tests of real processes, sockets and seconds: they wait more than they compute.
 OF_PROCESSES = (
+    "tests/bare/",
     "tests/documents/",
     "tests/integration/",
     "tests/interop/",
+    "tests/mutation/test_mutation.py",
+    "tests/simulation/storm/test_real_clock.py",
     "tests/soak/",
+    "tests/unit/p2p/discovery/test_mdns.py",
+    "tests/unit/node/annexes/demos/",
     "tests/web/",
 )
 
@@ -32,11 +41,9 @@ sys.dont_write_bytecode = False
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-# pytest puts tests/simulation before the root, and its node.py would take the package's name.
-import node  # noqa: E402, F401
-
-# The same examples on every run; `--hypothesis-profile explore` looks for new ones.
+# The same examples on every run, a quarter of them in the inner loop; `--hypothesis-profile explore` looks for new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=25)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("fixed")
 
@@ -56,11 +63,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the inner loop quick: fewer examples, and files in memory, where nothing waits for a disk."""
+    if "not slow" in config.option.markexpr:
+        if config.getoption("--hypothesis-profile") is None:
+            settings.load_profile("quick")
+        if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 1 << 30:
+            tempfile.tempdir = str(MEMORY)
+
+
 # What the inner loop leaves out (`-m "not process and not slow"`): real processes, and these.
 SLOW = (
     "tests/simulation/",
     "tests/unit/p2p/peers/test_eclipse",
-    "tests/unit/node/annexes/demos/",
     "_properties.py",
     "_fuzz.py",
 )
@@ -72,6 +87,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
     for item in items:
+        for marker in item.iter_markers("looptime"):
+            marker.kwargs.setdefault(
+                "noop_cycles", 2
+            )  # turns of the loop that wait for sockets before time passes
         if item.nodeid.startswith(OF_PROCESSES):
             item.add_marker("process")
         elif any(part in item.nodeid for part in SLOW):

@@ -29,7 +29,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("config", "exchange", "p2p", "node")
-RIDDLE = re.compile(r"(What|Whether|Who|Whose|How|Which|When|Where|Why)\b")
+RIDDLE = re.compile(
+    r'^ *[rR]?"""\s*(What|Whether|Who|Whose|How|Which|When|Where|Why)\b.*', re.MULTILINE
+)
+CLASS = re.compile(r"^ *class (\w+)[(:\[]", re.MULTILINE)
 MARKET = "BTC-USD"
 MOST_ARGUMENTS = 6  # of a constructor
 EXPERIMENTS = (  # programs that measure
@@ -108,23 +111,22 @@ def modules(folder: Path) -> list[Path]:
 
 
 def lines_of(paths: list[Path]) -> int:
-    return sum(len(path.read_text().splitlines()) for path in paths)
+    return sum(len(source(path).splitlines()) for path in paths)
 
 
-def docstrings(paths: list[Path]) -> list[str]:
-    """Every docstring of modules, classes and functions."""
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    trees = (ast.parse(path.read_text()) for path in paths)
-    found = (ast.get_docstring(n) for tree in trees for n in ast.walk(tree) if isinstance(n, kinds))
-    return [text for text in found if text]
+@cache
+def source(path: Path) -> str:
+    return path.read_text()
+
+
+def riddles(paths: list[Path]) -> list[str]:
+    """Docstrings that begin with a question word: their first lines."""
+    return [match[0].strip() for path in paths for match in RIDDLE.finditer(source(path))]
 
 
 def repeated_classes(paths: list[Path]) -> list[str]:
     """Names of public classes that are defined more than once."""
-    trees = (ast.parse(path.read_text()) for path in paths)
-    defined = (
-        node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
-    )
+    defined = (name for path in paths for name in CLASS.findall(source(path)))
     names = Counter(name for name in defined if not name.startswith("_"))
     return sorted(name for name, n in names.items() if n > 1)
 
@@ -162,15 +164,19 @@ def stale_contents() -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def constructors() -> Iterator[tuple[str, ast.FunctionDef]]:
+@cache
+def constructors() -> list[tuple[str, ast.FunctionDef]]:
     """Every `__init__` with the place of its class."""
-    for package in PACKAGES:
-        for path in modules(ROOT / package):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.ClassDef):
-                    for part in node.body:
-                        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-                            yield f"{path.relative_to(ROOT)}:{node.name}", part
+    paths = [path for package in PACKAGES for path in modules(ROOT / package)]
+    return [
+        (f"{path.relative_to(ROOT)}:{node.name}", part)
+        for path in paths
+        if "def __init__" in source(path)
+        for node in ast.walk(ast.parse(source(path)))
+        if isinstance(node, ast.ClassDef)
+        for part in node.body
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__"
+    ]
 
 
 def wide_constructors() -> dict[str, int]:
@@ -319,8 +325,8 @@ class Way:
         return counted
 
 
-async def ways() -> dict[str, dict[str, Any]]:
-    """An order by REST, a stream subscription, and a service call, each as server and caller pass it."""
+async def ways(*wanted: str) -> dict[str, dict[str, Any]]:
+    """An order by REST, a stream subscription, and a service call, each as server and caller pass it; or some of them."""
     import aiohttp
 
     from config import load
@@ -359,11 +365,10 @@ async def ways() -> dict[str, dict[str, Any]]:
             async def call() -> None:
                 await node.call("echo", {"n": 1}, timeout=5)
 
-            return {
-                "order by REST": await Way().of(place),
-                "stream subscription": await Way().of(subscribe),
-                "service call": await Way().of(call),
-            }
+            actions: dict[str, Callable[[], Awaitable[object]]] = {
+                "order by REST": place, "stream subscription": subscribe, "service call": call,
+            }  # fmt: skip
+            return {name: await Way().of(actions[name]) for name in wanted or actions}
 
 
 def figures() -> dict[str, Any]:
@@ -371,7 +376,6 @@ def figures() -> dict[str, Any]:
     named = [path for path in product if path.stem != "__init__"]
     folders = Counter(str(path.parent.relative_to(ROOT)) for path in named)
     names = Counter(path.stem for path in named)
-    texts = docstrings(product)
     experiments = sum(lines_of(modules(ROOT / "tests" / name)) for name in EXPERIMENTS)
     return {
         "modules": len(named),
@@ -387,8 +391,7 @@ def figures() -> dict[str, Any]:
         "floors": floors(),
         "constructors with more than six arguments": wide_constructors(),
         "attributes set from outside": late_bindings(),
-        "docstrings": len(texts),
-        "docstrings that begin with a question word": sum(bool(RIDDLE.match(t)) for t in texts),
+        "docstrings that begin with a question word": len(riddles(product)),
         "glossary words without a home": words_without_home(),
         "calls on the way": asyncio.run(ways()),
     }

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
 
 import msgspec
 
@@ -498,7 +499,7 @@ class Engine:
         balances = context.drain_money()
         # A finished order never changes again.
         copies: list[Order] = [
-            order if order.done else order.copy() if order.terms else copy_plain(order)
+            order if order.done else copy(order) if order.terms else copy_plain(order)
             for order in context.orders.values()
         ]
         self.orders.store_counters()

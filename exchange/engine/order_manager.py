@@ -24,6 +24,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
@@ -307,7 +308,7 @@ class OrderManager:
             if order.tif == "fok" and not order.untriggered and not order.cancelled:
                 self.store.cancel(now, order, "fok")  # except for committed takes
                 continue
-            before = order.copy()
+            before = copy(order)
             # Displayed before the start: of two crossed orders the later one takes, also now.
             self._advance(now, order, only_earlier=order.opened and not order.hidden)
             ends = (

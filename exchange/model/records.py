@@ -150,7 +150,7 @@ class Order(msgspec.Struct, array_like=True, tag="order:2", gc=False):
             return self.pending + self.reserved
         return self.quantity - self.filled
 
-    def copy(self) -> Order:
+    def __copy__(self) -> Order:
         """Return a copy that later changes do not reach."""
         found = copy_plain(self)
         if found.terms is not None:
@@ -158,8 +158,8 @@ class Order(msgspec.Struct, array_like=True, tag="order:2", gc=False):
         return found
 
 
-# `copy.copy` without its search for the method; for orders without terms.
-copy_plain: Final[Callable[[Order], Order]] = Order.__copy__  # type: ignore[attr-defined]
+# Copy of an order without terms.
+copy_plain: Final[Callable[[Order], Order]] = msgspec.Struct.__copy__  # type: ignore[attr-defined]
 
 
 def default_self_trade(account: int) -> SelfTrade:

@@ -8,6 +8,8 @@ another node keeps its price until that is done.
 
 from __future__ import annotations
 
+from copy import copy
+
 from exchange.ledger.ledger import InsufficientBalance
 from exchange.model.commands import HOUSE, Amend
 from exchange.model.events import MAX_PRICE, MAX_QUANTITY
@@ -102,7 +104,7 @@ class Amendments:
         """
         if is_immediate(order) and not order.untriggered:
             raise _bad_order("the order trades at once: it cannot be amended")
-        after = order.copy()
+        after = copy(order)
         after.quantity = self._quantity(order, changes)
         if changes.price is not None:
             after.price = self._price(order, changes.price)

@@ -152,7 +152,9 @@ class Matching:
         market = self._context.markets[order.market]
         fill = self._fills.local_trade
         own = self._store.open
-        prevents = order.account if order.self_trade != "none" else -1  # trades with this account
+        account = order.account
+        if order.self_trade == "none" if order.terms is not None else account == HOUSE:
+            account = -1  # it may trade with every account
         while True:
             again = False
             for key, price, quantity in self._plan(market, order, only_earlier=only_earlier):
@@ -160,7 +162,7 @@ class Matching:
                 if maker is None:
                     owner, number = self._context.owners.split(key)
                     self.request(now, order, owner, number, price, quantity)
-                elif (maker.terms is None and maker.account != prevents) or not self._changes_book(
+                elif (maker.terms is None and maker.account != account) or not self._changes_book(
                     order, maker
                 ):
                     fill(now, order, maker, price, quantity)

@@ -102,8 +102,7 @@ class Operation(Generic[A, P, B]):
         body = values.pop("body", None)
         if unknown := values.keys() - set(getattr(self.body, "__struct_encode_fields__", ())):
             raise TypeError(f"{self.name} does not take {', '.join(sorted(unknown))}")
-        if body is None and self.body is not None:
-            body = values  # may be empty: the operation takes a body all the same
+        body = values if body is None and self.body is not None else body  # maybe empty
         return path + (f"?{urlencode(query)}" if query else ""), body
 
     @cached_property

@@ -10,6 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from typing import Protocol, TypeVar
 
 from msgspec.structs import asdict, replace
@@ -135,7 +136,7 @@ class AccountTrading:
         await self._writing.wait()
         found: list[Order] = []
         for part, more in self._engine.orders.cancelling(self._clock, which, reason):
-            found += map(Order.copy, part)
+            found += map(copy, part)
             if more:
                 self._committer.wake()
                 await asyncio.sleep(0)  # for all others
@@ -243,7 +244,7 @@ class AccountTrading:
 
     async def _durable(self, orders: Iterable[Order]) -> list[Order]:
         """The orders as they are now, once that is on the disk."""
-        copies = [order.copy() for order in orders]
+        copies = [copy(order) for order in orders]
         await self._committer.durable()
         return copies
 
@@ -264,7 +265,7 @@ class AccountTrading:
             for decision in decisions:
                 decision.cancel()
         # The engine changes these objects in place, also when only a part was decided.
-        copies = [order.copy() for order in orders]
+        copies = [copy(order) for order in orders]
         await self._committer.durable_of(orders[0].account)
         return copies
 

@@ -36,29 +36,34 @@ class Timeline(Protocol):
 class VirtualTime:
     """Runs due calls in order of time; equal times in order of planning."""
 
-    def __init__(self) -> None:
-        self._now = 0.0
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
         self._number = 0
-        self._plan: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._plan: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
 
     @property
-    def now(self) -> float:
-        return self._now
+    def next_due(self) -> float:
+        """Time of the next call; infinite without any."""
+        return self._plan[0][0] if self._plan else inf
 
-    def at(self, when: float, action: Callable[..., None], *arguments: Any) -> None:
+    def at(self, when: float, action: Callable[..., object], *arguments: Any) -> None:
         self._number += 1
-        heapq.heappush(self._plan, (max(when, self._now), self._number, action, arguments))
+        heapq.heappush(self._plan, (max(when, self.now), self._number, action, arguments))
 
-    def after(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
-        self.at(self._now + delay, action, *arguments)
+    def after(self, delay: float, action: Callable[..., object], *arguments: Any) -> None:
+        self.at(self.now + delay, action, *arguments)
+
+    def step(self) -> None:
+        """Run the next call."""
+        self.now, _, action, arguments = heapq.heappop(self._plan)
+        action(*arguments)
 
     def run(self, until: float) -> None:
         """Everything up to `until`."""
         plan = self._plan
         while plan and plan[0][0] <= until:
-            self._now, _, action, arguments = heapq.heappop(plan)
-            action(*arguments)
-        self._now = max(self._now, until)
+            self.step()
+        self.now = max(self.now, until)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_a_readme_without_one_of_them_is_named(lost: str) -> None:
         readme_lines(README.replace(lost, "something else"))
 
 
-def test_the_block_of_the_bot_and_what_it_prints_are_told_apart() -> None:
+def test_the_block_of_the_bot_and_its_output_are_distinguished() -> None:
     block, printed = bot_block((ROOT / "docs" / "api.md").read_text("utf-8"))
     assert block.startswith("mkdir -p ~/exchange-bot")
     assert printed.startswith("[(0.25, 30000.0")
@@ -112,7 +112,7 @@ class Printing:
         self.terminal.close()
 
 
-def test_reasons_of_skipped_tests_are_told_and_a_failure_is_one(tmp_path: Path) -> None:
+def test_reasons_of_skipped_tests_are_printed_and_a_failure_is_one(tmp_path: Path) -> None:
     said = (
         "\x1b[33mSKIPPED\x1b[0m [1] x.py:1: jq is not installed\n\x1b[32m1 passed, 1 skipped\x1b[0m"
     )

@@ -26,7 +26,7 @@ LONG = "import pytest\n@pytest.mark.long\ndef test_it():\n    assert False\ndef 
         (LONG, "true", 0, "1 passed, 1 deselected"),
     ],
 )
-def test_what_is_missing_is_told_and_fails_in_ci_alone(
+def test_skips_of_missing_programs_are_reported_and_fail_in_ci_alone(
     tmp_path: Path, program: str, ci: str, code: int, said: str
 ) -> None:
     (tmp_path / "test_one.py").write_text(program)

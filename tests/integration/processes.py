@@ -330,6 +330,10 @@ class NodeProcess:
 
     # What it leaves on the disk
 
+    def remembers(self, other: NodeProcess) -> bool:
+        path = self.data_dir / ".peers.json"
+        return path.exists() and other.node_id in path.read_text("utf-8")
+
     def journal(self) -> tuple[Recovered, list[Fill]]:
         """Present content of its journal, from a copy of the log, since a running node holds the journal."""
         with TemporaryDirectory() as scratch:

@@ -26,7 +26,7 @@ _codec = Codec({**MESSAGES, **service_mesh.MESSAGES})
 
 
 class _Clock:
-    """The machine's clock, as the scheduler of a simulation."""
+    """The machine's clock, as the virtual time of a simulation."""
 
     @property
     def now(self) -> float:

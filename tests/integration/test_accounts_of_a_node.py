@@ -87,7 +87,7 @@ def test_a_trade_between_accounts_of_two_nodes_is_owed_on_both_until_it_is_settl
     books_add_up(b, "bob")
 
 
-def test_what_was_acknowledged_to_accounts_is_there_after_kill_9(nodes: Nodes) -> None:
+def test_acknowledged_orders_of_accounts_survive_kill_9(nodes: Nodes) -> None:
     node = nodes.start("a")
     alice, bob = make_account(node, "alice", USD="100000"), make_account(node, "bob", BTC="2")
     made = []

@@ -231,7 +231,7 @@ def test_messages_about_an_order_continue_the_trace_of_its_request(
     assert not any("traceparent" in message.headers for message in market)
 
 
-def test_what_others_publish_on_the_bus_is_no_order(nodes: Nodes, server: NatsServer) -> None:
+def test_messages_of_others_on_the_bus_change_no_orders(nodes: Nodes, server: NatsServer) -> None:
     a = nodes.make("a", EXPORT_NATS=server.url).start()
     a.sell(5, 100)
     eventually(lambda: current(a), what=lambda: a.log)
@@ -249,7 +249,9 @@ def test_what_others_publish_on_the_bus_is_no_order(nodes: Nodes, server: NatsSe
     assert a.asks() == {"100": "11"}
 
 
-def test_a_node_trades_while_its_bus_is_away_and_says_so(nodes: Nodes, server: NatsServer) -> None:
+def test_a_node_trades_while_its_bus_is_away_and_reports_it(
+    nodes: Nodes, server: NatsServer
+) -> None:
     server.stop()
     a = nodes.make("a", EXPORT_NATS=server.url).start()
     a.sell(5, 100)

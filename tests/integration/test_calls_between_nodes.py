@@ -338,7 +338,7 @@ def test_without_own_experience_the_only_worker_is_called_despite_bad_hints(node
     assert call(network.caller, {"n": 7}).result == {"done": 7}
 
 
-def test_what_a_service_refuses_reaches_the_caller_and_busy_is_said_honestly(nodes: Nodes) -> None:
+def test_refusals_and_busy_answers_of_a_service_reach_the_caller(nodes: Nodes) -> None:
     # Without further attempts: the last of them could run out of time instead of being refused.
     network = Network(nodes.start("caller", **FAST, CLIENT_MAX_RETRIES="0"))
     add_worker(nodes, network, "w", "--concurrency", "1")

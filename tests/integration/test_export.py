@@ -207,7 +207,7 @@ def test_two_nodes_in_one_database_and_their_trades_counted_once(
             assert rows, title
 
 
-def test_a_node_trades_while_its_database_is_away_and_says_so(
+def test_a_node_trades_while_its_database_is_away_and_reports_it(
     nodes: Nodes, database: PostgresServer
 ) -> None:
     database.stop()

@@ -101,7 +101,7 @@ def test_a_node_with_closed_or_full_descriptors_starts_trades_and_stops(
 @pytest.mark.skipif(
     not hasattr(fcntl, "F_SETPIPE_SZ"), reason="the size of a pipe is set on Linux alone"
 )
-def test_a_node_trades_and_stops_while_nobody_reads_what_it_logs(tmp_path: Path) -> None:
+def test_a_node_trades_and_stops_while_its_log_is_not_read(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     data_dir = tmp_path / "a"

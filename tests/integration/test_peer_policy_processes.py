@@ -51,6 +51,8 @@ def test_a_ban_ends_the_link_with_its_reason_and_expires(nodes: Nodes) -> None:
 
 def test_a_ban_of_a_node_holds_over_a_restart_until_it_is_removed(nodes: Nodes) -> None:
     a, b = nodes.pair()
+    # Before a has dialled back, it would not know over the restart where b listens.
+    eventually(lambda: a.remembers(b))
     a.cli("peers", "--ban", b.node_id, "--for", "1h", "--reason", "takes and never pays")
     a.stop()
     a.restart()

@@ -95,7 +95,7 @@ def test_a_node_that_restarts_trades_on_at_once(nodes: Nodes) -> None:
     assert seen(a, c).encrypted is True
 
 
-def test_a_relay_that_refuses_says_why(nodes: Nodes) -> None:
+def test_refusals_of_a_relay_carry_their_reason(nodes: Nodes) -> None:
     alone = {"DISCOVERY_EXCHANGE": "false"}
     b = nodes.start("b", P2P_RELAY_RATE="0", **alone)
     a = nodes.start("a", bootstrap=b.p2p_address, **alone)

@@ -7,7 +7,6 @@ import signal
 
 import pytest
 from processes import (
-    NodeProcess,
     Nodes,
     bootstrap_options,
     eventually,
@@ -20,14 +19,9 @@ from processes import (
 from node.client.exchange_client import ApiError
 
 
-def remembers(node: NodeProcess, other: NodeProcess) -> bool:
-    path = node.data_dir / ".peers.json"
-    return path.exists() and other.node_id in path.read_text("utf-8")
-
-
 def test_nodes_find_each_other_again_from_remembered_peers_alone(nodes: Nodes) -> None:
     a, b = nodes.pair()
-    eventually(lambda: remembers(b, a))
+    eventually(lambda: b.remembers(a))
     for node in (a, b):
         assert node.stop() == 0
     b.options = ()
@@ -47,7 +41,7 @@ def test_a_damaged_peers_file_is_set_aside_and_the_node_starts(nodes: Nodes) -> 
     see_each_other(a, b)
     assert "peers" in b.log
     assert [p.name for p in b.data_dir.glob(".peers.json*") if '[{"no' in p.read_text("utf-8")]
-    eventually(lambda: remembers(b, a))
+    eventually(lambda: b.remembers(a))
     assert json.loads(path.read_text("utf-8"))
 
 
@@ -101,7 +95,7 @@ def test_orders_and_cancels_outlive_the_process(nodes: Nodes, how: signal.Signal
 
 
 @in_both_modes
-def test_what_happened_while_a_node_was_away_reaches_it_when_it_is_back(nodes: Nodes) -> None:
+def test_a_returning_node_catches_up_on_changes_during_its_absence(nodes: Nodes) -> None:
     a, b = nodes.pair()
     first = a.sell(3, 10)
     eventually(b.asks)

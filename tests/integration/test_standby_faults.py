@@ -210,7 +210,7 @@ def test_a_node_that_can_prove_itself_goes_on_alone(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("delay", [0.0, 0.1])  # s to the standby
 @pytest.mark.parametrize("linked", [True, False])  # a peer is, while the node is lost
-def test_what_first_may_lose(
+def test_acknowledgement_by_the_first_loses_only_unreplicated_commits(
     nodes: Nodes, database: PostgresServer, delay: float, linked: bool
 ) -> None:
     peer = nodes.make("peer").start()

@@ -248,7 +248,7 @@ def test_a_peer_that_speaks_json_by_hand_follows_the_market_and_trades(hosts: Ho
     eventually(lambda: hosts.b.asks() == {})
 
 
-def test_what_an_owner_did_not_sign_changes_nothing_and_ends_the_link(hosts: Hosts) -> None:
+def test_events_unsigned_by_their_owner_change_nothing_and_end_the_link(hosts: Hosts) -> None:
     price = str(next(hosts.price))
     with json_peer(hosts.a.p2p_address) as listening:
         listening.shake_hands()

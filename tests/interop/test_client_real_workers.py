@@ -123,7 +123,7 @@ async def test_a_wrong_rid(asked, kind):
     assert failed.value.sent
 
 
-async def test_no_reply_is_a_timeout_when_the_caller_said(asked):
+async def test_missing_replies_time_out_when_the_caller_asked_for_it(asked):
     began = time.monotonic()
     with pytest.raises(RequestTimeout) as failed:
         await asked({"action": "no-reply"}, timeout=0.4)

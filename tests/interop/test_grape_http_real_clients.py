@@ -102,7 +102,7 @@ async def real_link(grape: OurGrape, log: Path) -> AsyncIterator[RealLink]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-async def test_what_the_real_link_announces_at_one_grape_it_finds_at_another(
+async def test_announcements_of_the_real_link_at_one_grape_are_found_at_another(
     npm: Path, tmp_path: Path, service: str, count: int
 ) -> None:
     async with our_grapes(count) as grapes:

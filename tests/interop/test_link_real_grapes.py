@@ -262,7 +262,7 @@ async def test_a_grape_that_hangs_is_passed_by(own_grapes, service):
 # Grapes that would die
 
 
-async def test_what_kills_a_real_grape_does_not_reach_it(npm, tmp_path, service):
+async def test_input_that_kills_a_real_grape_is_never_sent_to_it(npm, tmp_path, service):
     async with GrapeSet([RealGrape(tmp_path / "lone.log")]) as (lone,):
         async with Link([lone.url]) as link:
             for _ in range(3):
@@ -378,7 +378,7 @@ async def test_the_newest_version_is_found_where_a_grape_alone_answers_with_an_o
             assert [found and found.seq for found in versions] == [7, 3, 7]
 
 
-async def test_why_signed_values_are_not_searched_for_past_a_grapes_own_copy(verifying):
+async def test_real_grapes_spoil_signed_values_that_they_search_for(verifying):
     """The real Grape writes the answer's hex digits into what it stores: others cannot read it any more."""
     first, second = verifying
     async with Link([first]) as here, Link([second]) as holder:

@@ -270,7 +270,7 @@ async def test_a_caller_over_ws_gives_up_at_its_next_look(setting: Setting, serv
 
 
 @BOTH
-async def test_when_the_worker_stops_its_callers_get_an_error(
+async def test_callers_of_a_stopping_worker_get_an_error(
     setting: Setting, service: str, transport: str
 ) -> None:
     worker = await setting.worker(service)

@@ -68,6 +68,8 @@ def test_mutants_are_killed_and_tests_that_earn_nothing_are_listed(tmp_path: Pat
     ended = run(MODULE, "--tests", TWO, "--only", "plain")
     assert " 0 of " not in ended.stdout
     assert "mutants killed" in ended.stdout
+    beside = run(MODULE, "--tests", TWO, "--only", "scaled", "--sample", "3")
+    assert "all: 0 of 3 mutants killed" in beside.stdout  # the tests do not run it
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

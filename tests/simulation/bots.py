@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.records import Order
-from tests.simulation.node import Node
 from tests.simulation.settings import Settings
+from tests.simulation.simulated_node import Node
 
 MID = 1000  # ticks
 # How often each kind is among the special ones.

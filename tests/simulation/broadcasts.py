@@ -7,7 +7,6 @@ to arrive, in networks of 20 routers on virtual links that each have a delay of 
 from __future__ import annotations
 
 import argparse
-import heapq
 import statistics
 from dataclasses import dataclass, field
 
@@ -53,7 +52,7 @@ class Network(VirtualMesh):
         base = self._delays.setdefault(pair, self.rng.uniform(*self.latency))
         at = max(self._free_at.get((a, b), 0.0), self.now + base * self.rng.uniform(1.0, 1.1))
         self._free_at[a, b] = at
-        heapq.heappush(self._under_way, (at, next(self._sequence), a, b, epoch, packed))
+        self.at(at, self._arrive, a, b, epoch, packed)
 
 
 @dataclass(slots=True)

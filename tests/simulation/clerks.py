@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from exchange.model.commands import NewOrder
+from node.virtual.server_model import VirtualTime
 from tests.simulation.bots import MID
-from tests.simulation.clock import Scheduler, Trace
+from tests.simulation.clock import Trace
 from tests.simulation.invariants import Violation
-from tests.simulation.node import Node
 from tests.simulation.register import Change, Key, Register, let_in
 from tests.simulation.settings import Settings
+from tests.simulation.simulated_node import Node
 from tests.simulation.watch import Watch
 
 AGAIN = 0.7  # seconds between looks at what is to be written down
@@ -45,7 +46,7 @@ class Clerks:
         self,
         settings: Settings,
         nodes: Sequence[Node],
-        clock: Scheduler,
+        clock: VirtualTime,
         trace: Trace,
         watch: Watch,
         active: Callable[[], bool],

@@ -1,43 +1,21 @@
-"""Virtual time: a queue of what happens when, the trace of what happened, and nodes' skewed clocks."""
+"""Trace of what happened in virtual time, and nodes' skewed clocks."""
 
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
+
+from node.virtual.server_model import VirtualTime
 
 EPOCH_US = 1_790_000_000_000_000  # the wall clock at virtual time 0, if it were right
 TAIL = 400  # events kept for a failure's report
 
 
-class Scheduler:
-    """Events in order of time, then of being scheduled."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._number = 0
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-
-    def at(self, when: float, event: Callable[[], None]) -> None:
-        self._number += 1
-        heapq.heappush(self._queue, (max(when, self.now), self._number, event))
-
-    def after(self, delay: float, event: Callable[[], None]) -> None:
-        self.at(self.now + delay, event)
-
-    def run_until(self, end: float) -> None:
-        queue = self._queue
-        while queue and queue[0][0] <= end:
-            self.now, _, event = heapq.heappop(queue)
-            event()
-        self.now = end
-
-
 class Trace:
     """Log of a run: a hash over all entries, and the last few hundred as text."""
 
-    def __init__(self, clock: Scheduler, echo: Callable[[str], None] | None = None) -> None:
+    def __init__(self, clock: VirtualTime, echo: Callable[[str], None] | None = None) -> None:
         self._clock = clock
         self._echo = echo
         self._hash = hashlib.sha256()

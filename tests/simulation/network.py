@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tests.simulation.clock import Scheduler, Trace
+from node.virtual.server_model import VirtualTime
+from tests.simulation.clock import Trace
 
 NOTICE_SILENCE = (
     2.0,
@@ -72,7 +73,7 @@ class Link:
 class Network:
     def __init__(
         self,
-        clock: Scheduler,
+        clock: VirtualTime,
         trace: Trace,
         rng: random.Random,
         conditions: Conditions,

@@ -20,8 +20,8 @@ from exchange.model.records import PutBatch, Recovered
 from exchange.orders.engine_context import Drained
 from tests.simulation.bots import MID
 from tests.simulation.invariants import Violation
-from tests.simulation.node import Node
 from tests.simulation.settings import Faults, Settings, Trading, settings_of
+from tests.simulation.simulated_node import Node
 from tests.simulation.world import World
 
 WATCHED = 20.0  # seconds from the start of the old copy
@@ -67,7 +67,7 @@ def start_old_copy(settings: Settings, directory: Path, *, busy: bool) -> Start:
             for step in range(int(WATCHED / EVERY)):
                 clock.at(began + step * EVERY, lambda step=step: _submit(node, step))
         try:
-            clock.run_until(began + WATCHED)
+            clock.run(began + WATCHED)
         except Violation as violation:
             if violation.invariant != "one_event_per_number":
                 raise

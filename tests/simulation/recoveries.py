@@ -23,8 +23,8 @@ from exchange.orders.engine_context import Drained
 from tests.simulation import invariants
 from tests.simulation.bots import MID
 from tests.simulation.invariants import Violation
-from tests.simulation.node import NETWORK, Node
 from tests.simulation.settings import Faults, Settings, Trading, settings_of
+from tests.simulation.simulated_node import NETWORK, Node
 from tests.simulation.statements import lacking
 from tests.simulation.watch import Watch
 from tests.simulation.world import World
@@ -101,7 +101,7 @@ def _recover(world: World, node: Node) -> RecoveryReport:
     node.start()
     deadline = clock.now + PATIENCE
     while True:
-        clock.run_until(clock.now + 0.5)
+        clock.run(clock.now + 0.5)
         engine = node.engine
         assert engine.recovery is not None
         if engine.recovered_feeds(node.now) and not engine.recovery.unheard(engine.present):
@@ -143,10 +143,10 @@ def _trade_on(world: World, rng: random.Random) -> None:
 
     for step in range(int(TRADED_ON / EVERY)):
         clock.at(clock.now + 3.0 + step * EVERY, submit)
-    clock.run_until(until + 3.0)
+    clock.run(until + 3.0)
     deadline = clock.now + PATIENCE
     while True:
-        clock.run_until(clock.now + 1.0)
+        clock.run(clock.now + 1.0)
         engines = {node.node_id: node.engine for node in nodes}
         unsettled = invariants.replicas_differ(engines, world.watch.events)
         if unsettled is None:

@@ -20,7 +20,7 @@ from node.annexes.standby.link_messages import Ack, CopyNeeded, Hello, Message, 
 from node.annexes.standby.primary import Primary, ShipFrames
 from node.annexes.standby.standby import Gap, Standby
 from node.daemon.role_file import Role
-from tests.simulation.clock import Scheduler
+from node.virtual.server_model import VirtualTime
 
 TERMS: Final = Terms(lease=5.0)
 STEP: Final = 0.05  # s between two turns of a process
@@ -392,7 +392,7 @@ class World:
     def __init__(self, seed: int, rules: Rules | None = None) -> None:
         self.rng = random.Random(f"standby {seed}")
         self.rules = rules or Rules()
-        self.clock = Scheduler()
+        self.clock = VirtualTime()
         self.latency = self.rng.choice((0.02, 0.02, 0.3))  # s, the most on the link
         self.flush_time = self.rng.choice((0.02, 0.02, 0.3))
         self.store = Store(self)
@@ -522,13 +522,13 @@ class World:
         """Run with faults, then without; raises Violation."""
         for machine in self.machines.values():
             machine.start()
-        self.clock.run_until(5)
+        self.clock.run(5)
         self._trouble()
-        self.clock.run_until(TROUBLED)
+        self.clock.run(TROUBLED)
         self._faults = False
-        self.clock.run_until(TROUBLED + QUIET - 10)
+        self.clock.run(TROUBLED + QUIET - 10)
         before = self.left
-        self.clock.run_until(TROUBLED + QUIET)
+        self.clock.run(TROUBLED + QUIET)
         if self.left == before:
             raise Violation("the node does not trade again after the faults")
         row = self.store.row

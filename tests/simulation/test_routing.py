@@ -88,7 +88,7 @@ def test_a_thousand_liars_cost_thirty_callers_at_most_five_percent_of_p99():
     assert with_lies <= 1.05 * median("30 callers", "router")["p99"]
 
 
-def test_errors_everywhere_are_nobodys_fault():
+def test_errors_of_all_peers_are_the_fault_of_none():
     ours = median("2 % errors everywhere, 90 %", "router")
     assert ours["errors"] <= 2.5
     assert ours["p99"] <= 1.25 * median("uniform 90 %", "oracle")["p99"]

@@ -33,7 +33,7 @@ def test_nothing_is_lost_or_published_twice_in_200_take_overs() -> None:
 
 
 @pytest.mark.parametrize("name", BUGS)
-def test_finds(name: str) -> None:
+def test_the_checks_find_the_injected_fault(name: str) -> None:
     first = FOUND[name]
     for seed in range(first, first + 20):
         try:

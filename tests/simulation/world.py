@@ -15,17 +15,18 @@ from exchange.engine.engine import Engine
 from exchange.feeds.feed_limits import FeedLimits
 from exchange.model.commands import NewOrder
 from exchange.model.records import Order
+from node.virtual.server_model import VirtualTime
 from tests.simulation import invariants
 from tests.simulation.bots import MID, Bots
 from tests.simulation.clerks import Clerks
-from tests.simulation.clock import EPOCH_US, Scheduler, Trace
+from tests.simulation.clock import EPOCH_US, Trace
 from tests.simulation.disk import Disk, JournalDisk, MemoryDisk, unforced_writes
 from tests.simulation.invariants import Violation
 from tests.simulation.keys import FastKeys, RealKeys, checked_once, identity
 from tests.simulation.network import Conditions, End, Network, topology
-from tests.simulation.node import NETWORK, Habits, Node
 from tests.simulation.operators import Operator
 from tests.simulation.settings import DELAYS, MARKETS, QUIET_MAX, Settings
+from tests.simulation.simulated_node import NETWORK, Habits, Node
 from tests.simulation.statements import Side, all_agree
 from tests.simulation.watch import Watch
 
@@ -61,7 +62,7 @@ class World:
         self, settings: Settings, directory: Path, echo: Callable[[str], None] | None = None
     ) -> None:
         self.settings = settings
-        self.clock = Scheduler()
+        self.clock = VirtualTime()
         self.trace = Trace(self.clock, echo)
         self.rng = rng = random.Random(f"world {settings.seed}")
         base_from, base_to, jitter = DELAYS[settings.delay]
@@ -175,13 +176,13 @@ class World:
         self._plan_trading()
         self.clerks.plan()
         self._plan_faults()
-        clock.run_until(settings.duration)
+        clock.run(settings.duration)
         self._calm()
         self.once_calm()
         quiet_from = traded_at = clock.now
         fills = self.watch.fills
         while True:
-            clock.run_until(clock.now + 1.0)
+            clock.run(clock.now + 1.0)
             unsettled = self._unsettled()
             if unsettled is None:
                 break

@@ -103,7 +103,7 @@ async def test_a_link_can_lose_one_of_its_ways() -> None:
             server.close()
 
 
-def test_what_a_grape_names_is_behind_the_links() -> None:
+def test_addresses_named_by_a_grape_are_replaced_by_those_of_the_links() -> None:
     found = ["127.0.0.1:5001", "127.0.0.1:5002", "127.0.0.1:5003"]
     seen = list(as_seen(1, found, {5001: 0, 5002: 1}))
     assert seen == [f"{host_of(1, 0)}:5001", "127.0.0.1:5002"]

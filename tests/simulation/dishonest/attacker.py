@@ -13,9 +13,10 @@ from exchange.feeds.exchange_messages import Presence, pack
 from exchange.feeds.feed import Feed, Writer, state_hash
 from exchange.feeds.presence import PresenceLeases
 from exchange.model.events import Batch, Checkpoint, Event, sign_batch
+from node.virtual.server_model import VirtualTime
 from p2p.mesh.routed_messages import broadcast_id
 from p2p.wire.messages import EVERYONE, Codec, Envelope
-from tests.simulation.clock import EPOCH_US, Scheduler
+from tests.simulation.clock import EPOCH_US
 from tests.simulation.keys import FastKeys
 from tests.simulation.network import Network, edge_of
 
@@ -73,7 +74,7 @@ class Attacker:
         keys: FastKeys,
         markets: list[str],
         *,
-        clock: Scheduler,
+        clock: VirtualTime,
         network: Network,
         unread: Callable[[int, int], int],
         node_id_of: Callable[[int], str],

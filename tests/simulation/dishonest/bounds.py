@@ -8,7 +8,7 @@ from p2p.base import limits
 from tests.simulation.dishonest.gangs import Gang
 from tests.simulation.dishonest.processor import SLOWER
 from tests.simulation.invariants import Violation
-from tests.simulation.node import Node
+from tests.simulation.simulated_node import Node
 
 
 def check_memory(node: Node, gang: Gang) -> None:

@@ -193,7 +193,7 @@ def _run(plan: Plan, *, lies: bool) -> Figures:
 def _send_hints(plan: Plan, world: World) -> None:
     routers = [policy for policy in world.policies if isinstance(policy, AdaptiveRouter)]
 
-    def send(_: None) -> None:
+    def send() -> None:
         for router in routers:
             for worker, signal in plan.about.items():
                 # More voices than a router remembers change nothing; they still have to be bounded.

@@ -18,9 +18,9 @@ from collections.abc import Callable, Hashable
 from types import FrameType
 from typing import TypeVar
 
+from node.virtual.server_model import VirtualTime
 from p2p.base.limits import TURN_TIME
 from p2p.wire.link_turns import LinkTurns
-from tests.simulation.clock import Scheduler
 
 # The simulated machine is slower by this than that of docs/performance.md, and so are budgets (`gangs.SMALL`):
 # the same part of a processor is used up by fewer messages, which a run can simulate.
@@ -67,7 +67,7 @@ class Processor:
 
     def __init__(
         self,
-        clock: Scheduler,
+        clock: VirtualTime,
         handle: Callable[[int, bytes], str],
         checks: Callable[[], int],
         hostile: Callable[[int], bool],

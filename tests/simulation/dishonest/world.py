@@ -23,7 +23,7 @@ from tests.simulation.dishonest.processor import Processor
 from tests.simulation.invariants import Violation
 from tests.simulation.keys import FastKeys, RealKeys, identity
 from tests.simulation.network import End, edge_of
-from tests.simulation.node import Node
+from tests.simulation.simulated_node import Node
 from tests.simulation.world import World
 
 # Trades under attack before those that count: a broadcast tree in which a hostile link has pruned the honest ones
@@ -158,7 +158,7 @@ class DishonestWorld(World):
             check_work(node, self.gang)
         for attacker in self.attackers:
             attacker.leave()
-        self.clock.run_until(self.clock.now + RECOVERY)
+        self.clock.run(self.clock.now + RECOVERY)
         alone = self._probe("alone")
         self.latency = {"attacked": attacked, "alone": alone}
         self.trace.note("latency", attacked, alone)
@@ -170,7 +170,7 @@ class DishonestWorld(World):
 
     def _wait_until_linked(self) -> None:
         for _ in range(60):
-            self.clock.run_until(self.clock.now + 0.5)
+            self.clock.run(self.clock.now + 0.5)
             ids = {node.node_id for node in self.nodes}
             if (
                 self.network.whole
@@ -193,7 +193,7 @@ class DishonestWorld(World):
             probe = Probe(maker, taker, MID, self.clock.now)
             self._begin(probe)
             while not probe.took and self.clock.now < probe.began + PATIENCE:
-                self.clock.run_until(self.clock.now + 0.05)
+                self.clock.run(self.clock.now + 0.05)
             if not probe.took:
                 raise Violation(
                     "honest_trades",
@@ -202,7 +202,7 @@ class DishonestWorld(World):
                 )
             if n >= warm_up:
                 took.append(probe.took)
-            self.clock.run_until(self.clock.now + (PAUSE if n >= warm_up else WARM_UP_PAUSE))
+            self.clock.run(self.clock.now + (PAUSE if n >= warm_up else WARM_UP_PAUSE))
         return sorted(took)[int(0.95 * self.probes)]
 
     def _begin(self, probe: Probe) -> None:

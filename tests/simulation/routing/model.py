@@ -7,12 +7,12 @@ A caller owns one policy and knows nothing of the other callers or of the server
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from node.virtual.server_model import VirtualTime
 from p2p.adaptive import RetryPolicy
 
 QUEUE_LIMIT = 128  # requests inside one server before it answers "busy"
@@ -134,7 +134,7 @@ class Request:
         self.failed: list[int] = []
 
 
-class World:
+class World(VirtualTime):
     """The servers, the callers and what happened: `finished` and `sent` are the record."""
 
     def __init__(
@@ -147,10 +147,8 @@ class World:
         slots: int = 2,
         retry: Callable[[random.Random], RetryPolicy] | None = None,
     ) -> None:
+        super().__init__()
         self.rng = random.Random(seed)
-        self.now = 0.0
-        self._events: list[tuple[float, int, Callable[..., None], Any]] = []
-        self._count = 0
         self._timeouts: deque[tuple[float, Attempt]] = deque()
         self.servers = [Server(self, i, mean, slots) for i, mean in enumerate(means)]
         self.candidates: list[int] = list(range(len(means)))
@@ -165,14 +163,10 @@ class World:
         self.finished: list[tuple[float, float, bool]] = []  # started, latency, whether it worked
         self.sent: list[tuple[float, int]] = []  # when, to which server: every attempt
 
-    def at(self, when: float, what: Callable[..., None], argument: Any = None) -> None:
-        self._count += 1
-        heapq.heappush(self._events, (when, self._count, what, argument))
-
     def run(self, until: float) -> None:
-        events, timeouts = self._events, self._timeouts
+        timeouts = self._timeouts  # all of one length, so that they need no heap
         while True:
-            if timeouts and (not events or timeouts[0][0] <= events[0][0]):
+            if timeouts and timeouts[0][0] <= self.next_due:
                 when, attempt = timeouts.popleft()
                 if when > until:
                     return
@@ -180,17 +174,16 @@ class World:
                     self.now = when
                     self._result(attempt, "timeout", None)
                 continue
-            if not events or events[0][0] > until:
+            if self.next_due > until:
                 self.now = until
                 return
-            self.now, _, what, argument = heapq.heappop(events)
-            what(argument)
+            self.step()
 
     def start(self, rate: float) -> None:
         self.rate = rate
         self.at(self.rng.expovariate(rate), self._arrival)
 
-    def _arrival(self, _: None) -> None:
+    def _arrival(self) -> None:
         self.at(self.now + self.rng.expovariate(self.rate), self._arrival)
         caller = self.rng.randrange(len(self.policies))
         self._send(Request(caller, self.now))
@@ -210,23 +203,20 @@ class World:
         probes = self.probers[request.caller]
         if probes is not None:
             for target in probes(self.now, self.candidates):
-                self.at(self.now + NETWORK, self._probe, (policy, target))
+                self.at(self.now + NETWORK, self._probe, policy, target)
 
-    def _probe(self, what: tuple[Any, int]) -> None:
-        policy, target = what
+    def _probe(self, policy: Any, target: int) -> None:
         server = self.servers[target]
         if server.mode == "ok":
-            self.at(self.now + NETWORK, self._probed, (policy, target, server.load()))
+            self.at(self.now + NETWORK, self._probed, policy, target, server.load())
 
-    def _probed(self, what: tuple[Any, int, Load]) -> None:
-        policy, target, load = what
+    def _probed(self, policy: Any, target: int, load: Load) -> None:
         policy.on_probe(self.now, target, load)
 
     def reply(self, attempt: Attempt, outcome: str, load: Load | None) -> None:
-        self.at(self.now + NETWORK, self._replied, (attempt, outcome, load))
+        self.at(self.now + NETWORK, self._replied, attempt, outcome, load)
 
-    def _replied(self, what: tuple[Attempt, str, Load | None]) -> None:
-        attempt, outcome, load = what
+    def _replied(self, attempt: Attempt, outcome: str, load: Load | None) -> None:
         if not attempt.done:
             self._result(attempt, outcome, load)
 

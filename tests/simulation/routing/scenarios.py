@@ -73,8 +73,8 @@ def _modes(numbers: tuple[int, ...], mode: str, end: float = END) -> Callable[[W
     def script(world: World) -> None:
         for number in numbers:
             server = world.servers[number]
-            world.at(BEGIN, lambda _, s=server: s.change(mode))  # type: ignore[misc]
-            world.at(end, lambda _, s=server: s.change("ok"))  # type: ignore[misc]
+            world.at(BEGIN, lambda s=server: s.change(mode))  # type: ignore[misc]
+            world.at(end, lambda s=server: s.change("ok"))  # type: ignore[misc]
 
     return script
 
@@ -84,8 +84,8 @@ def _slow(world: World) -> None:
         for server in world.servers[:2]:
             server.mean = MEAN * factor
 
-    world.at(BEGIN, lambda _: change(10.0))
-    world.at(END, lambda _: change(1.0))
+    world.at(BEGIN, lambda: change(10.0))
+    world.at(END, lambda: change(1.0))
 
 
 def _fifth_slow(world: World) -> None:
@@ -98,8 +98,8 @@ def _flaky(world: World) -> None:
     def change(rate: float) -> None:
         world.servers[0].error_rate = rate
 
-    world.at(BEGIN, lambda _: change(0.3))
-    world.at(END, lambda _: change(0.0))
+    world.at(BEGIN, lambda: change(0.3))
+    world.at(END, lambda: change(0.0))
 
 
 def _everywhere(world: World) -> None:
@@ -109,13 +109,13 @@ def _everywhere(world: World) -> None:
 
 def _flap(world: World) -> None:
     for i in range(15):
-        world.at(BEGIN + 2 * i, lambda _: world.servers[0].change("down"))
-        world.at(BEGIN + 2 * i + 1, lambda _: world.servers[0].change("ok"))
+        world.at(BEGIN + 2 * i, lambda: world.servers[0].change("down"))
+        world.at(BEGIN + 2 * i + 1, lambda: world.servers[0].change("ok"))
 
 
 def _newcomer(world: World) -> None:
     world.candidates = list(range(SERVERS - 1))
-    world.at(BEGIN, lambda _: world.candidates.append(SERVERS - 1))
+    world.at(BEGIN, lambda: world.candidates.append(SERVERS - 1))
 
 
 def _lies(world: World) -> None:
@@ -136,7 +136,7 @@ def _gossip(world: World) -> None:
     """Every caller's own hints reach all others, once a second and 10 ms later."""
     routers = [policy for policy in world.policies if isinstance(policy, AdaptiveRouter)]
 
-    def tell(_: None) -> None:
+    def tell() -> None:
         for i, router in enumerate(routers):
             for hint in router.hints_due(world.now):
                 for j, other in enumerate(routers):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 import time
 from collections import Counter, deque
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from node.virtual.server_model import VirtualTime
 from p2p.mesh.broadcast_tree import BroadcastTree
 from p2p.wire.messages import Branch, Graft, IHave, Prune
 from tests.simulation.scale.overlay_graph import OverlayGraph, make_graph
@@ -82,13 +82,11 @@ class _Sent:
     present: set[int] | None = None
 
 
-Event = tuple[float, int, int, int, Any]
-
-
-class BroadcastRun:
+class BroadcastRun(VirtualTime):
     """A network of broadcast trees in virtual time."""
 
     def __init__(self, case: BroadcastCase, progress: Callable[[float], None] = lambda part: None):
+        super().__init__()
         self.case = case
         self.rng = random.Random(f"broadcasts {case.seed}")
         self.progress = progress
@@ -101,9 +99,6 @@ class BroadcastRun:
             mesh=case.mesh,
             lan=case.lan,
         )
-        self.now = 0.0
-        self._sequence = 0
-        self._events: list[Event] = []
         # Collected, so that the model's own work is not counted as that of the tree.
         self._emitted: list[tuple[int, tuple[str, ...], Any]] = []
         self.names = [f"{i:05d}" for i in range(case.nodes)]
@@ -168,47 +163,36 @@ class BroadcastRun:
             if case.mbit:
                 at = max(at, self.free_at[node]) + size * 8 / (case.mbit * 1e6)
                 self.free_at[node] = at
-            self._sequence += 1
-            heapq.heappush(self._events, (at + delay, self._sequence, node, other, message))
+            self.at(at + delay, self._arrived, node, other, message)
 
     def _schedule(self, node: int) -> None:
         at = self.trees[node].next_deadline()
         if at is not None and at < self.wake[node]:
             self.wake[node] = at
-            self._sequence += 1
-            heapq.heappush(self._events, (at, self._sequence, -1, node, None))
-
-    def at(self, when: float, action: Callable[[], None]) -> None:
-        """Call `action` at a time."""
-        self._sequence += 1
-        heapq.heappush(self._events, (when, self._sequence, -2, -1, action))
+            self.at(at, self._woken, node)
 
     # Time
 
-    def run(self, until: float) -> None:
-        events, trees, clock = self._events, self.trees, time.thread_time
-        while events and events[0][0] <= until:
-            self.now, _, source, node, message = heapq.heappop(events)
-            if source == -2:
-                message()
-                self._send_emitted()
-                continue
-            if source == -1:
-                if self.wake[node] != self.now or node in self.silent:
-                    continue
-                self.wake[node] = float("inf")
-                began = clock()
-                trees[node].tick(self.now)
-            elif node not in self.graph.links[source] or node in self.silent:
-                continue
-            else:
-                began = clock()
-                self._receive(node, source, message)
-            if self.counting:
-                self.cpu += clock() - began
-            self._send_emitted()
-            self._schedule(node)
-        self.now = until
+    def step(self) -> None:
+        super().step()
+        self._send_emitted()
+
+    def _woken(self, node: int) -> None:
+        if self.wake[node] == self.now and node not in self.silent:
+            self.wake[node] = float("inf")
+            self._measured(node, partial(self.trees[node].tick, self.now))
+
+    def _arrived(self, source: int, node: int, message: Any) -> None:
+        if node in self.graph.links[source] and node not in self.silent:
+            self._measured(node, partial(self._receive, node, source, message))
+
+    def _measured(self, node: int, work: Callable[[], object]) -> None:
+        began = time.thread_time()
+        work()
+        if self.counting:
+            self.cpu += time.thread_time() - began
+        self._send_emitted()
+        self._schedule(node)
 
     def _receive(self, node: int, source: int, message: Any) -> None:
         tree, via = self.trees[node], self.names[source]

@@ -5,7 +5,6 @@ A dial takes four round trips, one to a node behind a NAT fails after CONNECT_TI
 
 from __future__ import annotations
 
-import heapq
 import random
 import statistics
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from node.virtual.server_model import VirtualTime
 from p2p.addresses.address import INBOUND, Address, PeerFound
 from p2p.addresses.address_book import AddressBook
 from p2p.addresses.reconnect import Reconnect
@@ -77,11 +77,12 @@ class _Node:
         self.counts: Counter[str] = Counter()
 
 
-class FormationRun:
+class FormationRun(VirtualTime):
     """Discrete events of all nodes."""
 
     def __init__(self, nodes: int, seed: int) -> None:
-        self.seed, self.now = seed, 0.0
+        super().__init__()
+        self.seed = seed
         rng = random.Random(f"formation {seed}")
         self.graph: OverlayGraph = make_graph(nodes, dials=0, max_links=0, nat_share=0.6, seed=seed)
         ids = rng.sample(range(32**6), nodes)
@@ -97,8 +98,6 @@ class FormationRun:
         ]
         self.at_host = {host: number for number, host in enumerate(self.hosts)}
         self.all = [_Node(number, self) for number in range(nodes)]
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._sequence = 0
         for node in self.all:
             node.started = node.number / JOINS_PER_S
             self.at(node.started, partial(self._start, node))
@@ -106,15 +105,6 @@ class FormationRun:
 
     def node_id(self, number: int) -> str:
         return self._ids[number]
-
-    def at(self, when: float, action: Callable[[], None]) -> None:
-        self._sequence += 1
-        heapq.heappush(self._events, (when, self._sequence, action))
-
-    def run(self, until: float) -> None:
-        while self._events and self._events[0][0] <= until:
-            self.now, _, action = heapq.heappop(self._events)
-            action()
 
     def _start(self, node: _Node) -> None:
         if node.number:

@@ -7,7 +7,6 @@ complete, and a presence reaches each neighbour within SPREAD_S.
 
 from __future__ import annotations
 
-import heapq
 import random
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from exchange.engine.engine import Engine
 from exchange.feeds.exchange_messages import pack
 from exchange.model.commands import NewOrder
 from exchange.model.ports import Send
+from node.virtual.server_model import VirtualTime
 from p2p.addresses.address import Address, PeerFound
 from p2p.addresses.address_book import AddressBook
 from p2p.addresses.reconnect import Reconnect, Wait
@@ -73,18 +73,16 @@ class NewcomerFigures:
     wall: float
 
 
-class NewcomerRun:
+class NewcomerRun(VirtualTime):
     """Discrete events around one newcomer."""
 
     def __init__(self, nodes: int, seed: int, progress: Callable[[float], None]) -> None:
+        super().__init__(START)
         self.network = network = EstablishedNetwork(nodes, seed, progress)
         self.progress = progress
         self.me = nodes
         self.my_id = network.node_id(nodes)
         self.rng = random.Random(f"newcomer {seed}")
-        self.now = START
-        self.events: list[tuple[float, int, Callable[[], None]]] = []
-        self._sequence = 0
         self.neighbours: dict[str, Neighbour] = {}
         self.makers: dict[int, Engine] = {}
         self.cpu = 0.0
@@ -106,10 +104,6 @@ class NewcomerRun:
         self._offered = False
 
     # Events
-
-    def at(self, when: float, action: Callable[[], None]) -> None:
-        self._sequence += 1
-        heapq.heappush(self.events, (when, self._sequence, action))
 
     def _mine(self, action: Callable[[], None]) -> None:
         """Do work of the newcomer, and send what comes of it."""
@@ -138,7 +132,7 @@ class NewcomerRun:
         else:
             self._mine(lambda: self.tree.tick(self.now))
 
-    def run(self) -> None:
+    def until_traded(self) -> None:
         """Run until all orders are shown and the newcomer has traded."""
         first = self.rng.choice(
             [n for n in range(self.network.nodes) if not self.network.graph.behind_nat[n]]
@@ -146,11 +140,10 @@ class NewcomerRun:
         self.book.add(PeerFound(self.network.hosts[first], PORT, None, "bootstrap"), self.now)
         self.at(self.now, self._tick)
         self.at(self.now, self._watch)
-        while self.events and self.now < START + LONGEST_S:
+        while self.now < START + LONGEST_S:
             if "all_shown" in self.reached and "first_trade" in self.reached:
                 return
-            self.now, _, action = heapq.heappop(self.events)
-            action()
+            self.step()
 
     def _tick(self) -> None:
         self._mine(self._tick_newcomer)
@@ -360,7 +353,7 @@ def run_newcomer(
     """Let one node join a network of `nodes`."""
     began = time.perf_counter()
     run = NewcomerRun(nodes, seed, progress)
-    run.run()
+    run.until_traded()
     took = {name: at - START for name, at in run.reached.items()}
     return NewcomerFigures(
         nodes=nodes,

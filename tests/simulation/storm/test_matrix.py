@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 
+from node.virtual.server_model import VirtualTime
 from tests.simulation.storm import tables
 from tests.simulation.storm.matrix import CELLS, Cell, best_fixed, measure
 from tests.simulation.storm.spreads import SPREADS, Phases, SpreadServer, capacity
@@ -51,13 +52,8 @@ def test_a_window_found_by_search_is_the_measure() -> None:
 
 
 @pytest.mark.parametrize("spread", SPREADS)
-def test_servers_are_as_fast_as_they_are_said_to_be(spread: str) -> None:
-    class Clock:
-        now = 0.0
-
-        def at(self, *arguments: object) -> None: ...
-
-    clock = Clock()
+def test_servers_have_their_stated_speed(spread: str) -> None:
+    clock = VirtualTime()
     server = SpreadServer(clock, random.Random(1), spread)
     times = []
     for _ in range(200_000):

@@ -69,7 +69,9 @@ def test_goodput_is_back_within_20_s_of_the_end_of_a_trigger() -> None:
     ("scenario", "multiple"),
     [("1 sender", 1.6), ("20 senders", 1.9), ("1 sender, half load", 2.0)],
 )
-def test_it_serves_peers_that_report_no_load_nearly_as_well(scenario: str, multiple: float) -> None:
+def test_the_governor_serves_peers_without_load_reports_nearly_as_well(
+    scenario: str, multiple: float
+) -> None:
     found = runs(scenario, "governor")
     assert median(found, "drain") <= multiple
     assert all(run.lost == 0 and run.crashes == 0 for run in found)

@@ -279,7 +279,7 @@ def values(loaded: Loaded) -> dict[str, str]:
     return {view.name: view.value for view in describe(loaded)}
 
 
-def test_what_describe_shows_can_be_loaded_again() -> None:
+def test_described_values_can_be_loaded_again() -> None:
     first = from_env(
         BOOTSTRAP_PEERS="[::1]:1,a:2", DISCOVERY_MDNS="no", METRICS_ERROR_WEIGHT="0.125"
     )

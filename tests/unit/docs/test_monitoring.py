@@ -22,6 +22,7 @@ def test_each_alert_has_a_section_and_each_section_an_alert() -> None:
     assert anchors == [name.lower() for name in NAMES]
 
 
+@pytest.mark.process
 def test_each_alert_fires_for_a_sick_node_and_not_for_a_healthy_one(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

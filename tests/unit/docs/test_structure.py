@@ -27,7 +27,7 @@ def test_packages_stand_on_no_more_floors() -> None:
 
 
 async def test_an_order_passes_no_more_calls_and_modules() -> None:
-    found = (await structure.ways())["order by REST"]
+    found = (await structure.ways("order by REST"))["order by REST"]
     assert found["calls"] <= structure.CALLS
     assert found["modules"] <= structure.MODULES
 

@@ -30,16 +30,16 @@ class StrategyConformance:
             while not peers:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
-    async def test_it_is_off_before_the_start(self):
+    async def test_the_strategy_is_off_before_the_start(self):
         strategy = self.make()
         assert strategy.state == "off"
         assert strategy.detail
         assert strategy.found_count == 0
 
-    async def test_it_has_a_place_in_the_order_of_priority(self):
+    async def test_the_strategy_has_a_place_in_the_order_of_priority(self):
         assert self.make().name in SOURCE_PRIORITY
 
-    async def test_what_it_finds_is_an_address_under_its_name(self):
+    async def test_addresses_found_carry_the_name_of_the_strategy(self):
         strategy, peers = self.make(), []
         await strategy.start(peers.append)
         try:
@@ -69,7 +69,7 @@ class StrategyConformance:
         await asyncio.sleep(self.settle)
         assert len(peers) == count
 
-    async def test_it_can_be_started_again(self):
+    async def test_the_strategy_can_be_started_again(self):
         strategy, peers = self.make(), []
         for _ in range(2):
             await strategy.start(peers.append)

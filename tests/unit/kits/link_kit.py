@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from typing import Any
 
+import looptime
 import msgspec
 import uvloop
 
@@ -26,7 +27,8 @@ WAY_NAMES = [f"{'tls' if s else 'plain'}-{'uvloop' if f else 'asyncio'}" for s, 
 
 
 def run(test: Coroutine[Any, Any, None], *, fast: bool = False) -> None:
-    """Run a test on asyncio's or on uvloop's loop; what a handler or a callback raised fails it."""
+    """Run a test on asyncio's loop in virtual time, or on uvloop's in real time; what a handler or a callback raised
+    fails it."""
     failures: list[dict[str, Any]] = []
 
     async def watched() -> None:
@@ -36,7 +38,9 @@ def run(test: Coroutine[Any, Any, None], *, fast: bool = False) -> None:
         await asyncio.wait_for(test, 100)
 
     # Not asyncio.Runner, which changes the thread's current loop under pytest-asyncio.
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop() if fast else asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = (
+        uvloop.new_event_loop() if fast else looptime.new_event_loop(noop_cycles=5)
+    )
     try:
         loop.run_until_complete(watched())
         assert asyncio.all_tasks(loop) == set()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
+from math import inf
 
+from node.virtual.server_model import VirtualTime
 from p2p.base.errors import RemoteProtocolError
 from p2p.base.identity import Identity
 from p2p.base.limits import RELAY_RATE
@@ -25,13 +26,13 @@ def identity(number: int) -> Identity:
     return Identity.from_seed(number.to_bytes(32, "big"))
 
 
-class VirtualMesh:
+class VirtualMesh(VirtualTime):
     """Nodes 0..n-1. Links keep order; what is under way on a link that goes down is lost."""
 
     def __init__(
         self, n: int, *, seed: int = 0, latency: tuple[float, float] = (0.001, 0.01)
     ) -> None:
-        self.now = 100.0
+        super().__init__(100.0)
         self.rng = random.Random(seed)
         self.latency = latency
         self.loss = 0.0  # of single messages, which TCP does not do: worse than life
@@ -40,8 +41,6 @@ class VirtualMesh:
         self.codec = Codec()
         self.links: dict[tuple[int, int], int] = {}  # (low, high) → epoch
         self._epochs = itertools.count(1)
-        self._sequence = itertools.count()
-        self._under_way: list[tuple[float, int, int, int, int, bytes]] = []
         self._free_at: dict[tuple[int, int], float] = {}
         self.heard: list[Counter[bytes]] = [Counter() for _ in range(n)]  # broadcasts, by payload
         self.notes: list[list[Received]] = [[] for _ in range(n)]
@@ -54,6 +53,7 @@ class VirtualMesh:
         self.encryption: dict[int, RelayEncryption] = {}  # of those that encrypt
         self.relay_rates: dict[int, float] = {}
         self.routers = [self._make_router(i) for i in range(n)]
+        self._due = [inf] * n  # next deadline of each router
 
     def _make_router(self, i: int) -> MessageRouter:
         router = MessageRouter(
@@ -156,6 +156,11 @@ class VirtualMesh:
                 if self.tap is not None:
                     self.tap(i, other, packed)
                 self._put(i, other, packed)
+        self._due[i] = self._deadline(i)
+
+    def _deadline(self, i: int) -> float:
+        deadline = self.routers[i].next_deadline()
+        return inf if deadline is None else deadline
 
     def _put(self, a: int, b: int, packed: bytes) -> None:
         low, high = sorted((a, b))
@@ -164,32 +169,26 @@ class VirtualMesh:
             return
         at = max(self._free_at.get((a, b), 0.0), self.now + self.rng.uniform(*self.latency))
         self._free_at[a, b] = at
-        heapq.heappush(self._under_way, (at, next(self._sequence), a, b, epoch, packed))
+        self.at(at, self._arrive, a, b, epoch, packed)
 
     # Time
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
         end = self.now + seconds
-        while True:
-            deadlines = [(r.next_deadline(), i) for i, r in enumerate(self.routers)]
-            timer = min(((at, i) for at, i in deadlines if at is not None), default=None)
-            message = self._under_way[0][0] if self._under_way else None
-            at = min(x for x in (message, timer[0] if timer else None, end) if x is not None)
-            if at >= end:
-                self.now = end
-                return
+        due = self._due = [self._deadline(i) for i in range(len(self.routers))]
+        while (at := min(timer := min(due), self.next_due)) < end:
+            if self.next_due <= at:
+                self.step()
+                continue
             self.now = max(self.now, at)
-            if message is not None and message <= at:
-                self._arrive()
-            elif timer is not None:
-                self.routers[timer[1]].tick(self.now)
-                self._collect(timer[1])
-                again = self.routers[timer[1]].next_deadline()
-                assert again is None or again > self.now  # or a driver would spin
+            i = due.index(timer)
+            self.routers[i].tick(self.now)
+            self._collect(i)
+            assert due[i] > self.now  # or a driver would spin
+        self.now = end
 
-    def _arrive(self) -> None:
-        _, _, a, b, epoch, packed = heapq.heappop(self._under_way)
+    def _arrive(self, a: int, b: int, epoch: int, packed: bytes) -> None:
         if self.links.get((min(a, b), max(a, b))) != epoch:
             return
         try:

@@ -243,7 +243,7 @@ def test_a_feed_that_was_contradicted_stays_hidden_over_a_restart() -> None:
         net.now += 1.0
 
 
-def test_what_was_applied_before_a_fault_is_written() -> None:
+def test_events_applied_before_a_fault_are_written() -> None:
     """Otherwise the node would restart with another feed than it had. Found by a dishonest node of the simulation."""
     net = Network(1)
     owner = Owner(50)
@@ -264,7 +264,7 @@ def test_what_was_applied_before_a_fault_is_written() -> None:
 @pytest.mark.parametrize(
     "payload", [b"", b"\xc1", b"\x80", b"{}", b"\x81\xa3key\xa1\xff", b"\x91" * 5000]
 )
-def test_garbage_is_invalid(kind: str, payload: bytes) -> None:
+def test_malformed_messages_are_invalid(kind: str, payload: bytes) -> None:
     net = Network(1)
     assert not net[0].receive(net.now, kind, payload, "a", "b")
 

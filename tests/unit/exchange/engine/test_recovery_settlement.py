@@ -134,7 +134,9 @@ def test_an_order_that_was_cancelled_is_not_open_again() -> None:
         stated(side=SELL),
     ],
 )
-def test_what_only_another_node_states_has_to_fit_the_order(doubtful: StatementTrade) -> None:
+def test_doubtful_fills_stated_by_the_counterparty_alone_go_to_suspense(
+    doubtful: StatementTrade,
+) -> None:
     lost = Lost()
     _, report = lost.recover(stated=[doubtful])
     assert len(report.suspense) == 1
@@ -143,7 +145,7 @@ def test_what_only_another_node_states_has_to_fit_the_order(doubtful: StatementT
     assert order.filled == 0
 
 
-def test_what_only_another_node_states_and_fits_is_booked() -> None:
+def test_matching_fills_stated_by_the_counterparty_alone_are_booked() -> None:
     lost = Lost()
     _, report = lost.recover(stated=[stated()])
     assert [fill.order for fill in report.fills] == [1]

@@ -233,7 +233,7 @@ def test_a_feed_that_was_given_up_is_not_requested_nor_served_before_its_time() 
     assert net[0].feeds_behind == 1  # requested again
 
 
-def test_when_there_are_too_many_feeds_those_of_absent_owners_give_way() -> None:
+def test_feeds_of_absent_owners_are_dropped_first_at_the_limit() -> None:
     net = Harness(FeedLimits(max_feeds=4))  # the own one and three more
     here, gone, late, later = Owner(50), Owner(51), Owner(52), Owner(53)
     for owner in (here, late, later):

@@ -65,7 +65,7 @@ class Local:
 # What is kept
 
 
-def test_what_is_kept_is_handed_on_with_what_is_left_of_its_lease() -> None:
+def test_kept_presences_are_passed_on_with_the_rest_of_their_lease() -> None:
     table = PresenceTable()
     table.put("a", unsigned(1), 20.0)
     assert table.part(11.0, 0, 1) == [KeptPresence(9000, unsigned(1))]
@@ -94,7 +94,7 @@ def test_a_dropped_or_replaced_presence_leaves_nothing_behind() -> None:
     assert (len(table), table.bytes, table._groups) == (0, 0, {})
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_presences_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     table = PresenceTable()
     table.put("long", unsigned(1, heads=MAX_PRESENCE_BYTES // 10), 9.0)
     assert len(table) == 0
@@ -141,7 +141,7 @@ def test_an_answer_counts_once_and_only_from_where_it_was_requested() -> None:
     assert local.it.on_part(0.1, A, answer) == []
 
 
-def test_what_a_lost_neighbour_was_asked_for_is_requested_of_another() -> None:
+def test_requests_to_a_lost_neighbour_move_to_another() -> None:
     local = Local(A, B)
     local.it.stated(0.0, A, MANY)
     assert len(local.ticked(0.0)) == MAX_UNDER_WAY
@@ -235,7 +235,7 @@ def test_a_forged_presence_is_invalid(small: None) -> None:
     assert net[0].present == []
 
 
-def test_what_was_handed_on_is_handed_on_with_what_is_left_then(
+def test_presences_are_passed_on_again_with_the_rest_of_their_lease(
     small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence_module, "RENEWALS_PER_LEASE", 1)

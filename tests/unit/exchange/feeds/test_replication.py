@@ -192,7 +192,7 @@ def test_a_claimant_that_delivers_gets_more_requests_at_once() -> None:
     assert rounds[:4] == [8, 16, 32, 32]
 
 
-def test_when_claims_are_full_the_greatest_claimant_loses_one(
+def test_the_greatest_claimant_loses_a_claim_when_claims_are_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(missing_module, "MAX_MISSING", 100)

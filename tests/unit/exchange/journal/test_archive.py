@@ -118,7 +118,7 @@ def test_a_write_that_fails_leaves_nothing(archive: Archive) -> None:
     assert (len(archive.fills(limit=9)), len(archive.postings("account:2", asset="NEW"))) == (2, 1)
 
 
-def test_what_came_of_later_frames_is_set_aside_and_kept(archive: Archive) -> None:
+def test_rows_of_later_frames_are_set_aside_and_kept(archive: Archive) -> None:
     for at in (1, 2, 3):
         archive.add([(at, replace(ORDER, number=at))], [(at, FILL)], [(at, POSTING)], at)
     assert [archive.count_after(frame) for frame in (0, 1, 3)] == [9, 6, 0]

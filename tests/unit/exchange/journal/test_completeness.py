@@ -132,6 +132,7 @@ def cuts(left: Left, rng: random.Random, count: int) -> list[tuple[str, int]]:
     return ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_a_cut_journal_is_whole_or_repaired_or_refused_and_never_silently_shorter(
     seed: int, tmp_path: Path
@@ -194,7 +195,7 @@ def test_with_full_sync_commits_that_were_not_flushed_are_not_given_up(path: Pat
     assert opened(left, sync="full") == (6, [])
 
 
-def test_others_feeds_that_were_not_flushed_are_nobodys_loss(path: Path) -> None:
+def test_unflushed_feeds_of_other_nodes_are_no_loss(path: Path) -> None:
     killed = path.with_name("killed")
     with closing(open_journal(path, sync="full", owner="me")) as journal:
         journal.commit([PutMeta("last", 1)])
@@ -226,7 +227,7 @@ def test_with_full_sync_an_archive_of_lost_commits_is_refused_though_the_anchor_
         opened(path, sync="full")
 
 
-def test_what_the_archive_has_of_lost_commits_is_set_aside(path: Path) -> None:
+def test_archived_rows_of_lost_commits_are_set_aside(path: Path) -> None:
     with closing(open_journal(path)) as journal:
         for number in range(1, 10):
             journal.commit([PutMeta("last", number), replace(ORDER, number=number, done=True)])
@@ -273,7 +274,7 @@ def test_a_journal_may_be_closed_twice(path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 1536, bytes(1536)])
-def test_what_is_no_anchor_is_refused(data: bytes, path: Path) -> None:
+def test_damaged_anchors_are_refused(data: bytes, path: Path) -> None:
     written(path, 3)
     (path / "anchor").write_bytes(data)
     with pytest.raises(

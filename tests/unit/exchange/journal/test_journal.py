@@ -125,6 +125,7 @@ def test_the_version_goes_with_the_fields_of_the_records() -> None:
 # Killed
 
 
+@pytest.mark.slow
 def test_cut_at_every_byte_of_the_last_commits_it_holds_the_whole_ones(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +175,7 @@ class Killed(BaseException):
     """The process ended here."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_any_file_change_it_holds_all_commits(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -263,7 +265,7 @@ def test_segments_stay_until_the_archive_has_them(
 
 
 @pytest.mark.parametrize("what", ["log", "state"])
-def test_what_is_missing_is_noticed(what: str, path: Path) -> None:
+def test_missing_files_are_noticed(what: str, path: Path) -> None:
     with closing(open_journal(path)) as journal:
         for records in commits(8, 200):
             journal.commit(records)
@@ -346,7 +348,7 @@ def test_looking_up_an_order_waits_for_the_archive_only_when_that_is_far_behind(
         assert journal.order(1) == done
 
 
-def test_what_was_committed_is_found_at_once_while_the_thread_archives(path: Path) -> None:
+def test_committed_records_are_found_at_once_while_the_thread_archives(path: Path) -> None:
     with closing(open_journal(path, background=True)) as journal:
         for number in range(1, 200):
             done = replace(ORDER, number=number, done=True, updated=number)

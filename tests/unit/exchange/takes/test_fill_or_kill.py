@@ -242,7 +242,7 @@ def test_a_plain_take_is_not_answered_with_a_reservation() -> None:
     assert bid.pending == 3
 
 
-def test_credit_limits_hold_for_it() -> None:
+def test_credit_limits_hold_for_fill_or_kill_orders() -> None:
     network, _ = across()
     network[0].ledger.set_credit("", "COIN", 2 * 10**8)
     assert ended(network.bid(0, 102, 8, tif="fok")) == (True, 0, "credit")

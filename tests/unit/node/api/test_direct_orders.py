@@ -214,7 +214,7 @@ async def test_a_request_under_way_is_answered_when_the_server_stops(
             await stopping
 
 
-async def test_a_client_that_leaves_before_its_answer_harms_nobody_else(
+async def test_a_client_that_leaves_before_its_answer_harms_no_other(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = hold_commits(pair, monkeypatch)

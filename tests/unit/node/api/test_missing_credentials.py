@@ -64,7 +64,7 @@ async def test_two_authorizations_are_refused(api: Api) -> None:
     ],
     ids=str,
 )
-async def test_a_stream_that_failed_to_authenticate_is_nobodys(
+async def test_a_stream_that_failed_to_authenticate_belongs_to_no_account(
     api: Api, credentials: dict[str, str]
 ) -> None:
     async with api.session.ws_connect(f"{api.url}/v1/stream") as socket:

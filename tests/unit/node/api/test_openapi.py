@@ -107,6 +107,7 @@ def lines(language: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("language", ["curl", "Python"])
 async def test_every_example_is_a_request_that_the_node_understands(
     api: Api, language: str

@@ -63,7 +63,7 @@ def text(shown: ComparisonView) -> str:
     return "\n".join("".join(piece for piece, _ in line) for line in lines)
 
 
-def test_agreement_is_said_in_words() -> None:
+def test_agreement_is_printed_in_words() -> None:
     rows = [asset("BTC", "0.5", "0.5", "0"), asset("USD", "-15000", "-15000", "0")]
     shown = text(view(agree=True, assets=[*rows, asset("EUR", "0", "0", "0")]))
     assert shown.splitlines()[0] == "node themselves agrees  3 trades"

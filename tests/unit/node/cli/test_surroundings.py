@@ -79,7 +79,7 @@ def test_white_space_around_a_key_does_no_harm(node: RunningNode, end: str) -> N
     assert shown.stdout.splitlines()[:2] == [f"account {made}: alice", f"  by    the key {KEY}"]
 
 
-def test_without_a_key_the_answer_says_that_it_is_the_operators(node: RunningNode) -> None:
+def test_answers_to_requests_without_a_key_name_the_operator(node: RunningNode) -> None:
     assert run("whoami", *here(node)).stdout.startswith("operator: acts for the house")
     assert json.loads(run("whoami", "--json", *here(node)).stdout)["access"] == "operator"
 

@@ -39,7 +39,7 @@ def logger() -> Iterator[logging.Logger]:
         handler.close()
 
 
-def test_lines_that_nobody_reads_are_dropped_and_counted(logger: logging.Logger) -> None:
+def test_lines_without_a_reader_are_dropped_and_counted(logger: logging.Logger) -> None:
     target = Target()
     handler = QueuedHandler(target, held=3)
     logger.addHandler(handler)

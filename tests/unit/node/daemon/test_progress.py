@@ -7,6 +7,7 @@ import io
 import pytest
 
 from node.daemon.progress import Progress, progress_text
+from node.virtual.server_model import VirtualTime
 
 
 class Terminal(io.StringIO):
@@ -14,24 +15,17 @@ class Terminal(io.StringIO):
         return True
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_short_work_shows_nothing() -> None:
-    out, clock = Terminal(), Clock()
-    with Progress("reading", stream=out, clock=clock) as progress:
+    out, clock = Terminal(), VirtualTime()
+    with Progress("reading", stream=out, clock=lambda: clock.now) as progress:
         clock.now = 1.9
         progress.update(0.9)
     assert out.getvalue() == ""
 
 
 def test_a_terminal_gets_one_line_that_is_cleared_at_the_end() -> None:
-    out, clock = Terminal(), Clock()
-    with Progress("reading", stream=out, clock=clock) as progress:
+    out, clock = Terminal(), VirtualTime()
+    with Progress("reading", stream=out, clock=lambda: clock.now) as progress:
         for second in range(1, 11):
             clock.now = float(second)
             progress.update(second / 10)
@@ -42,8 +36,8 @@ def test_a_terminal_gets_one_line_that_is_cleared_at_the_end() -> None:
 
 
 def test_elsewhere_lines_come_now_and_then_and_at_the_end() -> None:
-    out, clock = io.StringIO(), Clock()
-    with Progress("reading", stream=out, clock=clock) as progress:
+    out, clock = io.StringIO(), VirtualTime()
+    with Progress("reading", stream=out, clock=lambda: clock.now) as progress:
         for second in range(1, 26):
             clock.now = float(second)
             progress.update(second / 25)

@@ -99,7 +99,7 @@ def test_a_caller_in_a_crowd_takes_turns_by_the_weighted_policy():
     assert len(sent) == 10
 
 
-def test_why_says_that_a_peer_of_the_crowd_answered_last():
+def test_reasons_name_the_peer_that_answered_last():
     events: list[RoutingEvent] = []
     r, now, _ = spread(4)
     r.on_event = events.append
@@ -233,7 +233,7 @@ def test_an_open_peer_is_left_out_and_then_probed_once():
         now = call(r, now, peer, latency=0.0001)
 
 
-def test_when_all_are_open_it_routes_as_if_none_were():
+def test_breakers_are_ignored_when_all_are_open():
     events: list[RoutingEvent] = []
     r = router(on_event=events.append)
     now = 0.0
@@ -674,7 +674,7 @@ def test_hints_of_others_make_the_breaker_open_after_fewer_failures():
     assert failures_until_open(6) in (3, 4)
 
 
-def test_only_a_breaker_that_opens_says_when_it_is_tried_again():
+def test_only_an_opening_breaker_gives_the_time_of_the_next_try():
     events: list[RoutingEvent] = []
     r = router(on_event=events.append)
     now = warm(r, ["p0", "p1"])
@@ -715,7 +715,7 @@ def test_a_decision_names_the_number_of_peers_behind_open_breakers():
     assert events[-1].reason.endswith("; 2 behind open breakers")
 
 
-def test_where_those_looked_at_are_open_and_most_others_are_not_breakers_are_obeyed():
+def test_breakers_are_obeyed_while_most_peers_outside_the_sample_are_closed():
     many = [f"p{i:03}" for i in range(10 * SAMPLE)]
     broken = set(many[: 3 * SAMPLE])
     events: list[RoutingEvent] = []

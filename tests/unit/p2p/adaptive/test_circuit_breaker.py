@@ -27,7 +27,7 @@ def opened(**kwargs: object) -> Breaker:
     return b
 
 
-def test_it_opens_after_five_failures_in_a_row_and_not_after_four():
+def test_the_breaker_opens_after_five_failures_in_a_row_and_not_after_four():
     b = breaker()
     fail(b, 0.0, 4)
     assert b.state(0.0) is CLOSED

@@ -111,7 +111,7 @@ def test_own_hints_are_limited_to_one_per_peer_and_interval():
     assert said == [(0, "a"), (5, "a"), (10, "a"), (15, "a")]
 
 
-def test_healthy_is_said_once_and_only_after_degraded():
+def test_healthy_is_reported_once_and_only_after_degraded():
     publisher = HintPublisher()
     assert publisher.due(0.0, verdicts(a=False, b=False, c=False)) == []
     publisher.due(1.0, verdicts(a=True, b=False, c=False))

@@ -83,7 +83,7 @@ def test_errors_and_timeouts_are_distinguished():
     assert timeouts > 0.0
 
 
-def test_what_is_known_drifts_to_the_pools_average():
+def test_estimates_of_a_silent_peer_drift_to_the_average_of_the_pool():
     pool, m = Pool(), PeerMetrics(0.0)
     ok(m, pool, 0.0, 2.0)
     other = PeerMetrics(0.0)
@@ -167,7 +167,7 @@ def test_a_caller_that_sends_little_remembers_failures_for_longer():
     assert quiet.memory == pytest.approx(7.5, rel=0.05)
 
 
-def test_how_many_a_peer_serves_side_by_side_is_learned_from_its_replies():
+def test_the_width_of_a_peer_is_learned_from_its_replies():
     pool, m = Pool(), PeerMetrics(0.0)
     for i in range(2000):  # seven others inside, and no slower for it: at least eight places
         ok(m, pool, i / 100, 0.02, (7, 0.02, 0.02))

@@ -87,7 +87,7 @@ def test_a_full_share_replaces_failed_entries_by_new_ones():
     assert book.get("192.0.2.1", 3000) is None
 
 
-def test_what_was_tried_does_not_count_against_its_source():
+def test_tried_addresses_do_not_count_against_their_source():
     book = make(per_source=1)
     book.succeeded(book.add(found("192.0.2.1"), 0.0), A, 5.0, 0.0)
     assert book.add(found("192.0.2.2"), 0.0) is not None
@@ -359,7 +359,7 @@ def test_a_direct_dial_gets_a_head_start(book):
     assert choose(book, 10.0 + GRENACHE_DELAY, busy=[direct.key]) == [indirect]
 
 
-def test_where_there_is_nothing_but_grenache_it_is_dialled_at_once(book):
+def test_grenache_addresses_are_dialled_at_once_without_a_delay(book):
     book.grenache_delay = 0.0
     indirect = book.add(over_grenache(), 10.0)
     assert choose(book, 10.0) == [indirect]
@@ -384,7 +384,7 @@ def test_only_so_many_are_dialled_over_grenache(book):
     assert len(chosen(None)) == len(direct + indirect)
 
 
-def test_what_is_proven_over_grenache_proves_no_tcp_address_and_is_never_a_feeler(book):
+def test_proofs_over_grenache_prove_no_tcp_address_and_are_never_feelers(book):
     indirect = book.add(over_grenache(node=A), 0.0)
     assert DialChoice(book).feelers(100.0, unproven={A}, busy=set(), limit=5) == []
     assert book.proven(A, "grenache") is None

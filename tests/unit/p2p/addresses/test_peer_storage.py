@@ -29,7 +29,7 @@ def damaged(storage):
     return list(storage.path.parent.glob(".peers.json.damaged-*"))
 
 
-def test_what_was_saved_is_loaded(storage):
+def test_saved_peers_are_loaded(storage):
     storage.save(PEERS)
     assert storage.load() == PEERS
 

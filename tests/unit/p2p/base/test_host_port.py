@@ -49,7 +49,7 @@ def test_host_and_port_are_read(text, expected):
         ("a" * 64 + ":3000", "not a host name"),
     ],
 )
-def test_what_is_no_address_is_refused_with_the_reason_and_the_text(text, words):
+def test_malformed_addresses_are_refused_with_the_reason_and_the_text(text, words):
     with pytest.raises(ValueError, match=words) as caught:
         parse_host_port(text)
     assert repr(text) in str(caught.value)
@@ -101,7 +101,7 @@ def test_any_text_is_read_or_refused_with_value_error(text):
         ("255.255.255.255", Scope.NONE),
     ],
 )
-def test_scope_of_addresses(host, scope):
+def test_addresses_have_their_scope(host, scope):
     assert scope_of(host) is scope
 
 

@@ -130,7 +130,7 @@ def test_a_reply_that_is_cut_short_is_none(data):
         NODE + b"0\r\n" + b"x: 1\r\n" * MAX_HEAD,
     ],
 )
-def test_what_is_no_reply_is_refused(data):
+def test_malformed_replies_are_refused(data):
     with pytest.raises(BadHttp):
         parsed(data)
 
@@ -197,7 +197,7 @@ def test_trailers_are_not_headers():
     assert reply.headers[b"connection"] == b"keep-alive"
 
 
-def test_requests():
+def test_requests_are_written_and_line_breaks_in_them_refused():
     assert request("POST", "/a?b=c", {"Host": "h:1"}, b"xy") == (
         b"POST /a?b=c HTTP/1.1\r\nHost: h:1\r\nContent-Length: 2\r\n\r\nxy"
     )
@@ -254,7 +254,7 @@ def test_the_cause_of_a_failed_connection_is_a_few_words(error, kind, words):
     assert (failed.kind, str(failed), failed.sent) == (kind, words, False)
 
 
-def test_parts_of_a_url():
+def test_urls_are_split_into_their_parts():
     assert Url.parse("http://user@[::1]:80/a?b=c") == (False, ("::1", 80), "[::1]:80", "/a?b=c")
     assert Url.parse("https://x.org") == (True, ("x.org", 443), "x.org", "/")
     for text in ("", "ftp://x", "http://", "http://x:99999"):

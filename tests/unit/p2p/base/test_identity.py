@@ -63,7 +63,7 @@ def test_the_id_follows_from_the_public_key_alone():
 
 
 @pytest.mark.parametrize("text", ["", "a" * 31, "A" * 32, "1" * 32, "a" * 33, "é" * 32])
-def test_texts_that_are_no_node_ids(text):
+def test_malformed_node_ids_are_recognized(text):
     assert not is_node_id(text)
 
 

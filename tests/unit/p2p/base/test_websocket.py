@@ -176,7 +176,7 @@ def test_a_close_frame_is_masked_too() -> None:
     assert bytes(byte ^ wire[2 + n % 4] for n, byte in enumerate(wire[6:])) == b"\x03\xe8"
 
 
-async def test_reading_pauses_while_nobody_receives(monkeypatch) -> None:
+async def test_reading_pauses_without_a_receiver(monkeypatch) -> None:
     monkeypatch.setattr(websocket, "MAX_WAITING", 10)
     sent = asyncio.Event()
 

@@ -160,7 +160,7 @@ async def test_a_name_without_records_is_a_host_at_the_default_port():
         (1e9, MAX_INTERVAL, 1.1 * MAX_INTERVAL),
     ],
 )
-async def test_it_looks_again_when_the_records_expire_within_bounds(ttl, least, most):
+async def test_lookups_are_repeated_when_records_expire_within_bounds(ttl, least, most):
     lookup = FixedLookup(addresses={"seed.example": ["192.0.2.1"]}, ttl=ttl)
     strategy = DnsSeedStrategy(["seed.example"], lookup, rng=random.Random(1))
     await found_by(strategy, 2 * MAX_INTERVAL)
@@ -170,7 +170,7 @@ async def test_it_looks_again_when_the_records_expire_within_bounds(ttl, least, 
 
 
 @pytest.mark.looptime
-async def test_a_failure_is_said_and_tried_again_sooner():
+async def test_failures_are_reported_and_retried_sooner():
     lookup = FixedLookup(addresses={"seed.example": ["192.0.2.1"]})
     lookup.answers["services"] = OSError("no DNS server answers this name")
     strategy = DnsSeedStrategy(["seed.example"], lookup, rng=random.Random(1))

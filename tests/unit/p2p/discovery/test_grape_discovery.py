@@ -102,7 +102,7 @@ class TestGrapeConformance(StrategyConformance):
 
 
 @pytest.mark.looptime
-async def test_what_is_looked_up_is_reported_with_the_way_to_dial_it() -> None:
+async def test_addresses_found_are_reported_with_their_carrier() -> None:
     here = Surroundings()
     here.grape.workers = {TCP: [("192.0.2.1", 3000)], RPC: [("192.0.2.1", 3100)]}
     await here.strategy.start(here.found.append)
@@ -189,7 +189,7 @@ async def test_a_grape_that_is_not_configured_causes_no_warning(
 
 
 @pytest.mark.looptime
-async def test_what_this_node_announced_is_not_found_and_is_taken_back_at_the_end() -> None:
+async def test_own_announcements_are_not_found_and_are_withdrawn_at_the_end() -> None:
     here = Surroundings()
     here.grape.workers = {TCP: [("192.0.2.9", 3000), ("192.0.2.9", 3001), ("192.0.2.8", 3000)]}
     await here.strategy.start(here.found.append)

@@ -101,7 +101,7 @@ def test_a_zone_is_not_passed_on_and_the_senders_is_used():
     assert found.host == "fe80::2%3"
 
 
-def test_how_an_address_is_dialled_is_passed_on_and_two_ways_are_two_addresses():
+def test_carriers_are_passed_on_and_make_different_addresses():
     pex = core()
     pex.link_up(A, "192.0.2.9", 0.0)
     direct, indirect = address(B), address(B, carrier="grenache")
@@ -120,7 +120,7 @@ def test_on_the_wire_only_an_address_that_is_not_for_tcp_names_its_carrier():
 # Receiving
 
 
-def test_what_is_received_is_a_candidate_that_names_its_source():
+def test_received_addresses_are_candidates_that_name_their_source():
     pex = core()
     pex.link_up(A, "192.0.2.9", 0.0)
     found = pex.received(A, PeerExchange([address(B), address(OWN, "192.0.2.2")]), 1.0)

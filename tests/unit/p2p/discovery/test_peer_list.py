@@ -159,7 +159,7 @@ async def test_the_peers_of_a_list_are_found_with_their_ids():
         (b"x" * (MAX_BYTES + 1), 200, "it has more than"),
     ],
 )
-async def test_what_is_not_used_is_said_and_finds_nothing(body, status, why):
+async def test_unusable_lists_find_nothing_and_the_detail_gives_the_reason(body, status, why):
     detail, peers = await detail_of(body, status)
     assert f"not used: {why}" in detail
     assert peers == []

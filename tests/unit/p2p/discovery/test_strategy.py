@@ -82,7 +82,7 @@ async def test_strategies_run_side_by_side_in_order_of_priority(found):
     assert all(s.state == "off" for s in discovery.status())
 
 
-async def test_one_that_cannot_start_stops_no_other_and_is_tried_again_ever_less_often(
+async def test_strategies_that_fail_to_start_stop_no_other_and_are_retried_less_and_less_often(
     found, caplog
 ):
     bad, good = FailsAtFirst("mdns", 4), Steady()
@@ -103,7 +103,7 @@ async def test_one_that_cannot_start_stops_no_other_and_is_tried_again_ever_less
     await discovery.stop()
 
 
-async def test_one_that_fails_while_it_runs_is_started_again(found, caplog):
+async def test_strategies_that_fail_while_running_are_started_again(found, caplog):
     strategy = FailsLater("mdns")
     discovery = PeerDiscovery([strategy], found.append)
     await discovery.start(settle=5)
@@ -118,7 +118,7 @@ async def test_one_that_fails_while_it_runs_is_started_again(found, caplog):
     await discovery.stop()
 
 
-async def test_one_that_hangs_holds_up_neither_the_start_nor_the_stop(found):
+async def test_hanging_strategies_delay_neither_start_nor_stop(found):
     discovery = PeerDiscovery([Hangs("persisted"), Steady()], found.append)
     began = asyncio.get_running_loop().time()
     await discovery.start(settle=3)
@@ -127,7 +127,7 @@ async def test_one_that_hangs_holds_up_neither_the_start_nor_the_stop(found):
     await discovery.stop()
 
 
-async def test_one_that_fails_to_stop_does_not_keep_the_others_running(found, caplog):
+async def test_strategies_that_fail_to_stop_do_not_keep_the_others_running(found, caplog):
     steady = Steady()
     discovery = PeerDiscovery([FailsToStop("persisted"), steady], found.append)
     await discovery.start(settle=1)

@@ -31,20 +31,20 @@ def test_a_failure_is_answered_within_a_few_round_trips() -> None:
     assert aimd.rate(2.2) < 0.1 * before
 
 
-def test_it_grows_when_the_rate_was_the_limit() -> None:
+def test_the_rate_grows_while_it_is_the_limit() -> None:
     aimd = Aimd(AimdSettings(initial=10.0))
     drive(aimd, 0.0, 5.0, ok=True)
     assert aimd.rate(5.0) > 100.0
 
 
-def test_it_does_not_grow_while_little_or_nothing_is_sent() -> None:
+def test_the_rate_does_not_grow_while_little_or_nothing_is_sent() -> None:
     aimd = Aimd(AimdSettings(initial=50.0))
     drive(aimd, 0.0, 10.0, ok=True, share=0.3)
     assert aimd.rate(10.0) == 50.0
     assert aimd.rate(1000.0) == 50.0
 
 
-def test_slow_answers_cut_it_too() -> None:
+def test_slow_answers_cut_the_rate_too() -> None:
     aimd = Aimd(AimdSettings(initial=50.0, latency_s=0.5))
     for i in range(200):
         aimd.on_send(i * 0.02)

@@ -51,7 +51,7 @@ def test_the_standard_error_is_that_of_repeated_cohorts() -> None:
     assert statistics.fmean(errors) == pytest.approx(statistics.stdev(lows), rel=0.25)
 
 
-def test_it_waits_for_requests_that_may_still_be_among_the_quick() -> None:
+def test_a_cohort_waits_for_requests_that_may_still_be_among_the_quick() -> None:
     cohort = Cohort(5)
     for tag in range(4):
         cohort.on_send(0.0, tag)

@@ -127,7 +127,7 @@ async def test_an_attempt_that_hangs_is_ended_and_tried_again() -> None:
     assert attempts == 2
 
 
-async def test_what_must_not_be_sent_twice_fails_as_it_fails() -> None:
+async def test_calls_without_retry_fail_with_their_first_error() -> None:
     attempts = 0
 
     async def fail() -> None:

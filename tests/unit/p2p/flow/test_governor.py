@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.virtual.server_model import VirtualTime
 from p2p.flow import BreakerState, FlowEvent, Governor, GovernorSettings, LoadReport, Outcome
 
 
@@ -22,17 +23,15 @@ def governor(feedback: bool = True, events: list[FlowEvent] | None = None) -> Go
     )
 
 
-class Bench:
+class Bench(VirtualTime):
     """As much as the governor allows, to one worker pool with a queue. Deterministic service times."""
 
     def __init__(self, governor: Governor, *, workers: int = 10, service_s: float = 0.02) -> None:
+        super().__init__()
         self.governor = governor
-        self.workers = workers
         self.service_s = service_s
-        self.now = 0.0
         self.free = [0.0] * workers
-        self.pending: list[tuple[float, int, int, LoadReport]] = []
-        self.number = 0
+        self.pending: dict[int, LoadReport] = {}
         self.sent: list[float] = []
         self.done: list[float] = []
         self.wanted = True
@@ -46,25 +45,25 @@ class Bench:
                 start = max(self.now, heapq.heappop(self.free))
                 end = start + self.service_s
                 heapq.heappush(self.free, end)
-                self.number += 1
-                load = LoadReport(start - self.now, self.service_s)
-                heapq.heappush(self.pending, (end + 0.01, self.number, tag, load))
+                self.pending[tag] = LoadReport(start - self.now, self.service_s)
+                self.at(end + 0.01, self._answered, tag)
                 continue
-            next_at = min(at, self.pending[0][0] if self.pending else inf, until)
-            self.now = max(self.now, next_at)
-            if self.pending and self.pending[0][0] <= self.now:
-                _, _, tag, load = heapq.heappop(self.pending)
-                self.done.append(self.now)
-                self.governor.on_result(self.now, tag, "ok", load)
+            self.now = max(self.now, min(at, self.next_due, until))
+            if self.next_due <= self.now:
+                self.step()
             elif self.now >= until:
                 return
+
+    def _answered(self, tag: int) -> None:
+        self.done.append(self.now)
+        self.governor.on_result(self.now, tag, "ok", self.pending.pop(tag))
 
     def rate(self, start: float, end: float) -> float:
         return sum(1 for t in self.done if start <= t < end) / (end - start)
 
 
 @pytest.mark.parametrize("feedback", [True, False])
-def test_it_fills_a_server_without_a_queue_at_it(feedback: bool) -> None:
+def test_the_governor_fills_a_server_without_queueing_there(feedback: bool) -> None:
     bench = Bench(governor(feedback))
     bench.run(10.0)
     assert bench.rate(2.0, 10.0) > 430.0
@@ -72,7 +71,7 @@ def test_it_fills_a_server_without_a_queue_at_it(feedback: bool) -> None:
 
 
 @pytest.mark.parametrize("feedback", [True, False])
-def test_it_begins_small_and_ramps(feedback: bool) -> None:
+def test_the_governor_begins_small_and_ramps_up(feedback: bool) -> None:
     bench = Bench(governor(feedback))
     bench.run(3.0)
     counts = [sum(1 for t in bench.sent if i / 20 <= t < (i + 1) / 20) for i in range(60)]
@@ -96,14 +95,14 @@ def test_there_is_no_burst_at_line_rate(feedback: bool) -> None:
 
 
 @pytest.mark.parametrize("feedback", [True, False])
-def test_it_follows_a_server_that_slows_down_and_recovers(feedback: bool) -> None:
+def test_the_governor_follows_a_server_that_slows_down_and_recovers(feedback: bool) -> None:
     bench = Bench(governor(feedback))
     bench.run(4.0)
     bench.service_s = 0.1  # 100 a second
     bench.run(12.0)
     # Without load reports the base rises only by experiments.
     assert (80.0 if feedback else 70.0) < bench.rate(8.0, 12.0) <= 101.0
-    assert max(r[3].waited_s for r in bench.pending) < 0.2
+    assert max(load.waited_s for load in bench.pending.values()) < 0.2
     bench.service_s = 0.02
     bench.run(20.0)
     assert bench.rate(16.0, 20.0) > 400.0
@@ -130,7 +129,7 @@ def test_a_refusal_or_a_timeout_cuts_the_window_once_in_a_round_trip(outcome: Ou
     found = bench.governor
     assert found.in_flight >= 4
     before = found.window
-    tags = [tag for _, _, tag, _ in bench.pending][:3]
+    tags = list(bench.pending)[:3]
     for tag in tags:
         found.on_result(2.0, tag, outcome)
     assert found.window == pytest.approx(0.6 * before)

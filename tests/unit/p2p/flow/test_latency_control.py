@@ -50,7 +50,7 @@ def queued_beyond(capacity: float, served: Callable[[], float]) -> Callable[[flo
 
 
 @pytest.mark.parametrize("name", ["constant", "exponential", "one in ten slow", "heavy tail"])
-def test_it_finds_the_window_of_a_server_whatever_the_spread_of_its_times(name: str) -> None:
+def test_the_window_of_a_server_is_found_for_any_spread_of_its_times(name: str) -> None:
     rng = random.Random(1)
     served: dict[str, Callable[[], float]] = {
         "constant": lambda: 0.02,
@@ -108,7 +108,7 @@ def test_a_base_learned_in_a_queue_falls_with_the_dips() -> None:
     assert peer.control.mean_without_queue == pytest.approx(0.02)
 
 
-def test_what_a_smaller_window_does_not_improve_becomes_the_base() -> None:
+def test_latency_that_a_smaller_window_does_not_improve_becomes_the_base() -> None:
     peer = Peer(queued_beyond(10.0, lambda: 0.02))
     peer.cohorts(20)
     peer.latency = queued_beyond(10.0, lambda: 0.1)  # five times as slow

@@ -112,7 +112,7 @@ def test_an_attempt_under_way_is_not_expired_but_not_repeated_after_its_time() -
     assert len(box) == 0
 
 
-def test_what_must_not_be_sent_twice_is_settled_by_its_first_failure() -> None:
+def test_entries_without_retry_are_settled_by_their_first_failure() -> None:
     box = outbox()
     box.add(0.0, 1, retry=False)
     now, entry = next_one(box, 0.0)

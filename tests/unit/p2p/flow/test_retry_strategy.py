@@ -77,7 +77,7 @@ async def test_retries_of_an_outage_stay_within_the_budget() -> None:
 
 
 @pytest.mark.looptime
-async def test_what_the_far_side_refuses_on_its_merits_is_not_tried_again() -> None:
+async def test_refusals_on_the_merits_are_not_retried() -> None:
     strategy = RetryStrategy(policy())
     flaky = Flaky(RpcError("insufficient_balance", "no"))
     with pytest.raises(RpcError, match="insufficient_balance"):

@@ -49,7 +49,7 @@ def test_asking_the_shadow_changes_nothing_and_deciding_counts() -> None:
     assert found.total_delay_s == found.longest_delay_s == pytest.approx(0.1)
 
 
-def test_what_would_wait_beyond_patience_counts_as_refused_and_is_not_charged() -> None:
+def test_requests_beyond_the_patience_count_as_refused_and_are_not_charged() -> None:
     shadow = Shadow(1.0, patience_s=2.0)
     decided = [shadow.decide(0.0) for _ in range(10)]
     assert decided[:3] == [0.0, 1.0, 2.0]

@@ -24,7 +24,7 @@ def test_percentiles_are_right_to_within_five_percent(latencies: list[float]) ->
         assert exact * 0.9999 <= value <= exact * 1.0501
 
 
-def test_what_is_older_than_the_window_is_forgotten() -> None:
+def test_samples_older_than_the_window_are_forgotten() -> None:
     window = SlidingWindow(seconds=10.0, slots=10)
     for i in range(100):
         window.record(i / 100, 1.0, False)

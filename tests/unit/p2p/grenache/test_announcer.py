@@ -171,7 +171,7 @@ async def test_a_failed_withdrawal_delays_no_other(trouble: str) -> None:
         await announcer.close()
 
 
-async def test_what_cannot_be_announced_is_refused() -> None:
+async def test_invalid_announcements_are_refused() -> None:
     announcer = Announcer(MemoryDirectory())
     with pytest.raises(BadInput):
         announcer.start("", 1)

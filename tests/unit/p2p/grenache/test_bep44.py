@@ -26,7 +26,7 @@ VECTOR = MutableItem(
 )
 
 
-def test_what_is_signed_verifies_and_nothing_else_does():
+def test_only_signed_values_verify():
     item = bep44.sign(KEY, 7, b"value", salt=b"salt", cas=6)
     assert bep44.verify(item)
     assert item.cas == 6
@@ -65,7 +65,7 @@ def test_what_is_signed_verifies_and_nothing_else_does():
         ({"cas": "1"}, "opts.cas must be an integer if provided"),
     ],
 )
-def test_what_no_grape_stores_is_refused_with_the_sentence_of_the_real_one(change, sentence):
+def test_items_that_no_grape_stores_are_refused_with_the_real_error(change, sentence):
     with pytest.raises(BadInput) as caught:
         bep44.check(replace(VECTOR, **change))
     assert caught.value.code == sentence

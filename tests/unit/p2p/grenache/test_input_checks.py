@@ -25,7 +25,7 @@ def test_other_service_names_are_refused(name):
 @pytest.mark.parametrize(
     "key", ["", "zz", KEY[:-1], KEY + "0", "g" * 40, KEY + "\n", None, b"6" * 40]
 )
-def test_what_would_become_the_empty_key_of_a_grape_is_refused(key):
+def test_keys_that_a_grape_would_read_as_empty_are_refused(key):
     with pytest.raises(BadInput):
         check_key(key)
 

@@ -63,7 +63,7 @@ async def test_announce_look_up_put_and_get(urls):
         assert got.value == b"hello"
 
 
-async def test_signed_values(urls):
+async def test_signed_values_are_put_and_read(urls):
     private = Ed25519PrivateKey.generate()
     async with Link(urls) as link:
         for seq, value in enumerate((b"old", b"new"), start=1):
@@ -116,7 +116,7 @@ async def test_a_grape_in_the_process_takes_the_place_of_a_link():
             assert await first.lookup("quotes") == [("127.0.0.1", 1337)]
 
 
-async def test_what_is_no_bytes_is_refused_by_link_and_grape(urls):
+async def test_values_other_than_bytes_are_refused_by_link_and_grape(urls):
     async with Link(urls) as link, Grape(GrapeSettings(host="127.0.0.1", port=0)) as grape:
         for directory in (link, grape):
             with pytest.raises(BadInput, match="bytes, not str; encode it first"):

@@ -166,7 +166,7 @@ async def test_a_worker_that_restarts_on_its_port_keeps_its_links(both: Over) ->
 
 
 @every_transport
-async def test_when_the_answering_node_stops_the_other_reads_its_goodbye(both: Over) -> None:
+async def test_goodbyes_of_the_answering_node_are_read(both: Over) -> None:
     await both.dial()
     await both.right.service.stop()
     await both.right_carrier.stop()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 from collections.abc import Callable
 
@@ -11,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.virtual.server_model import VirtualTime
 from p2p.base.limits import DEAD_AFTER
 from p2p.grenache_links.tunnel import (
     BUFFER,
@@ -35,7 +34,7 @@ from p2p.wire.byte_stream import ByteStreamError
 ID = "0123456789abcdef" * 2
 
 
-class Network:
+class Network(VirtualTime):
     """One tunnel. Messages take `delay` seconds; `loss` and `doubling` are shares of 1."""
 
     def __init__(
@@ -46,7 +45,7 @@ class Network:
         loss: float = 0.0,
         doubling: float = 0.0,
     ) -> None:
-        self.now = 0.0
+        super().__init__()
         self.rng = random.Random(seed)
         self.delay, self.loss, self.doubling = delay, loss, doubling
         self.dial = DialEnd(ID, 0.0, self.rng)
@@ -56,30 +55,24 @@ class Network:
         self.reads = {"dial": True, "answer": True}  # whether what arrives is read at once
         self.asked: list[tuple[float, Ask]] = []
         self.most_unread = 0
-        self._sequence = itertools.count()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
 
     def ends(self) -> dict[str, DialEnd | AnswerEnd]:
         return {"dial": self.dial, "answer": self.answer}
 
-    def at(self, time: float, call: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (time, next(self._sequence), call))
-
     def carry(self, call: Callable[[], None]) -> None:
         copies = 0 if self.rng.random() < self.loss else 1 + (self.rng.random() < self.doubling)
         for _ in range(copies):
-            self.at(self.now + self.rng.uniform(*self.delay), call)
+            self.after(self.rng.uniform(*self.delay), call)
 
     def run(self, seconds: float) -> None:
         end = self.now + seconds
-        self.step()
-        while self._events and self._events[0][0] <= end:
-            self.now, _, call = heapq.heappop(self._events)
-            call()
+        self.pass_on()
+        while self.next_due <= end:
             self.step()
+            self.pass_on()
         self.now = end
 
-    def step(self) -> None:
+    def pass_on(self) -> None:
         """Pass bytes on, as the drivers do whenever something has happened."""
         for name, one in self.ends().items():
             self.most_unread = max(self.most_unread, len(one.unread))
@@ -91,11 +84,10 @@ class Network:
             self.respond(reply)
         for ask in self.dial.asks(self.now):
             self.asked.append((self.now, ask))
-            number = ask.number
             self.carry(lambda ask=ask: self.arrive(ask))
-            self.at(self.now + ask.timeout, lambda n=number: self.time_out(n))
+            self.after(ask.timeout, self.time_out, ask.number)
         later = self.dial.next_time(self.now)
-        if later is not None and not any(at == later for at, _, _ in self._events):
+        if later is not None and not any(at == later for at, *_ in self._plan):
             self.at(later, lambda: None)
 
     def arrive(self, ask: Ask) -> None:
@@ -155,7 +147,7 @@ def transfer(net: Network, up: bytes, down: bytes, *, seconds: float = 200.0) ->
             net.reads[name] = rng.random() < 0.8
         net.run(rng.choice([0.0, 0.001, 0.05, 0.5]))
     net.reads = {"dial": True, "answer": True}
-    net.step()
+    net.pass_on()
 
 
 class TestWithoutFaults:
@@ -438,7 +430,7 @@ class TestDishonestPeers:
             {"tunnel": ID, "ack": 0.5, "limit": 0, "known": 0},
         ],
     )
-    def test_what_is_no_request_is_refused(self, payload):
+    def test_malformed_requests_are_refused(self, payload):
         with pytest.raises(ByteStreamError):
             read_request(payload)
 

@@ -50,10 +50,10 @@ def on_every_way(test: Callable[[Any], Awaitable[None]]) -> Callable[[bool, bool
 
 
 def once(test: Callable[[Any], Awaitable[None]]) -> Callable[[], None]:
-    """For what takes seconds."""
+    """In virtual time alone, for a test that takes seconds."""
 
     def body() -> None:
-        in_a_loop(test, True, True)
+        in_a_loop(test, secure=True, fast=False)
 
     body.__name__, body.__doc__ = test.__name__, test.__doc__  # type: ignore[attr-defined]
     return body
@@ -304,7 +304,7 @@ def test_beyond_the_bound_tunnels_are_refused() -> None:
 @pytest.mark.parametrize(
     "payload", [None, 5, "x", {}, {"tunnel": "x"}, {"tunnel": "0" * 32, "ack": 0}]
 )
-def test_what_is_no_request_is_answered_with_an_error(payload: Any) -> None:
+def test_malformed_requests_are_answered_with_an_error(payload: Any) -> None:
     async def inside() -> None:
         async with network() as net:
             one = await net.node(1)
@@ -354,7 +354,7 @@ async def test_a_goodbye_of_the_answering_side_arrives_as_well(p: Pair) -> None:
     await until(lambda: not p.left.carrier.tunnels and not p.right.carrier.tunnels)
 
 
-@on_every_way
+@once
 async def test_polls_that_are_superseded_or_doubled_all_get_an_answer(p: Pair) -> None:
     await asyncio.sleep(0.2)  # the first heartbeats have been said
     tunnel_id, held = next(iter(p.right.carrier._answered.items()))
@@ -374,7 +374,7 @@ async def test_polls_that_are_superseded_or_doubled_all_get_an_answer(p: Pair) -
 
 
 @on_every_way
-async def test_what_comes_for_a_link_that_is_gone_holds_nothing_up(p: Pair) -> None:
+async def test_data_for_a_closed_link_delays_nothing(p: Pair) -> None:
     assert p.right_link._transport is not None
     p.right_link._transport.pause_reading()
     for n in range(30):
@@ -396,7 +396,7 @@ async def test_a_link_that_is_cut_ends_on_the_other_side_without_a_word(p: Pair)
     await until(lambda: not p.left.carrier.tunnels and not p.right.carrier.tunnels)
 
 
-def test_when_the_dialling_process_dies_the_other_side_notices() -> None:
+def test_the_answering_side_notices_the_death_of_the_dialling_process() -> None:
     async def inside() -> None:
         with patched(tunnel, DEAD_AFTER=0.5):
             async with pair() as p:
@@ -427,7 +427,7 @@ def test_a_dialling_process_whose_connection_closed_is_not_waited_for_long() -> 
     run(inside())
 
 
-def test_when_the_answering_process_is_gone_the_dialling_side_notices() -> None:
+def test_the_dialling_side_notices_the_death_of_the_answering_process() -> None:
     async def inside() -> None:
         with patched(tunnel, DEAD_AFTER=0.5):
             async with pair() as p:
@@ -451,7 +451,7 @@ async def test_a_restarted_process_that_knows_no_tunnels_ends_the_link_at_once(p
     await again.stop()
 
 
-@on_every_way
+@once
 async def test_a_short_outage_of_the_worker_is_bridged(p: Pair) -> None:
     p.requests.down.add(p.right.address)
     p.left_link.send(p.left.node.envelope(1))
@@ -487,7 +487,7 @@ async def test_stopping_does_not_wait_for_a_far_side_that_is_gone(p: Pair) -> No
     await until(lambda: p.left.node.handler.down)
 
 
-@on_every_way
+@once
 async def test_a_dial_that_is_given_up_leaves_nothing(net: Network) -> None:
     one, two = await net.node(1), await net.node(2)
     net.requests.delay = 0.2

@@ -30,7 +30,7 @@ def test_tokens_without_a_start_earn_from_the_first_use():
     assert not tokens.take(1e9, 1.0, 5.0)
 
 
-def test_costs_above_one():
+def test_costs_above_one_take_as_many_tokens():
     tokens = Tokens(10.0, 0.0)
     assert tokens.take(0.0, 1.0, 10.0, 8.0)
     assert not tokens.take(0.0, 1.0, 10.0, 3.0)

@@ -69,7 +69,7 @@ def test_deadlines_are_popped_once_their_time_has_come() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 20)), max_size=400))
-def test_it_agrees_with_a_sorted_dict(steps: list[tuple[int, int | None]]) -> None:
+def test_a_keyed_heap_agrees_with_a_sorted_dict(steps: list[tuple[int, int | None]]) -> None:
     """A value sets the key, None removes it; every seventh step takes all values up to 7."""
     heap: KeyedHeap[int, int] = KeyedHeap()
     model: dict[int, int] = {}

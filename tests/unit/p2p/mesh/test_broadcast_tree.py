@@ -96,7 +96,7 @@ class TestTree:
         assert len(asked) == 3
         assert {peer for (peer,), item in control if item == Prune()} == set(names) - set(asked)
 
-    def test_what_is_pruned_is_announced_to_with_its_age(self):
+    def test_pruned_links_get_announcements_with_ages(self):
         gossip, sent = make()
         gossip.link_up(0.0, "a")
         gossip.link_up(0.0, "b")
@@ -267,7 +267,7 @@ class TestTree:
 
 
 class TestPulling:
-    def test_what_was_announced_and_does_not_come_is_pulled_from_its_announcers_in_turn(self):
+    def test_announced_messages_that_do_not_arrive_are_pulled_from_their_announcers_in_turn(self):
         gossip, sent = make()
         for name in ("a", "b"):
             gossip.link_up(0.0, name)
@@ -331,7 +331,7 @@ class TestPulling:
             gossip.add(now + took + 0.01, key(number), "item", 10, "a")
         assert took == pytest.approx(limits.GRAFT_TIMEOUT)
 
-    def test_what_one_broken_link_would_have_brought_is_pulled_over_one_link(self):
+    def test_messages_missed_by_a_broken_link_are_pulled_over_a_single_link(self):
         gossip, sent = make()
         for name in ("a", "b", "c"):
             gossip.link_up(0.0, name)
@@ -519,7 +519,7 @@ class TestBounds:
         gossip.on_announcement(now + 5.0, "a", more[1:])
         assert gossip.missing == len(more) - 1
 
-    def test_what_waits_for_one_link_is_pulled_from_another_that_announces_it_or_remains(self):
+    def test_pulls_waiting_for_one_link_move_to_another_that_announces_or_remains(self):
         gossip, sent = make()
         most = limits.GRAFT_MAX_PER_LINK
         ids = [key(n) for n in range(most + 3)]
@@ -773,7 +773,7 @@ def test_with_one_message_in_twenty_lost_everything_still_arrives_once(shape, se
     assert_all_heard_once(mesh, sent)
 
 
-def test_when_a_node_of_a_full_mesh_dies_the_others_get_all_at_few_copies():
+def test_the_others_get_everything_with_few_copies_when_a_node_of_a_full_mesh_dies():
     mesh = VirtualMesh(12, seed=3, latency=(0.005, 0.005))
     mesh.full_mesh()
     mesh.broadcast(0, payload(0))

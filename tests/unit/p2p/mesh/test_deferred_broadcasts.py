@@ -96,7 +96,7 @@ class TestRouter:
         ]
         assert sent == [(node(3),)]
 
-    def test_what_waits_is_not_pulled_when_it_is_announced(self):
+    def test_deferred_messages_are_not_pulled_when_announced(self):
         made = Deferring()
         made.flood(AT_ONCE + 40)
         last = news(9, pack(AT_ONCE + 39))
@@ -126,7 +126,7 @@ class TestRouter:
         assert made.router.counters["invalid"] == 4
         assert made.router.has_deferred(node(1), node(9)), "the caller goes on with the others"
 
-    def test_what_a_link_brought_is_handled_after_it_went_down_without_a_route_over_it(self):
+    def test_deferred_messages_of_a_lost_link_are_handled_without_a_route_over_it(self):
         made = Deferring()
         made.flood(AT_ONCE + 40)
         made.router.link_down(0.0, node(1))

@@ -298,7 +298,7 @@ class TestClear:
         mesh.run(OPEN_TIMEOUT + 1.0)
         assert got(mesh, 2) == [pack(1), pack(3)]
 
-    def test_what_waits_is_bounded_and_refused_with_the_reason(self) -> None:
+    def test_messages_waiting_for_a_session_are_bounded_and_refused_with_the_reason(self) -> None:
         mesh = chain(3, 0, 1)
         large = pack(b"x" * (HELD_BYTES // 3))
         for _ in range(2):
@@ -413,7 +413,7 @@ class TestSeveralRelays:
         after = self.used(mesh, 20.0)
         assert after[first] < 0.25 * after.total()
 
-    def test_one_that_refuses_is_left_at_once(self) -> None:
+    def test_relays_that_refuse_are_left_at_once(self) -> None:
         mesh = VirtualMesh(4)
         mesh.notices, mesh.relay_rates[2] = True, 0
         mesh.routers[2] = mesh._make_router(2)

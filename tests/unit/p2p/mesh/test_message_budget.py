@@ -6,6 +6,7 @@ import random
 
 import pytest
 from router_kit import Host
+from seeds import cases
 from virtual_mesh import identity
 
 from p2p.base.errors import Code, RemoteProtocolError
@@ -58,7 +59,7 @@ def notices(made: MessageRouter) -> list[RefusedMessages]:
 def test_a_busy_honest_link_never_meets_its_budget():
     made = router()
     number = 0
-    for step in range(600):  # 2,000 unbatched events a second, and as many messages besides
+    for step in range(cases(600)):  # 2,000 unbatched events a second, and as many messages besides
         now = step * 0.05
         for _ in range(100):
             number += 1

@@ -107,7 +107,7 @@ class TestWaysToOneNode:
             router.send(0.0, node(1), NOTE, HELLO)
         assert dict(caught.value.tried)["grenache"] == f"{node(1)[:1]} was not found"
 
-    def test_what_waited_leaves_over_grenache_too(self):
+    def test_queued_messages_leave_over_grenache_too(self):
         router = make()
         assert router.send(0.0, node(1), NOTE, HELLO, queue_for=10.0) is Way.QUEUED
         router.link_up(1.0, node(1), Way.GRENACHE)
@@ -206,7 +206,7 @@ class TestWaysToOneNode:
         with pytest.raises(DeliveryError):
             mesh.send(0, 2, HELLO)
 
-    def test_what_cannot_be_sent_to_anyone_is_the_caller_s_error(self):
+    def test_invalid_recipients_and_sizes_are_errors_of_the_caller(self):
         router = make()
         with pytest.raises(ValueError, match="itself"):
             router.send(0.0, router.node_id, NOTE, HELLO)

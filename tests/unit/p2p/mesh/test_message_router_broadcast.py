@@ -36,7 +36,7 @@ class TestBroadcast:
         assert router.broadcast(0.2, NEWS, HELLO) == key
         assert router.counters["broadcasts_sent"] == 1
 
-    def test_it_is_delivered_once_and_passed_on_with_its_hops_counted(self):
+    def test_broadcasts_are_delivered_once_and_passed_on_with_their_hops_counted(self):
         router, inbox = self.linked()
         router.receive(0.0, node(1), news(9, HELLO, hops=4))
         [out] = router.take_outgoing()
@@ -55,7 +55,7 @@ class TestBroadcast:
         assert out.envelope.hops == 255
         assert len(inbox.received) == 1
 
-    def test_what_is_not_part_of_a_broadcast_is_not_passed_on(self):
+    def test_fields_that_broadcasts_do_not_have_are_not_passed_on(self):
         router, _ = self.linked()
         router.receive(0.0, node(1), news(9, HELLO, key=bytes(500_000), sig=bytes(500_000)))
         [out] = router.take_outgoing()
@@ -85,7 +85,7 @@ class TestBroadcast:
         router.receive(0.0, node(2), news(9, HELLO))
         assert len(inbox.received) == 1
 
-    def test_what_the_handler_refuses_is_not_passed_on_not_kept_and_charged_until_the_link_is_cut(
+    def test_refused_broadcasts_are_not_passed_on_not_kept_and_charged_until_the_link_is_cut(
         self,
     ):
         router, inbox = self.linked()
@@ -152,7 +152,7 @@ class TestBroadcast:
         with pytest.raises(MalformedMessage):
             router.receive(0.0, node(1), direct(1))
 
-    def test_what_a_handler_sends_follows_the_message_that_made_it(self):
+    def test_messages_sent_by_a_handler_follow_the_message_it_handles(self):
         router = make()
         router.link_up(0.0, node(1))
         router.link_up(0.0, node(2))

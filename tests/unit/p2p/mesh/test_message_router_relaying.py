@@ -22,7 +22,7 @@ class TestRelaying:
             router.link_up(0.0, node(number))
         return router
 
-    def test_one_in_gives_one_out_with_one_more_hop_and_a_copy_gives_none(self):
+    def test_messages_are_relayed_once_with_one_more_hop_and_copies_are_not(self):
         router = self.relay()
         message = signed(1, 2)
         router.receive(0.0, node(1), message)
@@ -43,7 +43,7 @@ class TestRelaying:
         assert router.take_outgoing() == []
         assert router.counters["relay_no_route"] == 1
 
-    def test_it_is_never_sent_back_where_it_came_from(self):
+    def test_relayed_messages_are_never_sent_back(self):
         router = self.relay()
         Inbox(router, NEWS)
         router.receive(0.0, node(1), news(9, HELLO))
@@ -53,7 +53,7 @@ class TestRelaying:
         router.receive(0.0, node(2), signed(2, 9, number=2))
         assert [out.peers for out in router.take_outgoing()] == [(node(1),)]
 
-    def test_it_goes_another_way_when_the_latest_is_where_it_came_from(self):
+    def test_relayed_messages_take_another_route_when_the_latest_leads_back(self):
         router = self.relay()
         Inbox(router, NEWS)
         router.receive(0.0, node(1), news(9, pack(1)))
@@ -77,7 +77,7 @@ class TestRelaying:
         assert inbox.received == []
         assert router.counters["forged"] == 1
 
-    def test_one_that_travelled_too_far_is_dropped_without_blame(self):
+    def test_messages_with_too_many_hops_are_dropped_without_blame(self):
         router = self.relay()
         for number in range(20):
             far = msgspec.structs.replace(signed(1, 2, number=number), hops=limits.MAX_HOPS)
@@ -186,7 +186,7 @@ class TestLimits:
         router.take_outgoing()
         return router
 
-    def test_what_exceeds_the_rate_waits_and_goes_out_in_its_time(self):
+    def test_relayed_messages_beyond_the_rate_wait_their_time(self):
         router = self.relay(100_000)
         large = pack(b"x" * 20_000)
         for number in range(5):

@@ -76,7 +76,7 @@ def test_both_directions_are_one_pair() -> None:
     assert (pair.messages, pair.bytes, pair.via) == (2, 2 * (OVERHEAD + 1), "a")
 
 
-def test_what_waits_is_bounded_and_refused_with_the_share() -> None:
+def test_waiting_messages_are_bounded_and_refused_with_the_share() -> None:
     shares: RelayShares[int] = RelayShares(RATE)
     refusals = [shares.offer(0.0, "a", "b", "a", SIZE, n) for n in range(1000)]
     refused = [refusal for refusal in refusals if refusal is not None]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.virtual.server_model import VirtualTime
 from p2p.mesh.relay_stream import (
     BUFFER,
     FIRST_WINDOW,
@@ -22,13 +21,13 @@ from p2p.wire.byte_stream import ByteStreamError
 from p2p.wire.messages import RelaySegment
 
 
-class Path:
+class Path(VirtualTime):
     """Two ends, and segments under way between them in virtual time."""
 
     def __init__(
         self, seed: int = 0, *, loss: float = 0.0, copies: float = 0.0, spread: float = 0.05
     ) -> None:
-        self.now = 10.0
+        super().__init__(10.0)
         self.rng = random.Random(seed)
         self.loss, self.copies, self.spread = loss, copies, spread
         self.ends = [
@@ -37,8 +36,6 @@ class Path:
         ]
         self.read = [bytearray(), bytearray()]
         self.segments = 0
-        self._under_way: list[tuple[float, int, int, RelaySegment]] = []
-        self._number = itertools.count()
 
     def pump(self, end: int) -> None:
         for segment in self.ends[end].segments(self.now):
@@ -46,25 +43,26 @@ class Path:
             for _ in range(1 + (self.rng.random() < self.copies)):
                 if self.rng.random() >= self.loss:
                     at = self.now + 0.02 + self.rng.uniform(0.0, self.spread)
-                    heapq.heappush(self._under_way, (at, next(self._number), 1 - end, segment))
+                    self.at(at, self._arrive, 1 - end, segment)
 
     def run(self, seconds: float) -> None:
         stop = self.now + seconds
         while True:
             due = [end.next_deadline() for end in self.ends]
-            arrival = self._under_way[0][0] if self._under_way else None
-            at = min((t for t in (*due, arrival) if t is not None), default=None)
-            if at is None or at > stop:
+            at = min(t for t in (*due, self.next_due) if t is not None)
+            if at > stop:
                 self.now = stop
                 return
+            if self.next_due <= at:
+                self.step()
+                continue
             self.now = max(self.now, at)
-            if arrival is not None and arrival <= at:
-                _, _, end, segment = heapq.heappop(self._under_way)
-                self.read[end] += self.ends[end].receive(self.now, segment)
+            for end in (0, 1):
                 self.pump(end)
-            else:
-                for end in (0, 1):
-                    self.pump(end)
+
+    def _arrive(self, end: int, segment: RelaySegment) -> None:
+        self.read[end] += self.ends[end].receive(self.now, segment)
+        self.pump(end)
 
 
 @settings(max_examples=40, deadline=None)
@@ -143,7 +141,7 @@ def test_at_most_a_window_is_sent_before_anything_is_acknowledged() -> None:
         RelaySegment(b"opening.", b"answered", ack=-1),
     ],
 )
-def test_what_is_beyond_the_window_breaks_the_stream(segment: RelaySegment) -> None:
+def test_data_beyond_the_window_breaks_the_stream(segment: RelaySegment) -> None:
     with pytest.raises(ByteStreamError):
         Path().ends[1].receive(10.0, segment)
 

@@ -1,13 +1,14 @@
-import heapq
 import itertools
 import random
 from dataclasses import dataclass
+from math import inf
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peer_network import MemoryLink, info, node_id
 
+from node.virtual.server_model import VirtualTime
 from p2p.peers.duplicate_links import (
     LEAVE_AFTER,
     MAX_HELD,
@@ -37,7 +38,7 @@ ALIVE, SILENT = 1.0, SUSPECT_AFTER
         (HIGH, LOW, ALIVE, MAX_HELD, False, SecondLinkVerdict.REFUSE),
     ],
 )
-def test_verdicts(own, peer, silent, held, crossed, verdict):
+def test_second_links_get_the_verdict_of_the_table(own, peer, silent, held, crossed, verdict):
     assert second_link(own, peer, silent_for=silent, held=held, crossed=crossed) is verdict
 
 
@@ -152,7 +153,7 @@ def test_a_message_on_the_held_link_is_the_decision_and_a_late_one_on_the_old_li
     assert table.used[LOW] is second
 
 
-def test_when_the_decision_falls_on_the_old_link_the_held_one_goes_unnoticed():
+def test_held_links_go_unnoticed_when_the_old_link_is_chosen():
     table = LinkTable(HIGH)
     first, second = link(LOW), link(LOW)
     table.up(first, 0.0)
@@ -243,16 +244,14 @@ class Wire:
     ends: dict
 
 
-class PairOfTables:
+class PairOfTables(VirtualTime):
     """Two nodes that make links of both kinds. Everything takes a random while, links keep order."""
 
     def __init__(self, seed):
-        self.now = 0.0
+        super().__init__()
         self.rng = random.Random(seed)
         self.tables = {LOW: LinkTable(LOW), HIGH: LinkTable(HIGH)}
         self.wires = []
-        self.events = []
-        self.count = itertools.count()
         self.free = {}
         self.lost = []
 
@@ -261,15 +260,11 @@ class PairOfTables:
         key = (id(wire), to)
         delay = self.rng.choice([0.001, 0.01, 0.1, 0.5])
         self.free[key] = max(self.free.get(key, 0.0), self.now + delay)
-        heapq.heappush(self.events, (self.free[key], next(self.count), call))
+        self.at(self.free[key], call)
 
-    def at(self, time, call):
-        heapq.heappush(self.events, (time, next(self.count), call))
-
-    def run(self):
-        while self.events:
-            self.now, _, call = heapq.heappop(self.events)
-            call()
+    def settle(self):
+        while self.next_due < inf:
+            self.step()
 
     def dial(self, dialler, carrier):
         """Unless there is no need to: a link of any kind, or a direct one."""
@@ -368,10 +363,10 @@ def test_in_whatever_order_links_come_up_one_stays_on_both_sides_and_it_is_direc
             pair.at(at, lambda who=who: pair.say(who))
         else:
             pair.at(at, lambda who=who, what=what: pair.dial(who, what))
-    pair.run()
+    pair.settle()
     for who in (LOW, HIGH):  # nodes always have something to say
         pair.at(pair.now + LEAVE_AFTER, lambda who=who: pair.say(who))
-    pair.run()
+    pair.settle()
     kinds = {what for _, _, what in events} - {"message"}
     low, high = pair.used(LOW), pair.used(HIGH)
     assert low is high

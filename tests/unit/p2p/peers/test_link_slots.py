@@ -45,7 +45,7 @@ def flood(count: int, network: str = "11.1", *, at: float = 100.0) -> list[LinkR
         ("example.org", "example.org", False),
     ],
 )
-def test_network_groups(host: str, group: str, local: bool):
+def test_addresses_have_their_network_group(host: str, group: str, local: bool):
     assert (network_group(host), is_local(host)) == (group, local)
 
 

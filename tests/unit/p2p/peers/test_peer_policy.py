@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from node.virtual.server_model import VirtualTime
 from p2p.base.errors import Code
 from p2p.peers.peer_policy import PeerPolicy
 
 A, B = "a" * 32, "b" * 32
 
 
-class Wall:
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
+class Wall(VirtualTime):
     def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
 def wall() -> Wall:
-    return Wall()
+    return Wall(1_700_000_000.0)
 
 
 def test_pins_and_bans_survive_a_restart(tmp_path, wall):
@@ -54,7 +52,7 @@ def test_bans_end_by_themselves(wall):
 
 
 @pytest.mark.parametrize("subject", ["", "k3v7", "203.0.113.0/33", "203.0.113.5/24", "example.org"])
-def test_subjects_that_cannot_be_banned(wall, subject):
+def test_subjects_that_are_neither_nodes_nor_networks_cannot_be_banned(wall, subject):
     with pytest.raises(ValueError, match="expected a node id, an IP address or a network"):
         PeerPolicy(None, wall=wall).ban(subject, 60)
 

@@ -99,7 +99,7 @@ async def test_the_refusal_of_a_needless_link_is_learned_from_either_side(net, w
     assert kind(near, far) == "tcp"
 
 
-async def test_where_no_direct_link_is_to_be_had_grenache_takes_over_after_its_delay(net):
+async def test_grenache_takes_over_after_its_delay_without_a_direct_link(net):
     a, b = net.node("a", over=BOTH), net.node("b", over=BOTH)
     net.nodes.clear()
     await start(a, b)

@@ -46,8 +46,27 @@ async def test_peers_that_were_reached_are_remembered_over_a_restart(net, tmp_pa
     await strategy.stop()
 
 
+async def test_a_peer_banned_before_a_restart_is_dialled_when_its_ban_is_removed(net, tmp_path):
+    kept = {"storage": MemoryStorage(), "policy_path": tmp_path / "policy.json"}
+    a, b = net.node("a", **kept), net.node("b")
+    await start(a, b)
+    b.manager.found(found(a))
+    await asyncio.sleep(1)  # a has dialled back, without which it would know no address to remember
+    a.manager.ban(B, 3600)
+    await a.manager.stop()
+    b.manager.remove_peer(A)
+    again = net.node("a", **kept)
+    again.manager.load_persisted_peers()
+    await start(again)
+    await asyncio.sleep(5)
+    assert again.connected() == ""
+    again.manager.unban(B)
+    await asyncio.sleep(0.1)
+    assert again.connected() == "b"
+
+
 @pytest.mark.looptime(False)
-async def test_what_is_new_is_saved_soon_without_waiting_for_the_stop(monkeypatch):
+async def test_new_peers_are_saved_soon_without_waiting_for_the_stop(monkeypatch):
     monkeypatch.setattr("p2p.peers.peer_store.SAVE_DELAY", 0.01)
     net, storage = Network(0.001), MemoryStorage()
     a, b = net.node("a", storage=storage), net.node("b")

@@ -33,7 +33,7 @@ def test_one_fact_gives_its_standing(facts: PeerFacts, standing: Standing, reaso
     assert found.reasons == ((reason,) if reason else ())
 
 
-def test_the_worst_counts_and_the_rest_is_still_said() -> None:
+def test_the_worst_fact_counts_and_the_others_are_still_reported() -> None:
     found = reputation(PeerFacts(True, news=50, rtt=2.0, invalid=2, failures=4))
     assert found.standing == "abusive"
     assert found.reasons == (

@@ -72,7 +72,7 @@ def test_an_upload_is_good_for_one_target_and_a_short_time() -> None:
         (SEEN, 65_536),
     ],
 )
-def test_what_is_never_dialled(host: str, port: int) -> None:
+def test_forbidden_addresses_are_never_dialled_back(host: str, port: int) -> None:
     assert rules().decide("a", SEEN, host, port, PROOF_BYTES[1], 0.0).action == "refuse"
 
 

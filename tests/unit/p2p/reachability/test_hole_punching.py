@@ -89,7 +89,7 @@ def test_a_peer_that_does_not_know_its_address_yet_is_asked_again_soon() -> None
         (OWN, THEIRS, 3000, "a kind of the future", ""),
     ],
 )
-def test_what_is_refused(
+def test_punches_are_refused_with_the_reason(
     own: PunchEndpoint | None, host: str, port: int, nat: str, reason: str
 ) -> None:
     found = plan().refusal(own, host, port, nat, 0.0)

@@ -78,7 +78,7 @@ def test_peers_on_the_lan_have_no_vote(observer: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["", "home.example", "127.0.0.1", "0.0.0.0", "224.0.0.1"])
-def test_what_cannot_be_an_outside_address_is_no_vote(host: str) -> None:
+def test_addresses_that_cannot_be_public_are_no_votes(host: str) -> None:
     assert not vote().add(seen("11.1.0.1", host))
 
 
@@ -133,5 +133,5 @@ DIFFERENT = (("11.1.0.1", 5000), ("11.2.0.1", 6000))
         (kind(observations=(seen("11.1.0.1", port=0),)), ("unknown", False)),
     ],
 )
-def test_kind_of_nat(verdict: NatVerdict, expected: tuple[str, bool]) -> None:
+def test_votes_decide_the_kind_of_nat(verdict: NatVerdict, expected: tuple[str, bool]) -> None:
     assert (verdict.kind, verdict.confirmed) == expected

@@ -257,7 +257,7 @@ def test_a_very_short_lifetime_does_not_flood_the_router() -> None:
     assert home.count("map") <= 600 / 15 + 1
 
 
-def test_a_router_behind_another_nat_says_so() -> None:
+def test_a_router_behind_another_nat_is_reported() -> None:
     home = Home(Router(wan="100.64.3.4"))
     home.run(1)
     assert home.mapper.describe().endswith("which is behind another NAT")

@@ -45,7 +45,9 @@ OTHER_KIND = "2a10::7"
         (SEEN, (OTHER_KIND, 0), None),
     ],
 )
-def test_stated_addresses(seen: str, stated: tuple[str, int], found: PeerFound | None) -> None:
+def test_stated_addresses_are_candidates_only_at_the_seen_host_or_in_the_other_family(
+    seen: str, stated: tuple[str, int], found: PeerFound | None
+) -> None:
     remembered: list[PeerFound] = []
     service = service_with(remembered)
     link: Any = SimpleNamespace(peer=SimpleNamespace(node_id=NODE, address=seen))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,14 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 import uvloop
+from call_kit import LoopMesh
 from virtual_mesh import VirtualMesh, identity
 
 from p2p.base import limits
 from p2p.base.errors import DeliveryError, LinkClosed, RpcError, RpcTimeout
-from p2p.mesh.message_router import MessageRouter
-from p2p.mesh.routed_messages import Received, RouterSettings
+from p2p.mesh.routed_messages import Received
 from p2p.rpc.requests import Call, RpcCore
-from p2p.rpc.rpc import Rpc
 from p2p.wire.messages import Load, RpcCancel, RpcRequest, RpcResponse, pack
 
 
@@ -304,40 +304,13 @@ def give(
 # The asyncio face, in virtual time
 
 
-class Pair:
-    """Routers on the running loop, linked by `call_later`; every node an `Rpc`."""
-
+class Chain(LoopMesh):
     def __init__(self, n: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.ids = [identity(i).node_id for i in range(n)]
-        self.routers = [
-            MessageRouter(
-                identity(i),
-                rng=random.Random(i),
-                wall_ms=lambda: 0,
-                fragile=True,
-                settings=RouterSettings(max_bad_messages=0),
-            )
-            for i in range(n)
-        ]
-        self.rpcs = [
-            Rpc(router, rng=random.Random(100 + i), flush=lambda i=i: self.flush(i))
-            for i, router in enumerate(self.routers)
-        ]
+        super().__init__(n, latency=0.01)
         for router in self.routers:
             router.handle("news", lambda received: True)
-        for i in range(n - 1):
-            self.routers[i].link_up(self.loop.time(), self.ids[i + 1])
-            self.routers[i + 1].link_up(self.loop.time(), self.ids[i])
-
-    def flush(self, i: int) -> None:
-        for out in self.routers[i].take_outgoing():
-            for peer in out.peers:
-                self.loop.call_later(0.01, self.arrive, i, self.ids.index(peer), out.envelope)
-
-    def arrive(self, a: int, b: int, envelope: Any) -> None:
-        self.routers[b].receive(self.loop.time(), self.ids[a], envelope)
-        self.flush(b)
+        for a, b in itertools.pairwise(range(n)):
+            self.link(a, b)
 
     async def introduce(self) -> None:
         for i, router in enumerate(self.routers):
@@ -347,11 +320,11 @@ class Pair:
 
 
 @pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
-    pair = Pair(3)
-    await pair.introduce()
-    yield pair
-    for rpc in pair.rpcs:
+async def chain() -> AsyncIterator[Chain]:
+    chain = Chain(3)
+    await chain.introduce()
+    yield chain
+    for rpc in chain.rpcs:
         await rpc.close()
     assert len(asyncio.all_tasks()) == 1
 
@@ -361,12 +334,12 @@ def test_a_deadline_that_is_as_good_as_now_is_one_like_any_other(runner: Any) ->
     """uvloop makes no timer of a time within half a millisecond, but a callback without a time."""
 
     async def main() -> None:
-        pair = Pair(2)
-        await pair.introduce()
-        calls = [pair.rpcs[0].ask(pair.ids[1], "nothing", timeout=1e-4) for _ in range(20)]
+        chain = Chain(2)
+        await chain.introduce()
+        calls = [chain.rpcs[0].ask(chain.ids[1], "nothing", timeout=1e-4) for _ in range(20)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {RpcTimeout}
-        for rpc in pair.rpcs:
+        for rpc in chain.rpcs:
             await rpc.close()
 
     runner(main())
@@ -379,40 +352,40 @@ class Sum(msgspec.Struct):
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("to", [1, 2])
-async def test_a_call_returns_the_handlers_result(pair, to):
+async def test_a_call_returns_the_handlers_result(chain, to):
     async def add(caller: str, body: Sum) -> int:
-        assert caller == pair.ids[0]
+        assert caller == chain.ids[0]
         await asyncio.sleep(0.5)
         return body.a + body.b
 
-    pair.rpcs[to].serve("add", add, body_type=Sum)
-    assert await pair.rpcs[0].call(pair.ids[to], "add", Sum(2, 3), result_type=int) == 5
-    many = [pair.rpcs[0].call(pair.ids[to], "add", Sum(n, n)) for n in range(20)]
+    chain.rpcs[to].serve("add", add, body_type=Sum)
+    assert await chain.rpcs[0].call(chain.ids[to], "add", Sum(2, 3), result_type=int) == 5
+    many = [chain.rpcs[0].call(chain.ids[to], "add", Sum(n, n)) for n in range(20)]
     assert await asyncio.gather(*many) == [2 * n for n in range(20)]
-    assert pair.rpcs[0].in_flight == 0
+    assert chain.rpcs[0].in_flight == 0
 
 
 @pytest.mark.looptime
-async def test_a_call_times_out_in_time_and_the_handler_is_cancelled(pair):
+async def test_a_call_times_out_in_time_and_the_handler_is_cancelled(chain):
     ended: list[float] = []
 
     async def hang(caller: str, body: Any) -> None:
         try:
             await asyncio.sleep(3600)
         finally:
-            ended.append(pair.loop.time())
+            ended.append(chain.loop.time())
 
-    pair.rpcs[1].serve("hang", hang)
-    start = pair.loop.time()
+    chain.rpcs[1].serve("hang", hang)
+    start = chain.loop.time()
     with pytest.raises(RpcTimeout):
-        await pair.rpcs[0].call(pair.ids[1], "hang", timeout=2.0)
-    assert pair.loop.time() - start == pytest.approx(2.0)
+        await chain.rpcs[0].call(chain.ids[1], "hang", timeout=2.0)
+    assert chain.loop.time() - start == pytest.approx(2.0)
     await asyncio.sleep(0.1)
     assert ended == [pytest.approx(start + 2.01)]
 
 
 @pytest.mark.looptime
-async def test_cancelling_the_caller_cancels_the_handler(pair):
+async def test_cancelling_the_caller_cancels_the_handler(chain):
     ended = asyncio.Event()
 
     async def hang(caller: str, body: Any) -> None:
@@ -421,70 +394,70 @@ async def test_cancelling_the_caller_cancels_the_handler(pair):
         finally:
             ended.set()
 
-    pair.rpcs[2].serve("hang", hang)
+    chain.rpcs[2].serve("hang", hang)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.0):
-            await pair.rpcs[0].call(pair.ids[2], "hang", timeout=100.0)
+            await chain.rpcs[0].call(chain.ids[2], "hang", timeout=100.0)
     async with asyncio.timeout(0.1):
         await ended.wait()
-    assert pair.rpcs[0].in_flight == 0
+    assert chain.rpcs[0].in_flight == 0
 
 
 @pytest.mark.looptime
-async def test_a_handler_s_own_error_passes_and_any_other_shows_its_type_only(pair, caplog):
+async def test_a_handler_s_own_error_passes_and_any_other_shows_its_type_only(chain, caplog):
     async def refuse(caller: str, body: Any) -> None:
         raise RpcError("no_funds", "not enough lots")
 
     async def fail(caller: str, body: Any) -> None:
         raise KeyError("secret")
 
-    pair.rpcs[1].serve("refuse", refuse)
-    pair.rpcs[1].serve("fail", fail)
+    chain.rpcs[1].serve("refuse", refuse)
+    chain.rpcs[1].serve("fail", fail)
     with pytest.raises(RpcError, match="not enough lots") as refused:
-        await pair.rpcs[0].call(pair.ids[1], "refuse")
+        await chain.rpcs[0].call(chain.ids[1], "refuse")
     assert refused.value.code == "no_funds"
     with pytest.raises(RpcError) as failed:
-        await pair.rpcs[0].call(pair.ids[1], "fail")
+        await chain.rpcs[0].call(chain.ids[1], "fail")
     assert (failed.value.code, failed.value.message) == ("internal", "KeyError")
     assert "secret" in caplog.text  # our own log has it
 
 
 @pytest.mark.looptime
-async def test_bodies_of_the_wrong_shape_are_distinguished_on_both_sides(pair):
+async def test_bodies_of_the_wrong_shape_are_distinguished_on_both_sides(chain):
     async def text(caller: str, body: Any) -> str:
         return "text"
 
     async def unencodable(caller: str, body: Any) -> object:
         return object()
 
-    pair.rpcs[1].serve("text", text, body_type=Sum)
-    pair.rpcs[1].serve("unencodable", unencodable)
+    chain.rpcs[1].serve("text", text, body_type=Sum)
+    chain.rpcs[1].serve("unencodable", unencodable)
     with pytest.raises(RpcError) as bad_request:
-        await pair.rpcs[0].call(pair.ids[1], "text", {"a": "x"})
+        await chain.rpcs[0].call(chain.ids[1], "text", {"a": "x"})
     assert bad_request.value.code == "bad_request"
-    pair.rpcs[1].serve("any", text)
+    chain.rpcs[1].serve("any", text)
     with pytest.raises(RpcError) as not_text:
-        await pair.rpcs[0].call(pair.ids[1], "any", msgspec.Raw(b"\xa2\xff\xfe"))
+        await chain.rpcs[0].call(chain.ids[1], "any", msgspec.Raw(b"\xa2\xff\xfe"))
     assert not_text.value.code == "bad_request"
     with pytest.raises(RpcError) as bad_response:
-        await pair.rpcs[0].call(pair.ids[1], "text", Sum(1, 2), result_type=int)
+        await chain.rpcs[0].call(chain.ids[1], "text", Sum(1, 2), result_type=int)
     assert bad_response.value.code == "bad_response"
     with pytest.raises(RpcError) as internal:
-        await pair.rpcs[0].call(pair.ids[1], "unencodable")
+        await chain.rpcs[0].call(chain.ids[1], "unencodable")
     assert internal.value.code == "internal"
 
 
 @pytest.mark.looptime
-async def test_a_call_without_a_provider_lists_the_attempts(pair):
+async def test_a_call_without_a_provider_lists_the_attempts(chain):
     with pytest.raises(DeliveryError, match="not connected"):
-        await pair.rpcs[0].call(identity(9).node_id, "any")
+        await chain.rpcs[0].call(identity(9).node_id, "any")
     with pytest.raises(ValueError, match="itself"):
-        await pair.rpcs[0].call(pair.ids[0], "any")
-    assert pair.rpcs[0].in_flight == 0
+        await chain.rpcs[0].call(chain.ids[0], "any")
+    assert chain.rpcs[0].in_flight == 0
 
 
 @pytest.mark.looptime
-async def test_closing_ends_calls_on_both_sides(pair):
+async def test_closing_ends_calls_on_both_sides(chain):
     ended: list[str] = []
 
     async def hang(caller: str, body: Any) -> None:
@@ -493,31 +466,31 @@ async def test_closing_ends_calls_on_both_sides(pair):
         finally:
             ended.append(caller)
 
-    pair.rpcs[1].serve("hang", hang)
-    served = asyncio.ensure_future(pair.rpcs[0].call(pair.ids[1], "hang", timeout=60.0))
-    asked = asyncio.ensure_future(pair.rpcs[1].call(pair.ids[2], "none", timeout=60.0))
+    chain.rpcs[1].serve("hang", hang)
+    served = asyncio.ensure_future(chain.rpcs[0].call(chain.ids[1], "hang", timeout=60.0))
+    asked = asyncio.ensure_future(chain.rpcs[1].call(chain.ids[2], "none", timeout=60.0))
     await asyncio.sleep(0.015)
-    await pair.rpcs[1].close()
-    assert ended == [pair.ids[0]]
+    await chain.rpcs[1].close()
+    assert ended == [chain.ids[0]]
     for call in (served, asked):
         with pytest.raises(RpcError) as closed:
             await call
         assert closed.value.code == "closed"
     with pytest.raises(RpcError) as refused:
-        await pair.rpcs[0].call(pair.ids[1], "hang")
+        await chain.rpcs[0].call(chain.ids[1], "hang")
     assert refused.value.code == "closed"
     with pytest.raises(RpcError):
-        await pair.rpcs[1].call(pair.ids[0], "hang")
+        await chain.rpcs[1].call(chain.ids[0], "hang")
 
 
 @pytest.mark.looptime
-async def test_a_handler_that_cancels_itself_is_an_error_and_not_silence(pair):
+async def test_a_handler_that_cancels_itself_is_an_error_and_not_silence(chain):
     async def odd(caller: str, body: Any) -> None:
         raise asyncio.CancelledError
 
-    pair.rpcs[1].serve("odd", odd)
+    chain.rpcs[1].serve("odd", odd)
     with pytest.raises(RpcError) as failed:
-        await pair.rpcs[0].call(pair.ids[1], "odd")
+        await chain.rpcs[0].call(chain.ids[1], "odd")
     assert failed.value.code == "internal"
 
 

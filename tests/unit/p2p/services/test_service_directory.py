@@ -44,7 +44,7 @@ def test_an_announced_service_has_its_providers_in_order_and_oneself_among_them(
     assert me.services() == {"book": me.providers("book"), "jobs": me.providers("jobs")}
 
 
-def test_what_is_offered_is_said_at_once_and_then_every_interval():
+def test_offers_are_announced_at_once_and_then_every_interval():
     a = directory(1, "jobs")
     assert a.due(0.0) is not None
     assert a.due(4.9) is None
@@ -129,7 +129,7 @@ def test_a_restarted_node_is_believed_again_though_its_counter_begins_anew():
     assert me.providers("other") == (ID[1],)
 
 
-def test_a_newcomer_is_answered_within_half_a_second_but_nobody_is_answered_twice_a_second():
+def test_newcomers_are_answered_within_half_a_second_but_not_twice_a_second():
     me, a, b = directory(0, "mine"), directory(1, "jobs"), directory(2, "jobs")
     assert me.due(0.0) is not None
     tell(a, me, now=2.0)

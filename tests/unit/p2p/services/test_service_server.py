@@ -98,7 +98,7 @@ async def test_a_result_that_cannot_be_sent_is_internal_too(server, caplog):
         await ask(server, "odd")
 
 
-async def test_a_service_that_is_not_there_is_said_to_be_unknown(server):
+async def test_calls_to_a_missing_service_are_answered_as_unknown(server):
     with pytest.raises(RpcError, match="unknown_service"):
         await ask(server, "nothing")
     server.serve("it", lambda payload: None)

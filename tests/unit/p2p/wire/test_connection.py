@@ -106,7 +106,7 @@ async def test_round_trips_are_known_at_once(linked: Pair) -> None:
 
 
 @on_every_way
-async def test_what_is_sent_is_counted(linked: Pair) -> None:
+async def test_sent_messages_are_counted(linked: Pair) -> None:
     await until(lambda: linked.left_link.stats.rtt and linked.right_link.stats.rtt)
     before = linked.left_link.stats.messages_sent, linked.right_link.stats.messages_received
     linked.left_link.send(linked.left.envelope())
@@ -195,7 +195,7 @@ REFUSED: dict[str, tuple[Callable[[Pair], bytes], Code]] = {
 
 @pytest.mark.parametrize(("secure", "fast"), WAYS, ids=WAY_NAMES)
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_breaks_the_protocol_is_answered_with_a_reason(
+def test_breaches_of_the_protocol_are_answered_with_a_reason(
     name: str, secure: bool, fast: bool
 ) -> None:
     make, code = REFUSED[name]

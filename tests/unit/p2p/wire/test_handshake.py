@@ -305,7 +305,7 @@ EVENTS = ("handshake", "handshake_ack", "heartbeat", "order", "x" * 1000)
     ("role", "state", "event"),
     [row for row in product(ROLES, HandshakeState, EVENTS) if row not in TABLE],
 )
-def test_what_the_table_does_not_name_is_unexpected(
+def test_events_outside_the_table_are_unexpected(
     role: Role, state: HandshakeState, event: str
 ) -> None:
     stuck = machine(role, terms(A))

@@ -13,6 +13,7 @@ import pytest
 from p2p.base.errors import Code, ConnectFailed
 from p2p.base.identity import Identity
 from p2p.peers.peer_manager import PeerManager
+from p2p.wire import punch_confirmation
 from p2p.wire.connection import StreamOrigin
 from p2p.wire.direct_links import DirectConnectionService, ExpectedPunch, LinkSettings
 from p2p.wire.messages import Codec
@@ -75,7 +76,7 @@ async def test_a_second_node_on_the_port_is_still_refused() -> None:
                 pass
 
 
-async def test_what_is_no_node_does_not_answer_a_probe() -> None:
+async def test_probes_of_other_servers_fail() -> None:
     async with node(secure=False) as a:
         server = await asyncio.start_server(lambda reader, writer: writer.close(), HOST, 0)
         where = server.sockets[0].getsockname()
@@ -137,7 +138,10 @@ async def test_an_ordinary_connection_from_there_is_accepted_as_any_other(secure
 
 
 @both
-async def test_a_connection_from_there_that_says_nothing_or_stops_is_closed(secure: bool) -> None:
+async def test_silent_or_stopping_connections_from_there_are_closed(
+    secure: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(punch_confirmation, "TIMEOUT", 0.2)
     async with node(secure=secure) as a, node(secure=secure) as b:
         for begin in (b"", MAGIC[:3], MAGIC + b"x" * 10, MAGIC + b"x" * 32):
             sock = await open_connection(ProbeTarget(*b.where, "", (HOST, 0)))  # type: ignore[attr-defined]

@@ -565,7 +565,7 @@ async def test_an_order_that_takes_from_other_nodes_is_acknowledged_when_they_ha
     assert told[2][4][13].startswith("EXECUTED @ 30000")
 
 
-async def test_an_event_has_the_order_as_it_is_when_it_was_changed_before_it_was_told(
+async def test_an_event_carries_the_latest_state_of_an_order_changed_before_its_publication(
     exchange: Exchange, trader: Reader
 ) -> None:
     trading = exchange.trading

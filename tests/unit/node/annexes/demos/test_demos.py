@@ -134,7 +134,7 @@ def test_the_plot_is_a_drawing_with_axes_lines_and_a_legend(name: str, tmp_path:
         assert all(0 <= x <= 860 and 0 <= y <= 300 for x, y in line)
 
 
-def test_a_plot_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_plot_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     result = demo("throttled", "--plot", str(tmp_path / "missing" / "run.svg"))
     assert result.exit_code == 2
     assert "No such file" in result.stderr

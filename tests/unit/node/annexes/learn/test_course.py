@@ -28,6 +28,7 @@ def broken(step: CourseStep, seed: int, *, changed: bool) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
 def test_a_step_shows_the_figures_of_its_page(step: CourseStep) -> None:
     result = learn(str(step.number), "--json")
@@ -43,6 +44,7 @@ def test_a_step_shows_the_figures_of_its_page(step: CourseStep) -> None:
     assert result.exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.slug)
 def test_the_change_of_a_page_gives_its_promised_figures(step: CourseStep) -> None:
     assert not broken(step, 1, changed=True)
@@ -119,6 +121,7 @@ def test_a_setting_out_of_range_is_refused() -> None:
         STEPS[0].run(1, {"grapes": float("inf")})
 
 
+@pytest.mark.slow
 async def test_the_drop_in_delivers_requests_that_the_bare_client_loses() -> None:
     found = await drop_in.compare()
     assert found["as it was"]["delivered"] < drop_in.MESSAGES

@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_is_encoded_comes_back(value):
+def test_encoded_values_come_back(value):
     assert decode(encode(value)) == value
 
 
@@ -87,7 +87,7 @@ def test_size_is_bounded():
 @pytest.mark.parametrize(
     "value", ["text", None, 1.5, True, {"text": 1}, {1: 2}, [b"a", None], {b"a": 1, "b": 2}]
 )
-def test_what_has_no_bencoded_form_is_refused(value):
+def test_values_without_a_bencoded_form_are_refused(value):
     with pytest.raises(BencodeError):
         encode(value)
 

@@ -98,7 +98,7 @@ def test_announcements_fade_and_stay_when_they_are_repeated():
         assert lookup(network, host) == set()
 
 
-def test_what_a_lone_node_has_is_there_for_its_first_neighbour():
+def test_values_of_a_lone_node_reach_its_first_neighbour():
     network, (lone,) = network_of(1, DhtSettings(public_host="10.0.0.1"))
     announce(network, lone)
     key = put(network, lone, Item(b"5:value")).key
@@ -171,7 +171,7 @@ def test_one_worker_is_not_listed_under_two_addresses_because_we_do_not_know_our
     assert solo.node.listed(solo.now, SERVICE, found[0].peers) == [("10.0.0.9", 80)]
 
 
-def test_what_is_withdrawn_is_gone_everywhere_at_once():
+def test_withdrawn_announcements_are_gone_everywhere_at_once():
     network, hosts = network_of(5)
     announce(network, hosts[0], 80)
     announce(network, hosts[0], 81)
@@ -466,7 +466,7 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("rtt", [0.0005, 0.01, 0.05])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_where_the_only_other_node_is_dead_an_operation_takes_150_ms_at_most(operation, rtt):
+def test_operations_take_150_ms_at_most_when_the_only_other_node_is_dead(operation, rtt):
     solo = met_with_round_trip(rtt)
     solo.node.announce(solo.now, SERVICE, 80, None, lambda holders: None)
     pending = solo.queries(solo.sent())
@@ -527,7 +527,7 @@ def test_a_far_node_gets_what_its_announcer_no_longer_waits_for():
     assert announce(network, new) == 2
 
 
-def test_what_goes_on_without_its_caller_does_not_overtake_the_opposite():
+def test_abandoned_operations_do_not_overtake_later_opposite_ones():
     network, far, new = far_pair(0.15)
     node = new.node
     assert announce(network, new) == 1

@@ -132,7 +132,7 @@ def test_dead_nodes_cost_a_search_little_and_are_replaced_by_the_next():
     assert world.finished_at - began < usual + 0.1
 
 
-def test_when_few_answer_the_slow_are_waited_for_until_they_stall():
+def test_searches_with_few_answers_wait_for_slow_nodes_until_they_stall():
     world = World()
     nodes = [world.node() for _ in range(3)]
     world.dead = {nodes[0].address}

@@ -224,13 +224,13 @@ def test_a_query_that_lacks_something_is_to_be_answered_with_an_error(method, ch
         b"d1:rd2:idi1ee1:t2:tt1:y1:re",
     ],
 )
-def test_what_cannot_be_answered_is_dropped(data):
+def test_messages_that_cannot_be_answered_are_dropped(data):
     with pytest.raises(KrpcError) as caught:
         decode(data)
     assert not isinstance(caught.value, BadQuery)
 
 
-def test_what_is_read_of_a_reply_is_bounded():
+def test_lists_in_replies_are_read_up_to_a_limit():
     r = {b"id": ID, b"nodes": b"n" * 26 * 100, b"values": [b"123456"] * (MAX_PEERS + 1)}
     read = decode(bencode.encode({b"r": r, b"t": b"tt", b"y": b"r"}))
     assert isinstance(read, KrpcReply)

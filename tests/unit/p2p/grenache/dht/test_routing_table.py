@@ -140,7 +140,7 @@ def test_silent_contacts_are_due_after_their_time_and_failed_ones_ever_later():
     assert waits == [2, 4, 8, 16, 32, 60, 60]
 
 
-def test_one_that_was_silent_for_long_is_forgotten():
+def test_contacts_silent_for_long_are_forgotten():
     t = table()
     t.heard(0.0, far_id(1), at(1), b"")
     t.failed(FORGET_AFTER - 1, at(1))

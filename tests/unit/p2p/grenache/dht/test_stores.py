@@ -145,7 +145,7 @@ def test_the_content_of_an_item(encoded, content):
         (item(3), item(2), 2, CAS_MISMATCH),
     ],
 )
-def test_when_a_version_may_replace_another(current, new, cas, refusal):
+def test_versions_are_replaced_only_by_valid_successors(current, new, cas, refusal):
     assert conflict(current, new, cas) == refusal
 
 
@@ -235,7 +235,7 @@ def test_a_proof_lasts_for_a_time():
         ("", Reach.NONE),
     ],
 )
-def test_reach(host, expected):
+def test_hosts_have_their_reach(host, expected):
     assert reach(host) is expected
 
 

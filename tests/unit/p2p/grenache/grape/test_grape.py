@@ -68,7 +68,7 @@ async def test_a_lone_grape_is_of_use():
         assert await directory.get("ab" * 20) is None
 
 
-async def test_what_one_announces_all_see():
+async def test_announcements_of_one_grape_are_seen_by_all():
     async with grapes(3) as (a, b, c):
         assert await b.announce("svc", 80) == 3
         assert await a.announce("svc", 81, host="10.1.2.3") == 3
@@ -142,7 +142,7 @@ async def test_signed_values_and_their_refusals():
         ("get", (" " + "ab" * 20,)),
     ],
 )
-async def test_what_no_grape_could_take_is_refused(method, arguments):
+async def test_input_that_no_grape_accepts_is_refused(method, arguments):
     async with Grape(settings()) as grape:
         with pytest.raises(BadInput):
             await getattr(grape, method)(*arguments)
@@ -191,7 +191,7 @@ async def test_announcements_of_a_service_reuse_the_nodes_of_the_last_search():
         assert {port for _, port in await b.lookup("svc")} == {80, 81, 82}
 
 
-async def test_what_is_announced_here_is_in_the_next_answer_cache_or_not():
+async def test_own_announcements_are_in_the_next_answer_despite_the_cache():
     async with grapes(2, lookup_cache=60.0) as (a, b):
         await b.announce("svc", 80)
         await a.lookup("svc")
@@ -250,7 +250,7 @@ async def test_operations_without_tasks_have_the_same_results_and_errors(deaf):
     await asyncio.gather(searching, return_exceptions=True)
 
 
-async def test_what_is_withdrawn_here_is_not_in_the_cache():
+async def test_own_withdrawals_are_removed_from_the_cache():
     async with grapes(2, lookup_cache=60.0) as (a, _):
         await a.announce("svc", 80)
         assert await a.lookup("svc") == [("127.0.0.1", 80)]
@@ -377,7 +377,7 @@ async def test_the_status_of_a_grape_is_printed():
 
 
 @pytest.mark.looptime
-async def test_a_bootstrap_name_that_does_not_resolve_is_said_once_per_change(monkeypatch, caplog):
+async def test_unresolved_bootstrap_names_are_reported_once_per_change(monkeypatch, caplog):
     loop = asyncio.get_running_loop()
     tries: list[str] = []
     known = False

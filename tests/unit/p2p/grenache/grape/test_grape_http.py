@@ -154,7 +154,7 @@ async def test_a_body_without_data_is_a_request_without_argument(api: Api, body:
         gzip.compress(b'{"data":"s"}', mtime=0),
     ],
 )
-async def test_what_is_no_json_gets_500_and_a_name(api: Api, body: bytes) -> None:
+async def test_bodies_that_are_not_json_get_500_and_an_error_name(api: Api, body: bytes) -> None:
     assert await api.raw("lookup", body) == (500, b"ERR_GRAPE_PAYLOAD_INVALID")
     compressed = {"Content-Encoding": "gzip"}
     assert await api.raw("lookup", body, headers=compressed) == (500, b"ERR_GRAPE_PAYLOAD_INVALID")

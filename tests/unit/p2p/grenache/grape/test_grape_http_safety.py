@@ -55,7 +55,7 @@ async def test_pages_in_browsers_are_refused(api: Api, headers: dict[str, str]) 
     ("own_host", "passes"),
     [("192.0.2.7", True), ("2001:db8::1", True), ("127.0.0.9", False), ("::ffff:127.0.0.1", False)],
 )
-def test_where_other_machines_come_in_the_api_may_have_any_name(
+def test_any_host_name_passes_on_addresses_open_to_other_machines(
     own_host: str, passes: bool
 ) -> None:
     guard = HostGuard()
@@ -76,7 +76,7 @@ def test_hosts_without_public_dns_names_are_local(header: str) -> None:
 
 
 @pytest.mark.parametrize("header", [":", "a.b", "a b", "[::1", "x/y", "x?y", "\n", "local:host:1"])
-def test_other_hosts(header: str) -> None:
+def test_host_headers_of_other_machines_are_not_local(header: str) -> None:
     assert not is_local_host(header)
 
 
@@ -220,7 +220,7 @@ async def test_a_flood_of_requests_waits_at_its_sender(api: Api) -> None:
     await writer.wait_closed()
 
 
-async def test_who_has_too_much_wait_behind_its_request_is_cut(api: Api) -> None:
+async def test_clients_with_too_much_data_behind_a_pending_request_are_cut(api: Api) -> None:
     api.grape.gate.clear()
     reader, writer = await asyncio.open_connection(*api.address)
     writer.write(lookup("s", "X: not answered directly"))
@@ -316,7 +316,7 @@ async def test_stopping_does_not_wait_for_a_search_without_end(
     await writer.wait_closed()
 
 
-async def test_it_starts_again_after_a_stop_and_after_a_taken_port() -> None:
+async def test_the_api_starts_again_after_a_stop_and_after_a_taken_port() -> None:
     async with running() as first:
         api = GrapeApi(FakeGrape())
         with pytest.raises(OSError, match="in use"):

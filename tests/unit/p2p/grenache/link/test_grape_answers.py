@@ -134,7 +134,7 @@ def test_a_lookup_is_a_list_of_addresses():
         *(1, None, ["127.0.0.1:1"], {}, ""),
     ],
 )
-def test_what_cannot_be_dialled_is_left_out_of_a_lookup(entry):
+def test_addresses_that_cannot_be_dialled_are_left_out_of_a_lookup(entry):
     assert addresses([entry, "192.0.2.7:1"]) == [("192.0.2.7", 1)]
 
 

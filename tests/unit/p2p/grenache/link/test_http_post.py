@@ -133,7 +133,7 @@ async def test_a_closed_port_is_reported_in_words(post):
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 100_000, "."),
     ],
 )
-async def test_what_is_no_http_reply_is_unreachable(post, reply, reason):
+async def test_grapes_with_malformed_http_replies_are_unreachable(post, reply, reason):
     running, url = await raw_server(reply)
     async with running:
         with pytest.raises(GrapeUnreachable, match=reason) as raised:

@@ -105,7 +105,7 @@ async def test_an_empty_answer_is_not_remembered():
         assert await link.lookup("rpc") == [("192.0.2.1", 1337)]
 
 
-async def test_what_is_remembered_is_bounded(monkeypatch):
+async def test_the_lookup_cache_is_bounded(monkeypatch):
     monkeypatch.setattr(link_module, "MAX_CACHED", 3)
     (grape,) = fake_grapes(1, lookup=ONE)
     async with make_link(grape) as link:
@@ -170,7 +170,7 @@ async def test_without_any_grape_the_error_has_the_reason_and_each_is_tried_once
         assert await link.lookup("rpc") == [("192.0.2.1", 1337)]  # no probe needs to come first
 
 
-async def test_what_is_no_grape_is_left_alone():
+async def test_servers_that_are_no_grapes_are_not_used():
     page, good = fake_grapes(2, lookup=ONE)
     page.answers = {"lookup": (200, b"<html>"), "probe": (200, b"<html>")}
     async with make_link(page, good) as link:
@@ -217,7 +217,7 @@ async def test_a_grape_that_stores_something_else_is_found_out():
             await link.put(b"hello world")
 
 
-async def test_what_was_put_is_seen_by_the_next_get():
+async def test_put_values_are_seen_by_the_next_get():
     (grape,) = fake_grapes(1, put=HELLO, get={"id": "00" * 20, "v": "hello world"})
     async with make_link(grape) as link:
         grape.delay, grape.turns["get"] = 1.0, [{"id": "00" * 20, "v": "hello world"}, None]

@@ -54,7 +54,7 @@ async def test_messages_of_subscribers_are_ignored(publisher: Publisher) -> None
         assert (opcode, int.from_bytes(data[:2], "big")) == (8, 1009)
 
 
-async def test_who_reads_too_slowly_is_cut_and_the_others_get_everything() -> None:
+async def test_slow_readers_are_cut_and_the_others_get_everything() -> None:
     limits = Limits(max_backlog=500_000)
     async with Publisher("prices", limits=limits) as publisher:
         await publisher.start("127.0.0.1")
@@ -108,7 +108,7 @@ async def test_stopping_sends_goodbye(publisher: Publisher) -> None:
         publisher.address  # noqa: B018
 
 
-async def test_it_is_announced() -> None:
+async def test_publishers_are_announced() -> None:
     directory = MemoryDirectory()
     async with Publisher("prices", directory=directory) as publisher:
         _, port = await publisher.start("127.0.0.1")

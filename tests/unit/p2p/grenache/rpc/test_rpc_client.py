@@ -32,7 +32,7 @@ async def test_twelve_requests_reach_twelve_workers(world):
     assert world.transport.asked == {address(n): 1 for n in range(1, 13)}
 
 
-@pytest.mark.parametrize("in_flight", [1, 8, 64])
+@pytest.mark.parametrize("in_flight", [1, pytest.param(8, marks=pytest.mark.slow), 64])
 @pytest.mark.parametrize("usual", [0.0003, 0.02])
 async def test_workers_that_are_as_good_as_each_other_get_equal_shares(world, in_flight, usual):
     rng = random.Random(in_flight)
@@ -107,7 +107,9 @@ async def test_a_request_refused_by_a_worker_goes_to_another(world, error):
 
 
 @pytest.mark.parametrize("error", ["ERR_WORKER_STOPPED: perhaps executed"])
-async def test_what_a_stopping_worker_may_have_done_is_repeated_only_if_idempotent(world, error):
+async def test_requests_that_a_stopping_worker_may_have_executed_are_retried_only_if_idempotent(
+    world, error
+):
     world.add(1, saying(error))
     with pytest.raises(RemoteError, match="perhaps executed"):
         await world.ask()
@@ -118,7 +120,7 @@ async def test_what_a_stopping_worker_may_have_done_is_repeated_only_if_idempote
         assert await world.ask(idempotent=True) == "hi"
 
 
-async def test_when_all_workers_are_busy_their_retry_times_are_kept_and_then_the_call_fails(
+async def test_calls_respect_the_retry_times_of_busy_workers_and_then_fail(
     world,
 ):
     for n in range(1, 4):
@@ -145,7 +147,7 @@ async def test_dead_workers_cost_nothing_while_one_lives(world):
 
 
 @pytest.mark.parametrize("error", [LOST, BadReply("ERR_REPLY_EMPTY")])
-async def test_what_may_have_been_done_is_repeated_only_if_idempotent(world, error):
+async def test_requests_that_may_have_been_executed_are_retried_only_if_idempotent(world, error):
     world.add(1, failing(error))
     with pytest.raises(RequestFailed) as failed:
         await world.ask()

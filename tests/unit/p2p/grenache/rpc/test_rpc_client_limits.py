@@ -38,7 +38,7 @@ async def world() -> AsyncIterator[World]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_whatever_workers_and_grapes_do(world, seed):
+async def test_calls_keep_their_promises_for_any_workers_and_grapes(world, seed):
     """Nothing takes longer than its timeout, nobody gets another's answer, what is not idempotent is done
     once at most and never again after it may have been, and nothing is left behind."""
     rng = random.Random(seed)
@@ -301,7 +301,7 @@ async def test_closing_fails_requests_that_real_workers_have_not_answered(kind):
 
 
 @pytest.mark.looptime(False)
-async def test_what_the_transports_do_not_have_is_refused():
+async def test_unsupported_transport_options_are_refused():
     with pytest.raises(ValueError, match="over HTTP only"):
         Client(MemoryDirectory(), transport="ws", compress=True)
     with pytest.raises(ValueError, match="unknown transport 'udp'"):

@@ -85,7 +85,7 @@ async def test_an_announcement_that_is_just_under_way_is_found_by_a_client_that_
     assert now() - began < 0.3
 
 
-async def test_who_is_not_used_any_more_and_not_found_is_forgotten_at_once(world):
+async def test_unused_services_without_workers_are_forgotten_at_once(world):
     world.add(1, echo())
     await world.ask()
     world.directory.services["svc"] = []
@@ -94,7 +94,7 @@ async def test_who_is_not_used_any_more_and_not_found_is_forgotten_at_once(world
         await world.ask()
 
 
-async def test_who_comes_back_after_a_long_time_gets_the_workers_of_now(world):
+async def test_callers_returning_after_a_long_time_get_the_current_workers(world):
     world.add(1, echo())
     await world.ask()
     world.directory.services["svc"] = []

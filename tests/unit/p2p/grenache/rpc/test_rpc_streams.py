@@ -118,7 +118,7 @@ async def test_action_arguments_and_headers_arrive(client: Client) -> None:
     assert found == {"key": "meta", "action": "up", "args": args, "own": '{"a":1}'}
 
 
-async def test_over_tls(tmp_path: Path) -> None:
+async def test_streams_work_over_tls(tmp_path: Path) -> None:
     pairs = make_certificates(tmp_path, "worker", "caller")
     options = {"tls": server_context(pairs["worker"], ask=True)}
     async with (
@@ -178,7 +178,7 @@ async def test_a_reply_larger_than_the_limit_is_refused(client: Client) -> None:
     assert failed.value.code == "ERR_PAYLOAD_SIZE"
 
 
-async def test_what_a_handler_reads_at_once_is_limited(client: Client, worker: Worker) -> None:
+async def test_single_reads_of_a_handler_are_limited(client: Client, worker: Worker) -> None:
     async def collect(stream: StreamRequest) -> int:
         return len(await stream.read(1000))
 

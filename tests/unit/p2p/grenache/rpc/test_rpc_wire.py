@@ -75,7 +75,7 @@ def test_rids_are_random_uuids() -> None:
         ('[{"a":1},"k",1]', "ERR_REQUEST_SHAPE", None),
     ],
 )
-def test_what_is_no_request_is_refused_with_the_rid_if_it_has_one(
+def test_malformed_requests_are_refused_with_their_rid_if_there_is_one(
     data: str | bytes, code: str, rid: Any
 ) -> None:
     with pytest.raises(rpc_wire.Malformed) as caught:
@@ -126,7 +126,7 @@ def test_errors_of_a_reply_are_taken_as_the_node_client_takes_them(
 
 
 @pytest.mark.parametrize("data", ["", b"", "hello", "null", "{}", "[]", '"abc"', "[[1],null,1]"])
-def test_what_is_no_reply_is_refused(data: str | bytes) -> None:
+def test_malformed_replies_are_refused(data: str | bytes) -> None:
     with pytest.raises(rpc_wire.Malformed) as caught:
         rpc_wire.decode_reply(data)
     assert caught.value.code == "ERR_REPLY_EMPTY"
@@ -169,7 +169,7 @@ def test_exactly_the_limit_is_unpacked_and_one_more_is_not() -> None:
     ],
     ids=["empty", "plain", "cut", "trailing", "two members", "zlib"],
 )
-def test_what_is_not_one_gzip_member_is_refused(data: bytes) -> None:
+def test_bodies_other_than_one_gzip_member_are_refused(data: bytes) -> None:
     with pytest.raises(rpc_wire.Malformed) as caught:
         rpc_wire.gunzip(data)
     assert caught.value.code == "ERR_ENCODING_COMPRESSION"

@@ -162,7 +162,7 @@ async def test_a_name_is_served_once_and_must_be_one(worker: Worker, service: Se
         (b"{}", "ERR_REQUEST_SHAPE"),
     ],
 )
-async def test_what_is_no_request_gets_an_answer(
+async def test_malformed_requests_get_an_answer(
     http: RawConnection, ws: RawConnection, body: bytes, error: str
 ) -> None:
     status, answer = await http.http(body)
@@ -202,7 +202,7 @@ async def test_the_header_names_the_request_and_the_service(http: RawConnection)
         b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_ends_the_connection_and_fills_no_log(
+async def test_malformed_http_ends_the_connection_and_fills_no_log(
     http: RawConnection, garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     http.writer.write(garbage)

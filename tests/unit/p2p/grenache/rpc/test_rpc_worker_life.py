@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(30)
 # Stopping
 
 
-async def test_what_is_under_way_ends_within_the_grace(
+async def test_pending_requests_end_within_the_grace_period(
     service: Service, worker: Worker, http: RawConnection, ws: RawConnection
 ) -> None:
     http.send_http(request_body("held", "over http"))

@@ -64,7 +64,7 @@ async def test_only_the_connection_that_does_not_read_replies_is_cut(service: Se
 
 
 @pytest.mark.parametrize("transport", ["http", "ws"])
-async def test_who_reads_nothing_at_all_is_cut_in_time(service: Service, transport: str) -> None:
+async def test_clients_that_read_nothing_are_cut_in_time(service: Service, transport: str) -> None:
     async def big(request: Request) -> str:
         return "x" * 8_000_000
 

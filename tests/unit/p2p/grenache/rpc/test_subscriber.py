@@ -64,7 +64,7 @@ async def test_a_dead_publisher_is_passed_over_at_once(publishers):
             assert await prices.connected() == publishers[0].address
 
 
-async def test_when_a_publisher_goes_another_is_taken(publishers):
+async def test_subscribers_of_a_lost_publisher_move_to_another(publishers):
     async with subscriber(directory_of(*publishers)) as prices:
         for _ in range(2):
             first = await soon(prices.connected())
@@ -234,7 +234,7 @@ async def test_closing_ends_the_wait_for_a_connection():
     assert [message async for message in prices] == []
 
 
-async def test_what_cannot_be_is_refused():
+async def test_invalid_arguments_are_refused():
     with pytest.raises(BadInput):
         Subscriber(MemoryDirectory(), "")
     with pytest.raises(ValueError, match="one message"):

@@ -23,11 +23,12 @@ from exchange.model.commands import Amend, NewOrder, Selection
 from exchange.model.ports import Send
 from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected, Drained
+from node.virtual.server_model import VirtualTime
 from p2p.base.errors import DeliveryError, RemoteProtocolError
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Received
 from p2p.wire.messages import Codec
-from tests.simulation.clock import LocalClock, Scheduler, Trace
+from tests.simulation.clock import LocalClock, Trace
 from tests.simulation.dishonest.processor import Processor
 from tests.simulation.disk import Disk
 from tests.simulation.keys import RealKeys, identity
@@ -106,7 +107,7 @@ class Node:
         markets: list[str],
         disk: Disk,
         habits: Habits,
-        clock: Scheduler,
+        clock: VirtualTime,
         trace: Trace,
         network: Network,
         watch: Watch,
