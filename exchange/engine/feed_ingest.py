@@ -23,7 +23,7 @@ from itertools import islice
 from exchange.engine.recovery import Recovery
 from exchange.feeds import feed_limits
 from exchange.feeds.exchange_messages import FeedName, FeedPart
-from exchange.feeds.feed import Feed, FeedFault, Writer
+from exchange.feeds.feed import Feed, FeedFault, ShownOrder, Writer
 from exchange.feeds.feed_limits import (
     ABSENT,
     MAX_GIVEN_UP,
@@ -52,7 +52,7 @@ from p2p.ground.keyed_heap import KeyedHeap
 REFRESHED = 500  # orders shown or hidden at once: about 1 ms, for which other messages wait
 BATCH_EVENTS = 16  # events whose application costs as much as the check of a batch's signature
 MAX_SLICES = 64  # works in slices at once; beyond that answers are processed at once
-TIMES = 5_000  # times of orders looked at in one go
+TIMES = 5_000  # orders whose times are looked at, or whose memory is freed, in one go
 SCANNED = 64  # feeds looked at to make room for another
 
 
@@ -289,8 +289,9 @@ class FeedIngest:
             if uncross and market.crossed:
                 self._uncross(now, market)
         if owner in market.replicas and (owner, market.key) not in self._context.feeds:
-            del market.replicas[owner]  # it was given up
+            orders = market.replicas.pop(owner).feed.state.orders  # it was given up
             market.book.release_memory()
+            yield from _free(orders)
 
     def _give_up_all(self, now: float, owner: str, reason: str, *, above: int = 0) -> None:
         """Give up the feeds of an owner that have more than `above` open orders."""
@@ -576,7 +577,7 @@ class FeedIngest:
                 yield
             for number in before[start : start + REFRESHED]:
                 market.refresh(owner, number)
-        now = self._now
+        now, old = self._now, feed.state.orders
         try:
             applied = replica.adopt_loaded(now)
         except FeedFault as fault:
@@ -593,3 +594,12 @@ class FeedIngest:
             self._keep_bounds(now, market, feed)
         if market.crossed:
             self._uncross(now, market)
+        yield from _free(old)
+
+
+def _free(orders: dict[int, ShownOrder]) -> Iterator[None]:
+    """Free the memory of orders in slices."""
+    while len(orders) > TIMES:
+        for _ in range(TIMES):
+            orders.popitem()
+        yield

@@ -14,6 +14,7 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
@@ -23,7 +24,6 @@ import msgspec
 
 SLICE: Final = 2048  # rows encoded or freed in one step
 SORTED: Final = 8192  # numbers sorted in one step
-PAGES: Final = 2  # pages joined and hashed in one step
 FEW: Final = 512  # changed orders that may be left for `seal`
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -63,6 +63,7 @@ class OrderPacking:
         self._page_orders = page_orders
         self._rows: dict[int, bytes] = {}
         self._changed: dict[int, None] = {}
+        self._late: dict[int, None] = {}  # orders opened since the packing began
         self._encoded = False  # every order was, at least once
         self._sealed = False
         self._over = False  # `step` has nothing to do any more
@@ -91,12 +92,9 @@ class OrderPacking:
 
     def seal(self, outcome: Mapping[int, Shown | None] = MappingProxyType({})) -> None:
         """Fix the content: the orders as they are now, except for those of `outcome`."""
-        self._put(self._changed)
+        self._put_changed(list(self._changed))
         for number, order in outcome.items():
-            if order is None:
-                self._rows.pop(number, None)
-            else:
-                self._rows[number] = _row(number, order)
+            self._put_late(number, order)
         self._sealed = True
 
     def step(self) -> bool:
@@ -121,37 +119,58 @@ class OrderPacking:
         self._encoded = True
         while not self._sealed:
             if len(self._changed) > FEW:
-                some = list(islice(self._changed, SLICE))
-                self._put(some)
-                for number in some:
-                    del self._changed[number]
+                self._put_changed(list(islice(self._changed, SLICE)))
             yield self.pending
-        numbers = list(self._rows)
-        yield True
-        numbers.sort()  # quick: few orders were opened since the rows were encoded in order
+        late = sorted(self._late, reverse=True)
         packed = PackedOrders([], [])
-        for start in range(0, max(len(numbers), 1), self._page_orders):
-            some = numbers[start : start + self._page_orders]
-            page = _array_head(len(some)) + b"".join(map(self._rows.__getitem__, some))
+        while self._rows or not packed.pages:
+            some = self._next_page(numbers, late)
+            page = _array_head(len(some)) + b"".join(map(self._rows.pop, some))
             packed.pages.append(page)
             packed.hashes.append(hashlib.sha256(page).digest())
-            if len(packed.pages) % PAGES == 0:
-                yield True
-        self.result = packed
-        while self._rows:
             yield True
-            for _ in range(min(SLICE, len(self._rows))):
-                self._rows.popitem()
+        self.result = packed
+        while numbers:  # closed orders
+            del numbers[-SLICE:]
+            yield True
         self._over = True
 
+    def _next_page(self, numbers: list[int], late: list[int]) -> list[int]:
+        """Take the numbers of the next page: from the beginning of `numbers`, and from the end of `late`."""
+        rows = self._rows
+        page: list[int] = []
+        while len(page) < self._page_orders and (numbers or late):
+            until = bisect_left(numbers, late[-1]) if late else len(numbers)
+            if until:
+                some = numbers[: min(until, self._page_orders - len(page))]
+                del numbers[: len(some)]
+                page += [number for number in some if number in rows]
+            else:
+                number = late.pop()
+                if number in rows and number not in numbers[:1]:
+                    page.append(number)
+        return page
+
     def _put(self, numbers: Iterable[int]) -> None:
+        """Encode the rows of orders that were open when the packing began."""
         rows, orders = self._rows, self._orders
         for number in numbers:
             order = orders.get(number)
-            if order is None:
-                rows.pop(number, None)
-            else:
+            if order is not None:
                 rows[number] = _row(number, order)
+
+    def _put_changed(self, numbers: list[int]) -> None:
+        for number in numbers:
+            del self._changed[number]
+            self._put_late(number, self._orders.get(number))
+
+    def _put_late(self, number: int, order: Shown | None) -> None:
+        if order is None:
+            self._rows.pop(number, None)
+        else:
+            if number not in self._rows:
+                self._late[number] = None
+            self._rows[number] = _row(number, order)
 
 
 def _row(number: int, order: Shown) -> bytes:

@@ -40,7 +40,7 @@ MAX_PAGES = 4096  # of a snapshot that a node offers: 16 million orders
 AT_ONCE = 4096  # open orders that are packed for a checkpoint in one go, in about a millisecond
 HASHED = 512 * 1024  # bytes of pages of a snapshot that are hashed in one go
 LOADED = 1000  # orders of a snapshot that are taken in one go
-LATEST = 1.25  # intervals after the last checkpoint: then one is written whatever it takes
+LATEST = 2  # events for each open order since the packing began: then a checkpoint is written whatever it takes
 RULE_SINCE = 1_796_083_200_000_000  # us, 2026-12-01T00:00:00Z: see exchange.feeds.checkpoint_rule
 
 _encoder = msgspec.msgpack.Encoder()
@@ -262,6 +262,7 @@ class Feed:
         self._hashes: list[bytes] | None = None  # of the snapshot's pages, once they are known ...
         self._next_hashes: list[bytes] | None = None  # ... and of the next snapshot's
         self.packing: OrderPacking | None = None  # for the next checkpoint
+        self.packing_late = 0  # number at which it should have been ready for long
         self.working = False  # `step` has something to do
         self._packed: OrderPacking | None = None  # for the last one, until its memory is free
 
@@ -316,6 +317,7 @@ class Feed:
         """Begin to pack the open orders for the next checkpoint, if that is not under way."""
         if self.packing is None:
             self.packing = OrderPacking(self.state.orders, PAGE_ORDERS)
+            self.packing_late = self.number + LATEST * len(self.state.orders)
             self.working = True
         return self.packing
 
@@ -449,7 +451,8 @@ class Writer:
         interval = checkpoint_interval(len(feed.state.orders))
         if since >= interval and self.unsigned and not self._sealed:
             packing = feed.packing
-            if feed.small or since > LATEST * interval or (packing is not None and packing.ready):
+            late = feed.number > feed.packing_late
+            if feed.small or (packing is not None and (late or packing.ready)):
                 self._seal(feed.pack())
         batches: list[Batch] = []
         if self._sealed:

@@ -20,7 +20,6 @@ DELAYS = {
 SLICES = (
     ("exchange.feeds.checkpoint_pages.SLICE", 2),
     ("exchange.feeds.checkpoint_pages.SORTED", 4),
-    ("exchange.feeds.checkpoint_pages.PAGES", 1),
     ("exchange.feeds.checkpoint_pages.FEW", 1),
     ("exchange.feeds.feed.AT_ONCE", 0),
     ("exchange.feeds.feed.HASHED", 100),
@@ -128,7 +127,7 @@ class Settings:
                 ("exchange.feeds.unconnected_batches.MAX_BATCHES", self.early_batches),
                 (
                     "exchange.feeds.replication.PART_BYTES",
-                    600 if self.page_orders < 100 else 256 * 1024,
+                    600 if self.page_orders < 100 else 128 * 1024,
                 ),
             ):
                 stack.enter_context(patch(name, value))

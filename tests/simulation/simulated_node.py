@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 
 from exchange.engine.engine import Engine
@@ -447,7 +448,7 @@ class Node:
             raise refusal
 
     def _acknowledge(self, command: str, orders: list[Order]) -> None:
-        self._acknowledgements += [Acknowledgement(command, order.copy()) for order in orders]
+        self._acknowledgements += [Acknowledgement(command, copy(order)) for order in orders]
         self._changed()
 
     # Draining and committing

@@ -24,7 +24,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (pages_module, "SLICE", 3),
         (pages_module, "SORTED", 4),
-        (pages_module, "PAGES", 1),
         (pages_module, "FEW", 2),
         (feed_module, "AT_ONCE", 4),
         (feed_module, "PAGE_ORDERS", PAGE),
@@ -53,14 +52,14 @@ def order(number: int, shown: int = 5) -> ShownOrder:
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_changes_meanwhile_the_pages_are_those_of_the_seal(seed: int) -> None:
     rng = random.Random(seed)
-    numbers = rng.sample(range(1, 200), rng.randint(0, 60))
+    numbers = rng.sample(range(1, 60 if seed % 2 else 200), rng.randint(0, 50))
     if rng.random() < 0.5:
         numbers.sort()
     orders = {number: order(number) for number in numbers}
     packing = OrderPacking(orders, PAGE)
     while not packing.ready or rng.random() < 0.8:
         packing.step()
-        number = rng.randint(1, 220)
+        number = rng.randint(1, 70 if seed % 2 else 220)
         if rng.random() < 0.5:
             orders[number] = order(number, rng.randint(1, 9))
         else:
@@ -69,7 +68,7 @@ def test_whatever_changes_meanwhile_the_pages_are_those_of_the_seal(seed: int) -
     packing.seal()
     sealed = at_once(orders)
     while packing.result is None:
-        assert packing.step()
+        packing.step()
         orders.pop(next(iter(orders), 0), None)
     assert packing.result.pages == sealed
     assert packing.result.state == state_hash(sealed)
@@ -130,7 +129,7 @@ def test_a_checkpoint_waits_for_its_pages_and_later_events_follow_it() -> None:
 def test_a_flush_without_preparation_has_the_same_checkpoint() -> None:
     owner = Owner(1)
     batches = [owner.batch(*(opened(n) for n in range(1, 11)))]
-    batches += [owner.batch(*(Amended(n, 4) for n in range(1, 11))) for _ in range(3)]
+    batches += [owner.batch(*(Amended(n, 4) for n in range(1, 11))) for _ in range(5)]
     assert checkpoints(batches) == 1  # late, and whatever it takes
     assert follow(batches).orders == owner.writer.feed.state.orders
 
@@ -281,7 +280,7 @@ def test_nodes_trade_on_while_one_packs_its_orders() -> None:
 
 def test_a_writer_of_a_restored_feed_goes_on() -> None:
     owner = Owner(1)
-    for _ in range(4):
+    for _ in range(6):
         live = list(owner.writer.feed.state.orders) or range(1, 11)
         owner.batch(*(Amended(n, 3) if owner.writer.number else opened(n) for n in live))
     feed = Feed(owner.id, M)
@@ -291,4 +290,4 @@ def test_a_writer_of_a_restored_feed_goes_on() -> None:
     writer.append(Amended(1, 2))
     (batch,) = writer.flush()
     assert batch.first == held.number + 1
-    assert feed.checkpointed == held.checkpointed
+    assert feed.checkpointed == held.checkpointed > 0
