@@ -32,7 +32,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """Unit tests without processes, demos and long property tests: about five minutes on two cores."""
+    """Unit tests without processes, demos and long property tests: about two minutes on two cores."""
     session.install(*LOCK, "-e", ".[test]")
     session.run("pytest", "-n", "2", "-m", "not process and not slow", *session.posargs)
 

@@ -81,6 +81,17 @@ SLOW = (
 )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, without importing them, modules whose tests would all be deselected."""
+    expression = config.option.markexpr
+    if " or " in expression:
+        return None
+    left = OF_PROCESSES if "not process" in expression else ()
+    left += ("tests/simulation/",) if "not slow" in expression else ()
+    place = f"{os.path.relpath(collection_path, config.rootpath)}/"
+    return place.startswith(left) or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not os.environ.get("LONG_TESTS"):
         long = [item for item in items if item.get_closest_marker("long") is not None]

@@ -47,13 +47,13 @@ EXPERIMENTS = (  # programs that measure
 LINES = {
     "config": 1_700,
     "exchange": 50,
-    "exchange/engine": 2_600,
+    "exchange/engine": 2_250,  # long work in slices
     "exchange/feeds": 2_950,  # checkpoints and snapshots in slices
     "exchange/journal": 3_400,
-    "exchange/ledger": 2_000,
-    "exchange/market": 1_550,
-    "exchange/model": 1_200,
-    "exchange/orders": 1_950,  # which markets have changed
+    "exchange/ledger": 2_050,
+    "exchange/market": 1_600,
+    "exchange/model": 1_420,  # one record of a trade, and how those of earlier journals are read
+    "exchange/orders": 1_970,  # which markets have changed
     "exchange/takes": 1_050,
     "node": 50,
     "node/annexes": 50,

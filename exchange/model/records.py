@@ -158,6 +158,8 @@ class Order(msgspec.Struct, array_like=True, tag="order:2", gc=False):
         return found
 
 
+# Stands in where many of the terms are read; the kind and the self-trade prevention follow from the order.
+NO_TERMS: Final = Terms("limit", "none")
 # Copy of an order without terms.
 copy_plain: Final[Callable[[Order], Order]] = msgspec.Struct.__copy__  # type: ignore[attr-defined]
 

@@ -19,7 +19,7 @@ from exchange.market import market, order_book, triggers
 from exchange.model.records import DropTake, PendingTake
 from exchange.orders import fills, matching, order_store, reduce_only
 from exchange.takes import maker_side, take_protocol, taker_side
-from tests.simulation import disk, node
+from tests.simulation import disk, simulated_node
 from tests.simulation.runner import run_one
 from tests.simulation.settings import Trading, settings_of
 from tests.simulation.world import Outcome, run
@@ -138,28 +138,28 @@ def loses_decisions(patch: Patch) -> None:
 
 def speaks_before_it_is_durable(patch: Patch) -> None:
     """Messages leave before the commit."""
-    commit_soon = node.Node._commit_soon
+    commit_soon = simulated_node.Node._commit_soon
 
     def hasty(self: Any, commit: Any) -> None:
         self._send(commit)
         commit.drained.messages = []
         commit_soon(self, commit)
 
-    patch.setattr(node.Node, "_commit_soon", hasty)
+    patch.setattr(simulated_node.Node, "_commit_soon", hasty)
 
 
 def acknowledges_before_it_is_durable(patch: Patch) -> None:
     """The client hears before the commit."""
-    commit_soon = node.Node._commit_soon
+    commit_soon = simulated_node.Node._commit_soon
 
     def hasty(self: Any, commit: Any) -> None:
         for acknowledgement in commit.acknowledgements:
-            if isinstance(acknowledgement, node.Acknowledgement):
+            if isinstance(acknowledgement, simulated_node.Acknowledgement):
                 command, order = acknowledgement.command, acknowledgement.order
                 self._watch.acknowledged(self.number, command, order)
         commit_soon(self, commit)
 
-    patch.setattr(node.Node, "_commit_soon", hasty)
+    patch.setattr(simulated_node.Node, "_commit_soon", hasty)
 
 
 def forgets_takes(patch: Patch) -> None:

@@ -5,8 +5,7 @@ import itertools
 import logging
 
 import pytest
-from fake_grapes import fake_grapes
-from grenache_grapes_kit import HELLO, ONE, make_link, now, signed
+from grenache_grapes_kit import HELLO, ONE, fake_grapes, make_link, now, signed
 
 from p2p.grenache.announcer import INTERVAL, SPREAD
 from p2p.grenache.errors import BadInput, GrapeRefused, GrapeUnreachable

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from fake_grapes import fake_grapes
-from grenache_grapes_kit import HELLO, ONE, OWNER, make_link, now, signed
+from grenache_grapes_kit import HELLO, ONE, OWNER, fake_grapes, make_link, now, signed
 
 from p2p.grenache import bep44
 from p2p.grenache.directory import MutableItem, StoredValue
