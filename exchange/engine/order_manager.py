@@ -23,6 +23,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from copy import copy
 
 from exchange.market.market import Market
@@ -41,6 +42,8 @@ from exchange.takes.fill_or_kill import FillOrKill
 from exchange.takes.maker_side import MakerSide
 from exchange.takes.take_protocol import PendingTakes, TakeDecisions
 from exchange.takes.taker_side import TakerSide
+
+EXPIRED = 200  # orders that are cancelled at once because their date has come: about a millisecond
 
 
 class OrderManager:
@@ -175,11 +178,26 @@ class OrderManager:
             CommandRejected: this node must not write now; nothing has changed.
         """
         self._check_writes()
-        found = self.store.select(which)
-        for order in found:
-            self.store.cancel(now, order, reason)
-        self.run_queue(now)
+        found: list[Order] = []
+        for part, _ in self.cancelling(lambda: now, which, reason):
+            found += part
         return found
+
+    def cancelling(
+        self, clock: Callable[[], float], which: Selection, reason: str = "cancelled"
+    ) -> Iterator[tuple[list[Order], bool]]:
+        """Cancel as `cancel_many`, some orders with each step, which returns them, and True if another step follows.
+
+        Raises:
+            CommandRejected: this node must not write now; nothing has changed since the last step.
+        """
+        for part, more in self.store.selected(which):
+            self._check_writes()
+            now = clock()
+            for order in part:
+                self.store.cancel(now, order, reason)
+            self.run_queue(now)
+            yield part, more
 
     def freeze(self, now: float, account: int) -> list[Order]:
         """Freeze an account, cancel its open orders and return them. While this node does not write
@@ -344,6 +362,8 @@ class OrderManager:
     def run_queue(self, now: float) -> None:
         """Continue the orders of the work queue, and trigger stops, until nothing is left to do. Call
         after every change of the feeds: their trades may have triggered orders."""
+        if self._context.expiring:
+            return  # `tick` does it
         store = self.store
         work, unseen = store.work_queue, self._context.unseen
         while work or (unseen and self._conditional.process_trade(now)):
@@ -355,14 +375,27 @@ class OrderManager:
     # Time
 
     def expire(self, now: float) -> None:
-        """Cancel expired good-till-date orders. Call before anything that may fill one of them."""
-        store = self.store
-        if not store.expiry.values or not self._context.writes:
-            return
-        for _, number in store.expiry.pop_through(self._context.us(now)):
+        """Cancel all expired good-till-date orders. Call before anything that may fill one of them."""
+        while self.expire_some(now):
+            pass
+
+    def expire_some(self, now: float) -> bool:
+        """Cancel some of the expired good-till-date orders. Returns True while others are left: until they have been
+        cancelled nothing may be filled, so what this node decides waits (`EngineContext.expiring`)."""
+        store, context = self.store, self._context
+        context.expiring = False
+        if not store.expiry.values or not context.writes:
+            return False
+        time = context.us(now)
+        for _ in range(EXPIRED):
+            number = store.expiry.pop(time)
+            if number is None:
+                return False
             order = store.open.get(number)
             if order is not None and not order.cancelled:
                 store.cancel(now, order, "expired")
+        context.expiring = (first := store.expiry.least()) is not None and first <= time
+        return context.expiring
 
     @property
     def busy(self) -> bool:
@@ -382,9 +415,8 @@ class OrderManager:
 
     def tick(self, now: float) -> None:
         """Process expired orders, expired reservations and trailing stops."""
-        if not self._context.writes:
+        if not self._context.writes or self.expire_some(now):
             return
-        self.expire(now)
         self.maker_side.tick(now)
         self._fill_or_kill.tick()
         self._conditional.store_trailing_stops(now)

@@ -244,7 +244,9 @@ class Market:
         self.refresh_owner(owner)
 
     def _counts(self, owner: str, feed: Feed | None) -> bool:
-        return feed is not None and feed.fault is None and self.visible(owner)
+        if feed is None or feed.fault is not None or feed.replaced:
+            return False
+        return self.visible(owner)
 
     def _touch(self, side: int, price: int) -> None:
         if not self.marked:

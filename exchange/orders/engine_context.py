@@ -8,6 +8,7 @@ from functools import cached_property
 
 import msgspec
 
+from exchange.feeds.exchange_messages import FeedName
 from exchange.feeds.feed import Feed, Writer
 from exchange.feeds.feed_index import FeedIndex
 from exchange.ledger.accounts import Accounts
@@ -77,12 +78,12 @@ class ChangedMarkets:
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
-        self._changed: list[Market] = []
+        self.changed: list[Market] = []  # since the last `take`, in no order; for reading only
         self._unsettled: dict[str, Market] = {}
 
     def add(self, market: Market) -> None:
         """Note a change (`Market.mark`)."""
-        self._changed.append(market)
+        self.changed.append(market)
 
     def register(self, market: Market) -> None:
         """Add a market of the node; it counts as changed."""
@@ -91,7 +92,7 @@ class ChangedMarkets:
 
     def take(self) -> list[Market]:
         """Return the markets that changed since the last call."""
-        changed, self._changed = self._changed, []
+        changed, self.changed = self.changed, []
         for market in changed:
             market.marked = False
             self._unsettled[market.key] = market
@@ -99,7 +100,7 @@ class ChangedMarkets:
 
     def unsettled(self) -> list[Market]:
         """Return the markets with holds, or with resting orders that could trade with each other."""
-        for market in self._changed:
+        for market in self.changed:
             self._unsettled[market.key] = market
         if not self._unsettled:
             return []
@@ -137,6 +138,7 @@ class EngineContext:
         self.warn = warn
         self.stale: str | None = None  # reason why this node must not write its feeds any more
         self.fenced = False  # after a restart: this node must not write its feeds yet
+        self.expiring = False  # orders are left whose date has come: nothing may be filled
         self.forgotten = range(0)  # own takes that the journal of an old copy may lack
         self.specs = specs
         self.ledger = Ledger(specs.decimals)
@@ -144,6 +146,7 @@ class EngineContext:
         self.halts = Halts()
         self.owners = OwnerIndex(keys.node_id)
         self.feeds = FeedIndex()
+        self.working: dict[FeedName, Feed] = {}  # feeds with work to do in slices, a slice a tick
         self.markets: dict[str, Market] = {}
         self.changes = ChangedMarkets()
         for key in markets:
@@ -217,7 +220,9 @@ class EngineContext:
             self.unseen.append((market, trade))
 
     def save_snapshot(self, feed: Feed) -> None:
-        """Record a feed's snapshot if it has moved."""
+        """Record a feed's snapshot if it has moved, and let the feed do the rest beside trading."""
+        if feed.working:
+            self.working[feed.owner, feed.market] = feed
         if feed.snapshot_moved and feed.snapshot is not None:
             feed.snapshot_moved = False
             self.records.append(PutSnapshot(feed.owner, feed.market, feed.snapshot))

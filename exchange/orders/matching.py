@@ -225,7 +225,7 @@ class Matching:
 
     def uncross(self, now: float, market: Market) -> None:
         """Let own resting orders take from earlier crossing orders of others, hidden ones from any."""
-        if not self._context.writes or market.halted:
+        if not self._context.writes or self._context.expiring or market.halted:
             return
         store = self._store
         for order in self._crossed(market):

@@ -12,7 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _NONE: dict[int, Order] = {}
 RECENT_ORDERS = 10_000  # finished orders kept in memory at least, for answers and client ids
+PART = 200  # open orders that are looked at, and cancelled, at once: about a millisecond
+TRIMMED = 1000  # finished orders that are dropped at once
 
 
 def is_immediate(order: Order) -> bool:
@@ -109,21 +111,34 @@ class OrderStore:
 
     def select(self, which: Selection) -> list[Order]:
         """Return the open orders of a selection that are not being cancelled, oldest first."""
-        found: Collection[Order]
+        return [order for part, _ in self.selected(which) for order in part]
+
+    def selected(self, which: Selection) -> Iterator[tuple[list[Order], bool]]:
+        """Iterate over the orders of a selection in parts, each with True if another part follows. Between two of
+        them orders may be changed; those that are new then are not in it."""
+        found: list[Order]
         if which.numbers is not None:
-            found = [self.open[n] for n in sorted(which.numbers) if n in self.open]
+            found = [self.open[n] for n in sorted(which.numbers, reverse=True) if n in self.open]
+        elif which.account == HOUSE:
+            found = list(reversed(self.open.values()))
         else:
-            found = self.of_account(which.account)
-        return [
-            order
-            for order in found
-            if order.account == which.account
-            and not order.cancelled
-            and (which.client_ids is None or order.client_id in which.client_ids)
-            and (which.groups is None or order.group in which.groups)
-            and which.market in (None, order.market)
-            and which.side in (None, order.side)
-        ]
+            found = list(reversed(self.by_account.get(which.account, _NONE).values()))
+        while True:
+            part = [
+                order
+                for order in reversed(found[-PART:])
+                if order.account == which.account
+                and not order.cancelled
+                and not order.done
+                and (which.client_ids is None or order.client_id in which.client_ids)
+                and (which.groups is None or order.group in which.groups)
+                and which.market in (None, order.market)
+                and which.side in (None, order.side)
+            ]
+            del found[-PART:]  # to free many at the end would take long
+            yield part, bool(found)
+            if not found:
+                return
 
     # Changes
 
@@ -296,11 +311,12 @@ class OrderStore:
         self.recent[order.number] = order
 
     def trim(self) -> None:
-        """Drop the oldest finished orders, many at a time, so that each costs little."""
+        """Drop the oldest finished orders, some hundreds at a time, so that each costs little and none waits."""
         recent = self.recent
-        if len(recent) <= 2 * RECENT_ORDERS:
+        extra = len(recent) - RECENT_ORDERS
+        if extra <= RECENT_ORDERS // 10:
             return
-        for number in list(islice(recent, len(recent) - RECENT_ORDERS)):
+        for number in list(islice(recent, min(extra, TRIMMED))):
             old = recent.pop(number)
             if old.client_id is not None:
                 name = (old.account, old.client_id)

@@ -253,7 +253,7 @@ class Watch:
                 asked[take.maker, take.maker_order] += take.quantity
         offers = []
         for (owner, market), feed in engine.feeds.items():
-            if market != taker.market or owner not in present or feed.fault is not None:
+            if market != taker.market or owner not in present or feed.fault or feed.replaced:
                 continue
             for number, order in feed.state.orders.items():
                 if order.side == taker.side or (
