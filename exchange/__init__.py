@@ -7,5 +7,5 @@ ledger   double-entry ledger, accounts, statements
 journal  write-ahead log, snapshots, archive
 orders   parts of the order manager
 takes    trading with other nodes' orders
-engine   order manager, fast path, feed ingest, and the engine over all of them
+engine   order manager, feed ingest, and the engine over all of them
 """

@@ -47,13 +47,13 @@ EXPERIMENTS = (  # programs that measure
 LINES = {
     "config": 1_700,
     "exchange": 50,
-    "exchange/engine": 2_600,
-    "exchange/feeds": 2_550,
+    "exchange/engine": 2_250,  # long work in slices
+    "exchange/feeds": 2_950,  # checkpoints and snapshots in slices
     "exchange/journal": 3_400,
-    "exchange/ledger": 2_000,
-    "exchange/market": 1_550,
-    "exchange/model": 1_200,
-    "exchange/orders": 1_950,  # which markets have changed
+    "exchange/ledger": 2_050,
+    "exchange/market": 1_600,
+    "exchange/model": 1_420,  # one record of a trade, and how those of earlier journals are read
+    "exchange/orders": 2_010,  # which markets have changed
     "exchange/takes": 1_050,
     "node": 50,
     "node/annexes": 50,
@@ -74,7 +74,7 @@ LINES = {
     "node/http": 900,
     "node/operations": 1_100,
     "node/parts": 300,
-    "node/service": 3_900,
+    "node/service": 3_950,  # long steps in slices
     "node/streams": 2_150,
     "node/views": 1_750,
     "node/virtual": 1_600,

@@ -2,7 +2,6 @@
 
 engine         commands, messages and time in, records and messages out
 order_manager  commands on own orders, and the parts that carry them out
-fast_path      plain limit and market orders in fewer steps
 feed_ingest    feeds of other owners
 recovery       own feeds of a restored node, fetched from others
 recovery_settlement  orders and money brought in line with the fetched feeds

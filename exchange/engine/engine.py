@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
 
 import msgspec
 
@@ -47,7 +48,7 @@ from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
 from exchange.model.instruments import Instrument
 from exchange.model.ports import Broadcast, SigningKeys
-from exchange.model.records import Order, PutBatch, PutMeta, Recovered
+from exchange.model.records import Order, PutBatch, PutMeta, Recovered, copy_plain
 from exchange.orders.engine_context import (
     CommandRejected,
     Drained,
@@ -301,7 +302,7 @@ class Engine:
             message = unpack(message_type, payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
             return False
-        self.orders.expire(now)
+        self.orders.expire_some(now)
         valid = self._dispatch(now, message, origin, via)
         self.orders.run_queue(now)
         if self._context.fenced:
@@ -314,6 +315,8 @@ class Engine:
             return self._ingest.on_batch(now, message, via)
         if isinstance(message, Presence):
             return self._on_presence(now, message, via)
+        if isinstance(message, (Take, TakeResult)) and self._context.expiring:
+            return True  # it is repeated
         if isinstance(message, Take):
             return fenced or self.orders.maker_side.on_take(now, origin, message)  # it is repeated
         if isinstance(message, TakeResult):
@@ -419,8 +422,8 @@ class Engine:
 
     @property
     def refreshing(self) -> bool:
-        """Report if many orders are being shown or hidden: soon another `tick`, of about a millisecond."""
-        return self._ingest.refreshing
+        """Report if many orders are being shown, hidden, packed or expire: soon another `tick`, of about a millisecond."""
+        return self._ingest.refreshing or self._context.expiring
 
     def next_tick(self, now: float) -> float:
         """Return when `tick` is due; `now` while anything waits that has no time of its own. Leases, digests
@@ -443,7 +446,7 @@ class Engine:
         """Process everything that is due. Call at `next_tick`, and a few times a second."""
         if self._context.fenced:
             self._lift_fence(now)
-        self.orders.expire(now)
+        self.orders.expire_some(now)
         for owner in self._leases.expire(now):  # all are hidden before any market is matched
             self._owner_changed(now, owner, uncross=False)
         self._ingest.tick(now)
@@ -457,6 +460,17 @@ class Engine:
             if market.crossed:
                 self.orders.matching.uncross(now, market)
         self.orders.tick(now)
+
+    def prepare(self) -> bool:
+        """Do a slice of what the next `drain` would do at once for a checkpoint of many orders. Returns True while more
+        is left: then drain later. Commands and messages are processed meanwhile."""
+        context = self._context
+        if context.stale is not None:
+            return False
+        for market in context.changes.changed:
+            if market.writer.feed.packing is not None and market.writer.prepare():
+                return True
+        return False
 
     def drain(self, now: float) -> Drained:
         """Return the records to make durable and the messages to send after that."""
@@ -483,20 +497,17 @@ class Engine:
             # After the digest, which lets a restarted maker decide again.
             self.orders.taker_side.send_due(now)
         balances = context.drain_money()
-        # A finished order never changes again. `__copy__` is copy.copy without its search for the method.
+        # A finished order never changes again.
         copies: list[Order] = [
-            order if order.done else order.__copy__()  # type: ignore[attr-defined]
+            order if order.done else copy(order) if order.terms else copy_plain(order)
             for order in context.orders.values()
         ]
         self.orders.store_counters()
         records = context.records
-        records += context.fills
         records += copies
         records.extend(PutMeta(name, value) for name, value in context.meta.items())
-        drained = Drained(
-            records, context.messages, levels, context.trades, copies, context.fills, balances
-        )
-        context.records, context.messages, context.trades, context.fills = [], [], [], []
+        drained = Drained(records, context.messages, levels, context.trades, copies, balances)
+        context.records, context.messages, context.trades = [], [], []
         context.orders, context.meta = {}, {}
         return drained
 

@@ -23,7 +23,7 @@ from itertools import islice
 from exchange.engine.recovery import Recovery
 from exchange.feeds import feed_limits
 from exchange.feeds.exchange_messages import FeedName, FeedPart
-from exchange.feeds.feed import Feed, FeedFault, Writer
+from exchange.feeds.feed import Feed, FeedFault, ShownOrder, Writer
 from exchange.feeds.feed_limits import (
     ABSENT,
     MAX_GIVEN_UP,
@@ -31,7 +31,7 @@ from exchange.feeds.feed_limits import (
     FeedLimits,
     GivenUpFeed,
 )
-from exchange.feeds.feed_replica import Replica
+from exchange.feeds.feed_replica import RESUMED, Replica
 from exchange.feeds.replication import Replicator
 from exchange.feeds.unconnected_batches import UnconnectedBatches
 from exchange.market.market import Market, Trade
@@ -50,6 +50,9 @@ from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.keyed_heap import KeyedHeap
 
 REFRESHED = 500  # orders shown or hidden at once: about 1 ms, for which other messages wait
+BATCH_EVENTS = 16  # events whose application costs as much as the check of a batch's signature
+MAX_SLICES = 64  # works in slices at once; beyond that answers are processed at once
+TIMES = 5_000  # orders whose times are looked at, or whose memory is freed, in one go
 SCANNED = 64  # feeds looked at to make room for another
 
 
@@ -80,8 +83,11 @@ class FeedIngest:
         )  # last number at which a feed was given up
         # Replicas whose next batch is delayed, by the time at which it is due.
         self._waiting: KeyedHeap[FeedName, float] = KeyedHeap()
-        # Orders still to be shown or hidden, of owners with many orders.
-        self._refreshing: deque[tuple[Market, str, Iterator[int]]] = deque()
+        self._resuming = (
+            False  # some of them were due at the last tick, and were left for the next one
+        )
+        # Work that takes long, in slices: orders to be shown or hidden, snapshots, answers with many batches.
+        self._slices: deque[Iterator[None]] = deque()
         self.replicator = Replicator(
             context.node_id,
             context.feeds,
@@ -167,7 +173,7 @@ class FeedIngest:
         replica = found.replicas.get(owner)
         if replica is None or replica.feed.fault:
             return not self.bounds.refuses(self._now, (owner, market))
-        return replica.waits_until is None
+        return replica.waits_until is None and replica.loading is None
 
     def on_batch(self, now: float, batch: Batch, via: str) -> bool:
         """Process a batch from the neighbour `via`. Returns False if it is invalid."""
@@ -265,33 +271,27 @@ class FeedIngest:
         replica = market.replicas.get(owner)
         if replica is None:
             return
-        numbers = list(replica.feed.state.orders)
-        if len(numbers) > REFRESHED:
-            self._refreshing.append((market, owner, iter(numbers)))
-        else:
-            self._refresh(now, market, owner, iter(numbers), uncross=uncross)
+        self._begin(self._refresh(now, market, owner, uncross))
 
-    def _refresh(
-        self,
-        now: float,
-        market: Market,
-        owner: str,
-        numbers: Iterator[int],
-        *,
-        uncross: bool = True,
-    ) -> bool:
-        """Show or hide the next part of the orders. Returns True if none are left."""
-        left = REFRESHED
-        for number in islice(numbers, left):
-            market.refresh(owner, number)
-            left -= 1
-        replica = market.replicas.get(owner)
-        if left and replica is not None and (owner, market.key) not in self._context.feeds:
-            del market.replicas[owner]  # it was given up
+    def _begin(self, steps: Iterator[None]) -> None:
+        """Do the first slice of some work now, and the others with each tick, in turn with those of other work."""
+        if next(steps, self) is not self:
+            self._slices.append(steps)
+
+    def _refresh(self, now: float, market: Market, owner: str, uncross: bool) -> Iterator[None]:
+        numbers = list(market.replicas[owner].feed.state.orders)
+        for start in range(0, len(numbers) or 1, REFRESHED):
+            if len(numbers) > REFRESHED:
+                yield
+                now, uncross = self._now, True
+            for number in numbers[start : start + REFRESHED]:
+                market.refresh(owner, number)
+            if uncross and market.crossed:
+                self._uncross(now, market)
+        if owner in market.replicas and (owner, market.key) not in self._context.feeds:
+            orders = market.replicas.pop(owner).feed.state.orders  # it was given up
             market.book.release_memory()
-        if uncross and market.crossed:
-            self._uncross(now, market)
-        return left > 0
+            yield from _free(orders)
 
     def _give_up_all(self, now: float, owner: str, reason: str, *, above: int = 0) -> None:
         """Give up the feeds of an owner that have more than `above` open orders."""
@@ -327,29 +327,42 @@ class FeedIngest:
 
     @property
     def refreshing(self) -> bool:
-        """Report if owners' orders are being shown or hidden, a part with each tick."""
-        return bool(self._refreshing)
+        """Report if owners' orders are being shown, hidden or packed, or many batches applied, a part with each
+        tick."""
+        return bool(self._slices or self._context.working or self._resuming)
 
     @property
     def busy(self) -> bool:
-        """Report if batches are delayed, or owners' orders are being shown or hidden."""
-        return bool(self._refreshing) or len(self._waiting) > 0
+        """Report if batches are delayed, or owners' orders are being shown, hidden or packed."""
+        return self.refreshing or len(self._waiting) > 0
 
     def tick(self, now: float) -> None:
         """Apply delayed batches that are due; give up heavy feeds of owners that are absent for
         long."""
         self._now = now
-        if self._refreshing:
-            market, owner, numbers = self._refreshing.popleft()
-            if not self._refresh(now, market, owner, numbers):
-                self._refreshing.append((market, owner, numbers))
+        if self._slices:
+            self._begin(self._slices.popleft())
+        self._work()
         self._resume_waiting(now)
         for owner in self.bounds.absent_owners(now):
             self._give_up_all(now, owner, ABSENT, above=self.bounds.limits.absent_orders)
 
+    def _work(self) -> None:
+        """Let the next feed that has work to do beside trading do a slice of it."""
+        working = self._context.working
+        name = next(iter(working), None)
+        if name is not None:
+            feed = working.pop(name)
+            if feed.step():
+                working[name] = feed
+
     def _resume_waiting(self, now: float) -> None:
-        """Apply the delayed batches that are due."""
+        """Apply the delayed batches that are due, those of one feed in a tick if there are many."""
+        events = 0
         for until, (owner, key) in self._waiting.pop_through(now):
+            if events >= RESUMED:
+                self._waiting.set((owner, key), until)
+                continue
             market = self._context.markets[key]
             replica = market.replicas.get(owner)
             if replica is None or replica.waits_until != until:
@@ -359,7 +372,10 @@ class FeedIngest:
             except FeedFault as fault:
                 self._blame(now, market, owner, fault)
                 applied = []
+            events += sum(len(batch.events) for batch in applied)
             self._advance(now, market, replica, applied)
+        due = self._waiting.least()
+        self._resuming = due is not None and due <= now
 
     def _advance(self, now: float, market: Market, replica: Replica, applied: list[Batch]) -> None:
         feed = replica.feed
@@ -456,14 +472,39 @@ class FeedIngest:
         self.replicator.forget(self._context.node_id, market.key)
 
     def on_part(self, now: float, node: str, part: FeedPart) -> bool:
-        market = self._context.markets.get(part.market)
-        if market is None:
+        """Process an answer. Returns False if it is invalid, as far as it has been processed when this returns."""
+        if part.market not in self._context.markets:
             return True
+        self._now = now
+        found: list[bool] = []
+        steps = self._process(node, part, found)
+        if len(self._slices) < MAX_SLICES:
+            self._begin(steps)
+        else:
+            for _ in steps:
+                pass
+        return found != [False]
+
+    def _process(self, node: str, part: FeedPart, valid: list[bool]) -> Iterator[None]:
+        """Process the batches of an answer in slices, then the rest. Puts into `valid` whether all of it is."""
+        events = 0
         for batch in part.batches:
-            if batch.market != part.market or self.owner_of(batch.key) != part.owner:
-                return False
-            if not self.on_batch(now, batch, node):
-                return False
+            cost = len(batch.events) + BATCH_EVENTS
+            if events and events + cost > RESUMED:
+                yield
+                events = 0
+            events += cost
+            if (
+                batch.market != part.market
+                or self.owner_of(batch.key) != part.owner
+                or not self.on_batch(self._now, batch, node)
+            ):
+                valid.append(False)
+                return
+        valid.append(self._finish_part(self._now, node, part))
+
+    def _finish_part(self, now: float, node: str, part: FeedPart) -> bool:
+        market = self._context.markets[part.market]
         checkpoint = part.checkpoint
         if checkpoint is not None:
             # Checked before its pages are kept, which may be large.
@@ -480,6 +521,9 @@ class FeedIngest:
         if complete is None:
             return True
         self._adopt(now, market, part.owner, *complete)
+        replica = market.replicas.get(part.owner)
+        if replica is not None and replica.loading is not None:
+            self.replicator.forget(part.owner, market.key)
         return True
 
     def _adopt(
@@ -499,23 +543,63 @@ class FeedIngest:
             replica = self._replica(Feed(owner, market.key))
             if not market.visible(owner):
                 self.bounds.owner_unseen(now, owner)
-        before = list(replica.feed.state.orders)
         market.replicas[owner] = replica
         self._context.feeds[owner, market.key] = replica.feed
+        self._now = now
+        self._begin(self._load(market, replica, checkpoint, pages))
+
+    def _load(
+        self, market: Market, replica: Replica, checkpoint: Batch, pages: list[bytes]
+    ) -> Iterator[None]:
+        """Read a snapshot, hide the orders that it replaces and show its own, in slices. Batches of the feed wait
+        until it is read."""
+        feed, owner = replica.feed, replica.feed.owner
+        loading = replica.load_snapshot(checkpoint, pages)
+        if loading is None:
+            return
         try:
-            applied = replica.offer_snapshot(checkpoint, pages, now)
+            yield from loading
+        except FeedFault as fault:
+            self._blame(self._now, market, owner, fault)
+            return
+        if replica.loading is None:
+            return  # the feed was given up meanwhile
+        orders = iter(replica.loading[1].orders.values())
+        while some := list(islice(orders, TIMES)):
+            for order in some:
+                self._saw_time(self._now, market, order.time)
+            if len(some) == TIMES:
+                yield
+        feed.replaced = True
+        before = list(feed.state.orders)
+        for start in range(0, len(before), REFRESHED):
+            if start:
+                yield
+            for number in before[start : start + REFRESHED]:
+                market.refresh(owner, number)
+        now, old = self._now, feed.state.orders
+        try:
+            applied = replica.adopt_loaded(now)
         except FeedFault as fault:
             self._blame(now, market, owner, fault)
             return
         if applied is None:
             return
-        market.replaced(owner, before)
-        for order in replica.feed.state.orders.values():
-            self._saw_time(now, market, order.time)
+        feed.replaced = False
+        self.refresh_owner(now, market, owner, uncross=False)
         self._advance(now, market, replica, applied)
-        self.replicator.advanced(now, owner, market.key, replica.feed.number)
+        self.replicator.advanced(now, owner, market.key, feed.number)
         market.drop_holds(now, owner)
         if not applied:
-            self._keep_bounds(now, market, replica.feed)
+            self._keep_bounds(now, market, feed)
         if market.crossed:
             self._uncross(now, market)
+        yield from _free(old)
+
+
+def _free(orders: dict[int, ShownOrder]) -> Iterator[None]:
+    """Free the memory of orders in slices."""
+    while len(orders) > TIMES:
+        for _ in range(TIMES):
+            orders.popitem()
+        yield

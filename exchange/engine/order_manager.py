@@ -5,7 +5,6 @@ parts, each with one subject:
 
     OrderValidation    accepts or rejects new orders
     Amendments         changes open orders
-    FastPath           plain limit and market orders, and their cancels, in fewer steps
     Matching           own orders against the book
     FillRecorder       fills, ledger postings and feed events of a trade
     TakerSide          takes of other owners' orders
@@ -24,10 +23,9 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from copy import copy
 
-from exchange.engine.fast_path import FastPath
-from exchange.feeds.feed_limits import OWN_OPEN_ORDERS
 from exchange.market.market import Market
 from exchange.model.commands import HOUSE, Amend, NewOrder, Selection
 from exchange.model.records import Order, PutHalt, Recovered
@@ -36,7 +34,7 @@ from exchange.orders.conditional_orders import ConditionalOrders
 from exchange.orders.engine_context import CommandRejected, EngineContext
 from exchange.orders.fills import FillRecorder
 from exchange.orders.matching import Matching
-from exchange.orders.order_store import OrderStore, is_immediate
+from exchange.orders.order_store import OrderStore
 from exchange.orders.order_validation import OrderValidation
 from exchange.orders.reduce_only import ReduceOnly
 from exchange.takes.credit import CreditCheck
@@ -44,6 +42,8 @@ from exchange.takes.fill_or_kill import FillOrKill
 from exchange.takes.maker_side import MakerSide
 from exchange.takes.take_protocol import PendingTakes, TakeDecisions
 from exchange.takes.taker_side import TakerSide
+
+EXPIRED = 200  # orders that are cancelled at once because their date has come: about a millisecond
 
 
 class OrderManager:
@@ -68,7 +68,6 @@ class OrderManager:
         )
         self._conditional = ConditionalOrders(context, store)
         self._validation = OrderValidation(context, store, reduce_only, self._conditional)
-        self._fast_path = FastPath(context, store, fills)
         self._amendments = Amendments(
             context, store, self._validation, self._conditional, reduce_only
         )
@@ -116,31 +115,24 @@ class OrderManager:
             self._check_writes()
         if store.expiry.values:
             self.expire(now)
-        order = self._fast_path.try_place(now, new)
-        if order is None:
-            self._check_room(new)
-            placed = self._validation.accept(now, new)
-            first = placed[0]
-            self._continue(now, first)
-            for other in placed[1:]:
-                if first.cancelled and not other.cancelled:
+            self.run_queue(now)
+        order = self._validation.accept(now, new)
+        if order.opened:
+            return [order]
+        self._advance(now, order)
+        if not order.done:
+            store.settle(now, order)
+        placed = [order]
+        if order.terms is not None and order.linked_order:
+            linked = store.get(order.linked_order)
+            if linked is not None:
+                placed.append(linked)
+                if order.cancelled and not linked.cancelled:
                     # The limit order ended at once without a trade: no pair comes into being.
-                    store.cancel(now, other, first.reason)
-        else:
-            placed = [order]
+                    store.cancel(now, linked, order.reason)
         if store.work_queue or context.unseen:
             self.run_queue(now)
         return placed
-
-    def _check_room(self, new: NewOrder) -> None:
-        """Raises `CommandRejected` at a limit below the one at which every replica gives the feed up."""
-        market = None if new.price is None else self._context.markets.get(new.market)
-        if market is not None and len(market.writer.feed.state.orders) >= OWN_OPEN_ORDERS:
-            raise CommandRejected(
-                "too_many_orders",
-                f"this node has {OWN_OPEN_ORDERS} open orders in {new.market}, the most that it "
-                "accepts: cancel some of them",
-            )
 
     def amend(self, now: float, number: int, changes: Amend) -> Order:
         """Change an open order, see `exchange.orders.amendments`.
@@ -150,10 +142,11 @@ class OrderManager:
         """
         self._check_writes()
         self.expire(now)
+        self.run_queue(now)
         order = self._changeable(number)
         if self._amendments.amend(now, order, changes):
             if order.free:
-                self._match(now, order)
+                self._advance(now, order)
             self.store.publish(now, order, moved=not order.done)
         self.run_queue(now)
         return order
@@ -172,8 +165,8 @@ class OrderManager:
         context = self._context
         if context.stale is not None or context.fenced:
             self._check_writes()
-        if not self._fast_path.try_cancel(now, order, reason):
-            self.store.cancel(now, order, reason)
+        self.store.cancel(now, order, reason)
+        if self.store.work_queue or context.unseen:
             self.run_queue(now)
         return order
 
@@ -185,11 +178,26 @@ class OrderManager:
             CommandRejected: this node must not write now; nothing has changed.
         """
         self._check_writes()
-        found = self.store.select(which)
-        for order in found:
-            self.store.cancel(now, order, reason)
-        self.run_queue(now)
+        found: list[Order] = []
+        for part, _ in self.cancelling(lambda: now, which, reason):
+            found += part
         return found
+
+    def cancelling(
+        self, clock: Callable[[], float], which: Selection, reason: str = "cancelled"
+    ) -> Iterator[tuple[list[Order], bool]]:
+        """Cancel as `cancel_many`, some orders with each step, which returns them, and True if another step follows.
+
+        Raises:
+            CommandRejected: this node must not write now; nothing has changed since the last step.
+        """
+        for part, more in self.store.selected(which):
+            self._check_writes()
+            now = clock()
+            for order in part:
+                self.store.cancel(now, order, reason)
+            self.run_queue(now)
+            yield part, more
 
     def freeze(self, now: float, account: int) -> list[Order]:
         """Freeze an account, cancel its open orders and return them. While this node does not write
@@ -317,26 +325,34 @@ class OrderManager:
             self.store.publish(now, order)
 
     def _advance(self, now: float, order: Order, *, only_earlier: bool = False) -> None:
-        if order.untriggered:
-            self._conditional.check_linked(now, order)
-        elif order.tif == "fok":
-            self._fill_or_kill.advance(now, order)
-        elif order.free:
-            self._match(now, order, only_earlier=only_earlier)
-
-    def _match(self, now: float, order: Order, *, only_earlier: bool = False) -> None:
-        context = self._context
-        halted = context.markets[order.market].halted
-        if order.reduce_only and not self._reduce_only.fit(now, order):
+        """Trade the free quantity of an order with the book as far as its terms allow."""
+        terms = order.terms
+        if terms is not None:
+            if terms.untriggered:
+                self._conditional.check_linked(now, order)
+                return
+            if terms.tif == "fok":
+                self._fill_or_kill.advance(now, order)
+                return
+            if terms.reduce_only and order.free and not self._reduce_only.fit(now, order):
+                return
+            if not order.free:
+                return
+        elif order.cancelled or order.filled == order.quantity:
             return
+        context = self._context
+        market = context.markets[order.market]
+        halted = market.halted
         if not halted and context.stale is None and not context.fenced:
-            if order.post_only:
+            if terms is not None and terms.post_only:
                 if self.matching.would_take(order):
                     order.cancelled = True
                     order.reason = "post_only"
                 return
-            self.matching.take_liquidity(now, order, only_earlier=only_earlier)
-        if is_immediate(order) and not order.pending and order.free:
+            if market.meets(order.side, order.price or order.worst_price):
+                self.matching.take_liquidity(now, order, only_earlier=only_earlier)
+        immediate = order.price is None or (terms is not None and terms.tif == "ioc")
+        if immediate and order.free and not order.pending:
             order.cancelled = True  # nothing left to trade with
             if halted:
                 order.reason = "halted"
@@ -346,6 +362,8 @@ class OrderManager:
     def run_queue(self, now: float) -> None:
         """Continue the orders of the work queue, and trigger stops, until nothing is left to do. Call
         after every change of the feeds: their trades may have triggered orders."""
+        if self._context.expiring:
+            return  # `tick` does it
         store = self.store
         work, unseen = store.work_queue, self._context.unseen
         while work or (unseen and self._conditional.process_trade(now)):
@@ -357,14 +375,27 @@ class OrderManager:
     # Time
 
     def expire(self, now: float) -> None:
-        """Cancel expired good-till-date orders. Call before anything that may fill one of them."""
-        store = self.store
-        if not store.expiry.values or not self._context.writes:
-            return
-        for _, number in store.expiry.pop_through(self._context.us(now)):
+        """Cancel all expired good-till-date orders. Call before anything that may fill one of them."""
+        while self.expire_some(now):
+            pass
+
+    def expire_some(self, now: float) -> bool:
+        """Cancel some of the expired good-till-date orders. Returns True while others are left: until they have been
+        cancelled nothing may be filled, so what this node decides waits (`EngineContext.expiring`)."""
+        store, context = self.store, self._context
+        context.expiring = False
+        if not store.expiry.values or not context.writes:
+            return False
+        time = context.us(now)
+        for _ in range(EXPIRED):
+            number = store.expiry.pop(time)
+            if number is None:
+                return False
             order = store.open.get(number)
             if order is not None and not order.cancelled:
                 store.cancel(now, order, "expired")
+        context.expiring = (first := store.expiry.least()) is not None and first <= time
+        return context.expiring
 
     @property
     def busy(self) -> bool:
@@ -384,9 +415,8 @@ class OrderManager:
 
     def tick(self, now: float) -> None:
         """Process expired orders, expired reservations and trailing stops."""
-        if not self._context.writes:
+        if not self._context.writes or self.expire_some(now):
             return
-        self.expire(now)
         self.maker_side.tick(now)
         self._fill_or_kill.tick()
         self._conditional.store_trailing_stops(now)

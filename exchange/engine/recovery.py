@@ -130,6 +130,7 @@ class Recovery:
     def tick(self, now: float) -> None:
         """Apply batches whose time has come."""
         for own in self.feeds.values():
+            own.feed.step()
             until = own.replica.waits_until
             if until is not None and until <= now:
                 try:

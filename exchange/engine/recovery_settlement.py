@@ -26,7 +26,7 @@ from exchange.ledger.ledger import InsufficientBalance
 from exchange.ledger.statements import StatementTrade
 from exchange.market.market import Trade
 from exchange.model.commands import HOUSE, SUSPENSE
-from exchange.model.events import BUY, MAX_ORDER, Closed, Event, Filled, Opened
+from exchange.model.events import BUY, MAX_ORDER, Event, Filled, Opened
 from exchange.model.records import Decision, DropTake, Fill, Order, PutBatch
 from exchange.orders.engine_context import EngineContext
 from exchange.takes.take_protocol import RESERVED
@@ -174,29 +174,6 @@ class RecoverySettlement:
         )
         if trade.role == "maker":
             self._decide(trade)
-        self._filled(trade, order, account, fee, units.base if trade.side == BUY else units.quote)
-
-    def _covers(self, order: Order, side: int, asset: str, amount: int) -> bool:
-        """Report if the account of a known order can pay for the trade."""
-        if order.side != side:
-            return False  # it has another order's number
-        if order.account == HOUSE:
-            return True
-        holding = self._context.ledger.accounts.get(order.account, {}).get(asset)
-        if holding is None:
-            return False
-        others = holding.held - holding.holds.get(order.number, 0)
-        return holding.balance - amount >= others
-
-    def _filled(
-        self, trade: LostTrade, order: Order | None, account: int, fee: int, fee_asset: str
-    ) -> None:
-        context = self._context
-        if order is not None:
-            order.filled += trade.quantity
-            order.value += trade.price * trade.quantity
-            order.quantity = max(order.quantity, order.filled)  # it was amended since
-            context.orders[order.number] = order
         fill = Fill(
             taker=trade.taker,
             take=trade.take,
@@ -211,9 +188,30 @@ class RecoverySettlement:
             counterparty_order=trade.peer_order,
             account=account,
             fee=fee,
-            fee_asset=fee_asset,
+            fee_asset=units.base if trade.side == BUY else units.quote,
         )
-        context.fills.append(fill)
+        context.ledger.record(fill)
+        self._filled(fill, order)
+
+    def _covers(self, order: Order, side: int, asset: str, amount: int) -> bool:
+        """Report if the account of a known order can pay for the trade."""
+        if order.side != side:
+            return False  # it has another order's number
+        if order.account == HOUSE:
+            return True
+        holding = self._context.ledger.accounts.get(order.account, {}).get(asset)
+        if holding is None:
+            return False
+        others = holding.held - holding.holds.get(order.number, 0)
+        return holding.balance - amount >= others
+
+    def _filled(self, fill: Fill, order: Order | None) -> None:
+        """Apply a recovered fill to its order, and report it."""
+        if order is not None:
+            order.filled += fill.quantity
+            order.value += fill.price * fill.quantity
+            order.quantity = max(order.quantity, order.filled)  # it was amended since
+            self._context.orders[order.number] = order
         row = RecoveredFill(
             market=fill.market,
             side=fill.side,
@@ -222,10 +220,10 @@ class RecoverySettlement:
             time=fill.time,
             role=fill.role,
             order=fill.order,
-            account=account,
+            account=fill.account,
             counterparty=fill.counterparty,
         )
-        (self.report.suspense if account == SUSPENSE else self.report.fills).append(row)
+        (self.report.suspense if fill.account == SUSPENSE else self.report.fills).append(row)
 
     def _book_local(self, now: float, key: str, number: int, event: Filled) -> None:
         """Book a trade between two own orders. The feed does not name the taker's."""
@@ -241,36 +239,13 @@ class RecoverySettlement:
             maker = None
         suspense = self._suspense(now)
         account = suspense if maker is None else maker.account
-        buyer, seller = (account, suspense) if event.side == BUY else (suspense, account)
-        fees = context.ledger.trade_here(
-            time=context.us(now),
-            reference=f"{context.node_id}/{event.take}",
-            units=units,
-            price=event.price,
-            quantity=event.quantity,
-            buyer=buyer,
-            seller=seller,
-            taker_side=-event.side,
+        trade = context.ledger.trade_here(
+            *(context.node_id, event.take, key, units, -event.side, event.price, event.quantity),
+            *(event.time, 0, event.order, suspense, account),
+            posted=context.us(now),
         )
-        for role, side, order, who in (
-            ("maker", event.side, maker, account),
-            ("taker", -event.side, None, suspense),
-        ):
-            trade = LostTrade(
-                taker=context.node_id,
-                take=event.take,
-                market=key,
-                side=side,
-                price=event.price,
-                quantity=event.quantity,
-                time=event.time,
-                role=role,
-                order=event.order if role == "maker" else 0,
-                peer=context.node_id,
-                peer_order=0 if role == "maker" else event.order,
-            )
-            fee = fees[0] if side == BUY else fees[1]
-            self._filled(trade, order, who, fee, units.base if side == BUY else units.quote)
+        for fill in trade.fills():
+            self._filled(fill, maker if fill.role == "maker" else None)
 
     def _suspense(self, now: float) -> int:
         """Return the number of the suspense account; create it with its first use."""
@@ -389,7 +364,7 @@ class RecoverySettlement:
                             account=None,
                         )
                     )
-                    market.write(Closed(number, "cancelled"))
+                    market.close(number, "cancelled")
 
     def _can_hold(self, order: Order) -> bool:
         try:

@@ -7,6 +7,7 @@ missing_feeds       feeds of which others hold more, schedule of the requests fo
 request_budget      shares of the requests under way, token buckets, timeouts
 feed_index          feeds by owner and market, heads in order, summary
 feed_replica        another owner's feed: batches checked and applied in sequence
+checkpoint_pages    pages of open orders for a checkpoint, packed in slices
 checkpoint_rule     the writer's rule for checkpoints, and its enforcement
 unconnected_batches  batches that wait for events before them, bounded in bytes
 owner_weights       the heaviest owner, which loses when a total is exceeded

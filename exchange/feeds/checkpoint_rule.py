@@ -18,10 +18,9 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from exchange.feeds import feed as feed_module
-from exchange.feeds.feed import Feed
+from exchange.feeds.feed import RULE_SINCE, Feed
 from exchange.model.events import Batch, Closed, Filled, Moved, Opened
 
-RULE_SINCE = 1_796_083_200_000_000  # us: 2026-12-01T00:00:00Z
 ORDERS_A_SECOND = 10_000  # open orders in early checkpoints of one feed, for each second of delay
 MIN_WAIT = 1.0  # seconds between an early checkpoint and the one before it
 

@@ -5,22 +5,26 @@ Rules of this file:
   that contradict each other are faults of the owner. The feed is frozen then.
 - A checkpoint that breaks the writer's rule is a fault before its state is computed
   (`exchange.feeds.checkpoint_rule`). An early one that is no fault waits for its time.
-- A batch may also wait for `pace`, the owner's budget of events. A waiting batch is kept with the
-  unconnected batches: rates delay, they never drop.
+- A batch may also wait for `pace`, the owner's budget of events, and one with a checkpoint until the pages of many
+  orders are packed. A waiting batch is kept with the unconnected batches: rates delay, they never drop.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import msgspec
 
 from exchange.feeds.checkpoint_rule import Earliness, earliness, wait_of
-from exchange.feeds.feed import Feed, FeedFault, StoredBatch
+from exchange.feeds.feed import Feed, FeedFault, FeedState, StoredBatch
 from exchange.feeds.feed_limits import SNAPSHOT_ORDERS_PER_EVENT
 from exchange.feeds.unconnected_batches import UnconnectedBatches
-from exchange.model.events import Batch, Checkpoint, Snapshot, check_batch
+from exchange.model.events import Batch, Checkpoint, Snapshot, check_batch, orders_of
 from exchange.model.ports import SigningKeys
+
+RESUMED = 512  # events of waiting batches that are applied in one go, in two milliseconds or so
+PACKING = 0.005  # seconds after which to look again if pages are packed, or read
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -39,11 +43,6 @@ class _Unpaced:
 
     def spend(self, now: float, owner: str, events: int) -> None:
         pass
-
-
-def orders_of(batch: Batch) -> list[int]:
-    """Return the numbers of the orders that the events of a batch are about."""
-    return [event.order for event in batch.events if not isinstance(event, Checkpoint)]
 
 
 class Replica:
@@ -67,6 +66,7 @@ class Replica:
         self._name = feed.owner, feed.market
         self._last_checkpoint = float("-inf")  # time at which the last one was applied here
         self.waits_until: float | None = None  # time at which the next batch may be applied
+        self.loading: tuple[Snapshot, FeedState] | None = None  # a snapshot that is being read
         # Batches applied by the call that found a fault, and orders of those and of the one that was applied in
         # part: the caller has not seen them.
         self.fault_batches: list[Batch] = []
@@ -121,13 +121,35 @@ class Replica:
             InvalidBatch, FeedFault: as for `offer`. The caller has compared the pages with the
                 checkpoint, so FeedFault blames the owner here too.
         """
-        if self.feed.fault or batch.last <= self.feed.number:
+        steps = self.load_snapshot(batch, pages)
+        if steps is None:
+            return None
+        for _ in steps:
+            pass
+        return self.adopt_loaded(now)
+
+    def load_snapshot(self, batch: Batch, pages: list[bytes]) -> Iterator[None] | None:
+        """Read a later snapshot in slices, after which `adopt_loaded` jumps to it. Meanwhile batches wait. Returns and
+        raises as `offer_snapshot`."""
+        if self.feed.fault or self.loading is not None or batch.last <= self.feed.number:
             return None
         digest = check_batch(self._keys, self._network, batch)
+        self.loading = Snapshot(batch, digest, pages), FeedState()
+        return self._load(*self.loading)
+
+    def _load(self, snapshot: Snapshot, state: FeedState) -> Iterator[None]:
         try:
-            self.feed.adopt(Snapshot(batch, digest, pages))
+            yield from state.load(snapshot)
         except (FeedFault, msgspec.DecodeError) as error:
+            self.loading = None
             raise self._fault(f"impossible snapshot: {error}") from error
+
+    def adopt_loaded(self, now: float) -> list[Batch] | None:
+        """Jump to the snapshot that was read. Returns and raises as `offer_snapshot`."""
+        if self.loading is None:
+            return None
+        self.feed.adopt_state(*self.loading)
+        self.loading = None
         self._last_checkpoint = now
         self.waits_until = None
         orders = len(self.feed.state.orders)
@@ -135,22 +157,29 @@ class Replica:
         return self.resume(now)
 
     def close(self) -> None:
-        """Drop the waiting batches."""
+        """Drop the waiting batches, and a snapshot that is being read."""
+        self.loading = None
         self._unconnected.clear(self._name)
         self.waits_until = None
 
     def resume(self, now: float) -> list[Batch]:
-        """Apply the waiting batches that connect and are due; return them in order.
+        """Apply the waiting batches that connect and are due, some at a time; return them in order. If more are left
+        `waits_until` is not later than `now`.
 
         Raises:
             FeedFault: as for `offer`.
         """
         feed = self.feed
         applied: list[Batch] = []
+        events = 0
         self.waits_until = None
         self._unconnected.remove_to(self._name, feed.number)
         while (following := self._unconnected.get(self._name, feed.number + 1)) is not None:
             batch = following.batch
+            events += len(batch.events)
+            if applied and events > RESUMED:
+                self.waits_until = now
+                break
             try:
                 if self._must_wait(batch, now):
                     break
@@ -165,6 +194,8 @@ class Replica:
     def _must_wait(self, batch: Batch, now: float) -> bool:
         """Set `waits_until` if the next batch may not be applied yet."""
         wait = self._pace.wait(now, self.feed.owner)
+        if self.loading is not None:
+            wait = max(wait, PACKING)
         if isinstance(batch.events[-1], Checkpoint):
             found, open_orders = earliness(self.feed, batch)
             if found is Earliness.FAULT:
@@ -174,9 +205,28 @@ class Replica:
                 )
             if found is Earliness.EARLY:
                 wait = max(wait, self._last_checkpoint + wait_of(open_orders) - now)
+            if not self._has_packed(batch):
+                wait = max(wait, PACKING)
         if wait <= 0.0:
             return False
         self.waits_until = now + wait
+        return True
+
+    def _has_packed(self, batch: Batch) -> bool:
+        """Report if the pages at the end of the next batch are known, or few orders are open. Begins to pack them: the
+        owner of the feed steps on (`Feed.step`), and the state stays as it is until the batch is applied."""
+        feed = self.feed
+        if feed.small:
+            return True
+        packing = feed.pack()
+        if packing.ready and not packing.sealed:
+            try:
+                feed.seal(batch.events)
+            except FeedFault:
+                return True  # found again when the batch is applied
+        if packing.result is None:
+            return False
+        feed.state.expect(batch.last - 1, packing.result)
         return True
 
     def _apply(self, batch: Batch, digest: bytes, now: float) -> None:
@@ -187,7 +237,7 @@ class Replica:
             for event in batch.events:
                 state.apply(event)
         except FeedFault as fault:
-            self.fault_orders += orders_of(batch)  # the feed has stopped half way through it
+            self.fault_orders += orders_of(batch.events)  # the feed has stopped half way through it
             raise self._fault(str(fault)) from fault
         self.feed.hold(batch, digest)
         self._pace.spend(now, self.feed.owner, len(batch.events))
@@ -196,10 +246,12 @@ class Replica:
 
     def _applied_before_fault(self, batches: list[Batch]) -> None:
         self.fault_batches = [*batches, *self.fault_batches]
-        self.fault_orders += [order for batch in batches for order in orders_of(batch)]
+        self.fault_orders += [order for batch in batches for order in orders_of(batch.events)]
 
     def _fault(self, reason: str) -> FeedFault:
         self.feed.fault = reason
+        self.feed.packing = None
+        self.loading = None
         self.waits_until = None
         self._unconnected.clear(self._name)
         return FeedFault(reason)

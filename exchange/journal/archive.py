@@ -17,7 +17,7 @@ from typing import Any, Final
 from exchange.journal.frames import JournalError
 from exchange.journal.sqlite import opened
 from exchange.model.codec import pack, unpacker
-from exchange.model.records import Fill, Order, Posting
+from exchange.model.records import Fill, Order, Posting, decode_order
 
 SCHEMA_VERSION: Final = 1
 ROWS: Final = (500, 50, 5, 1)  # rows written by one statement
@@ -45,7 +45,6 @@ CREATE TABLE postings (
 CREATE INDEX postings_time ON postings (holder, asset, time);
 CREATE INDEX postings_moves ON postings (holder, id) WHERE kind NOT IN ('trade', 'fee');
 """
-_order_of = unpacker(Order).decode
 _fill_of = unpacker(Fill).decode
 _posting_of = unpacker(Posting).decode
 
@@ -209,7 +208,7 @@ class Archive:
 
     def order(self, number: int) -> Order | None:
         rows = self._ask("SELECT data FROM orders WHERE number = ?", (number,))
-        return _order_of(rows[0][0]) if rows else None
+        return decode_order(rows[0][0]) if rows else None
 
     def by_client_id(self, client_id: str, account: int) -> Order | None:
         """Find the latest finished order with a client id."""
@@ -217,7 +216,7 @@ class Archive:
             "SELECT data FROM orders WHERE account = ? AND client_id = ? ORDER BY number DESC LIMIT 1",
             (account, client_id),
         )
-        return _order_of(rows[0][0]) if rows else None
+        return decode_order(rows[0][0]) if rows else None
 
     def past_orders(
         self,
@@ -233,7 +232,7 @@ class Archive:
         """List finished orders of an account by their last change, then by number."""
         where = ("orders", "account", account, "market", market, "updated", "number")
         return [
-            _order_of(data) for data in self._part(where, start, end, limit, newest_first, skip)
+            decode_order(data) for data in self._part(where, start, end, limit, newest_first, skip)
         ]
 
     def fills_of(
@@ -284,7 +283,7 @@ class Archive:
 
     def orders(self, *, market: str | None = None, limit: int) -> list[Order]:
         """List finished orders of all accounts, greatest numbers first."""
-        return [_order_of(data) for data in self._newest("orders", "number", market, limit)]
+        return [decode_order(data) for data in self._newest("orders", "number", market, limit)]
 
     def fills(self, *, market: str | None = None, limit: int) -> list[Fill]:
         """List fills of all accounts, latest first. `limit` -1: all."""

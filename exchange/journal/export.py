@@ -18,12 +18,21 @@ import msgspec
 from exchange.journal.frames import FrameFault, JournalError
 from exchange.journal.journal_reader import Advance, JournalReader, no_progress
 from exchange.model.codec import unpacker
-from exchange.model.records import Account, ApiKey, Fill, Order, Posting, Transaction
+from exchange.model.records import (
+    Account,
+    ApiKey,
+    Fill,
+    Order,
+    Posting,
+    Transaction,
+    decode_order,
+    unfolded,
+)
 
 KINDS: Final = ("order", "fill", "posting", "account", "key")
 Exported = Order | Fill | Posting | Account | ApiKey
 _TABLES: Final[dict[str, tuple[str, Any]]] = {
-    "order": ("orders", unpacker(Order).decode),
+    "order": ("orders", decode_order),
     "fill": ("fills", unpacker(Fill).decode),
     "posting": ("postings", unpacker(Posting).decode),
 }
@@ -66,7 +75,9 @@ class JournalExport:
                     state.apply(records)
                 if frame.number > archived:
                     self._late += [
-                        (frame.number, item) for record in records for item in _items(record)
+                        (frame.number, item)
+                        for record in unfolded(records)
+                        for item in _items(record)
                     ]
         self.state = state.recovered()
 

@@ -40,7 +40,7 @@ from exchange.journal.write_ahead_log import (
     WriteAheadLog,
     need,
 )
-from exchange.model.codec import pack, unpacker
+from exchange.model.codec import pack
 from exchange.model.commands import HOUSE
 from exchange.model.records import (
     Fill,
@@ -51,12 +51,14 @@ from exchange.model.records import (
     Record,
     Recovered,
     Transaction,
+    decode_records,
+    unfolded,
 )
 from p2p.ground.durable_file import flush_directory
 
 __all__ = ["SCHEMA_VERSION", "Journal", "JournalError"]
 
-SCHEMA_VERSION: Final = 4  # of the records too: raise it when their fields change
+SCHEMA_VERSION: Final = 5  # of the records too: raise it when their fields change
 SNAPSHOT_BYTES: Final = 2 * SEGMENT_BYTES  # least log between two snapshots
 SNAPSHOT_FACTOR: Final = 3  # least log, in sizes of the last snapshot
 BEHIND: Final = 16  # segments of log that the archive may lack; then commits wait for it
@@ -66,8 +68,6 @@ PAUSE_MAX: Final = (
     0.1  # s; the thread rests as long as it worked, to leave the processor to trading
 )
 RETRY: Final = 1.0  # s after the archive could not be written
-
-_records_of = unpacker(list[Record]).decode
 
 
 class Retention(NamedTuple):
@@ -372,7 +372,7 @@ class Journal:
 
     def _decoded(self, number: int, payload: bytes) -> list[Record]:
         try:
-            records: list[Record] = _records_of(payload)
+            records = decode_records(payload)
         except msgspec.DecodeError as error:
             raise JournalError(f"{self.path}, frame {number}: {error}") from error
         return records
@@ -496,7 +496,7 @@ class Journal:
                 count = 0
                 for number, payload in frames:
                     records = self._decoded(number, payload)
-                    for record in records:
+                    for record in unfolded(records):
                         if isinstance(record, Order):
                             if record.done:
                                 orders.append((number, record))

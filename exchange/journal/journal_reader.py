@@ -26,10 +26,7 @@ from exchange.journal.frames import (
 from exchange.journal.journal import SCHEMA_VERSION
 from exchange.journal.state import JournalState
 from exchange.journal.write_ahead_log import LOG_MAGIC, LOG_SUFFIX, check_version
-from exchange.model.codec import unpacker
-from exchange.model.records import Record
-
-decode_records = unpacker(list[Record]).decode
+from exchange.model.records import Record, decode_records
 
 Advance = Callable[[int], None]  # gets the number of bytes that were processed
 

@@ -42,7 +42,7 @@ from exchange.journal.journal_reader import (
 )
 from exchange.journal.state import JournalState
 from exchange.journal.write_ahead_log import LOG_SUFFIX
-from exchange.model.records import Fill, Order, Record
+from exchange.model.records import Fill, Order, Record, unfolded
 from p2p.ground.durable_file import flush_directory
 
 MAX_LISTED: Final = 1000  # orders and fills in a report
@@ -224,7 +224,7 @@ def _list_lost(rest: list[tuple[Path, bytes]], report: Repair) -> None:
             offset = frame.end
             report.known = max(report.known, frame.number)
             report.readable += 1
-            for record in _records(frame):
+            for record in unfolded(_records(frame)):
                 kinds[type(record).__name__] += 1
                 if isinstance(record, Order):
                     orders[record.number] = None

@@ -19,6 +19,7 @@ from exchange.model.records import (
     DropTake,
     Fill,
     GiveUpFeed,
+    LocalTrade,
     Order,
     PendingTake,
     PutBatch,
@@ -78,6 +79,7 @@ class JournalState:
         self._how: dict[type, Callable[[Any], None]] = {
             Order: self._order,
             Fill: lambda record: None,  # history only: the filled order has a record of its own
+            LocalTrade: self._trade,
             Transaction: self._transaction,
             PutBatch: self._batch,
             PutSnapshot: self._snapshot,
@@ -117,6 +119,11 @@ class JournalState:
     def _transaction(self, record: Transaction) -> None:
         for line in record.lines:
             self._balances[line.holder, line.asset] = line.balance
+
+    def _trade(self, record: LocalTrade) -> None:
+        movements = record.movements()
+        if movements is not None:
+            self._transaction(movements)
 
     def _balance(self, record: PutBalance) -> None:
         self._balances[record.holder, record.asset] = record.balance

@@ -19,7 +19,7 @@ from exchange.journal.journal_reader import Advance, JournalReader, no_progress
 from exchange.journal.state import JournalState
 from exchange.model.events import Batch, InvalidBatch, check_batch
 from exchange.model.ports import KeyChecker
-from exchange.model.records import Fill, Recovered, StoredFeed, Transaction
+from exchange.model.records import Fill, Recovered, StoredFeed, Transaction, unfolded
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -140,10 +140,10 @@ def _read(
         figures.last = max(figures.last, frame.number)
         if frame.number > reader.snapshot:
             state.apply(records)
-            for record in records:
+            for record in unfolded(records):
                 figures.add(frame.number, record, archived)
         elif frame.number <= archived:
-            for record in records:
+            for record in unfolded(records):
                 if isinstance(record, Fill):
                     figures.rows["fills"] += 1
                 elif isinstance(record, Transaction):

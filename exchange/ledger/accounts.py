@@ -78,7 +78,7 @@ class Accounts:
 
     def __init__(self) -> None:
         self.records: list[Record] = []  # not yet durable; cleared by the drain
-        self._accounts: dict[int, Account] = {HOUSE: Account(HOUSE, "house", 0)}
+        self.by_number: dict[int, Account] = {HOUSE: Account(HOUSE, "house", 0)}  # for reading only
         self._by_name: dict[str, int] = {"house": HOUSE}  # lower case
         self._keys: dict[str, ApiKey] = {}
         self._keys_of: dict[int, dict[str, None]] = {}
@@ -86,6 +86,9 @@ class Accounts:
         # Seconds left of the minute whose worth of orders may come at once, by account. An order costs
         # its share of a minute, so a changed rate counts at once.
         self._order_rates: dict[int, Tokens] = {}
+        self._paces: dict[
+            int, tuple[Tokens, float]
+        ] = {}  # with an order's share, until the rate changes
 
     def restore(
         self,
@@ -108,19 +111,19 @@ class Accounts:
     # Accounts
 
     def __len__(self) -> int:
-        return len(self._accounts)
+        return len(self.by_number)
 
     def all(self) -> list[Account]:
         """List the accounts by number, the house first."""
-        return sorted(self._accounts.values(), key=lambda account: account.number)
+        return sorted(self.by_number.values(), key=lambda account: account.number)
 
     def get(self, number: int) -> Account | None:
-        return self._accounts.get(number)
+        return self.by_number.get(number)
 
     def by_name(self, name: str) -> Account | None:
         """Find an account by its name; case is ignored."""
         number = self._by_name.get(name.lower())
-        return None if number is None else self._accounts[number]
+        return None if number is None else self.by_number[number]
 
     def create(
         self,
@@ -149,10 +152,10 @@ class Accounts:
             raise AccountError(
                 "name_taken", f"An account named {name!r} exists already: choose another name."
             )
-        if len(self._accounts) > MAX_ACCOUNTS:  # the house does not count
+        if len(self.by_number) > MAX_ACCOUNTS:  # the house does not count
             raise AccountError("too_many", f"A node has at most {MAX_ACCOUNTS} accounts.")
         _check_limits(max_open_orders, orders_per_minute)
-        number = max(number for number in self._accounts if number != SUSPENSE) + 1
+        number = max(number for number in self.by_number if number != SUSPENSE) + 1
         account = Account(
             number,
             name,
@@ -214,13 +217,6 @@ class Accounts:
 
     # Limits
 
-    def allows_open(self, number: int, open_orders: int) -> bool:
-        """Check the limit of open orders: True if an account with `open_orders` may open another."""
-        if number == HOUSE:
-            return True
-        account = self._accounts.get(number)
-        return account is not None and open_orders < account.max_open_orders
-
     def allows_order(self, now: float, number: int) -> bool:
         """Check the order rate, and count an order that is allowed.
 
@@ -228,24 +224,18 @@ class Accounts:
         """
         if number == HOUSE:
             return True
-        account = self._accounts.get(number)
-        return account is not None and self._pace(now, account)
-
-    def admits(self, now: float, number: int, open_orders: int) -> bool:
-        """Check both limits and the freeze at once, and count an order that is allowed."""
-        account = self._accounts.get(number)
-        if account is None or account.frozen or open_orders >= account.max_open_orders:
-            return False
-        return self._pace(now, account)
-
-    def _pace(self, now: float, account: Account) -> bool:
-        most = account.orders_per_minute
-        if not most:
-            return False
-        bucket = self._order_rates.get(account.number)
-        if bucket is None:
-            bucket = self._order_rates[account.number] = Tokens(_MINUTE, now)
-        return bucket.take(now, 1.0, _MINUTE, _MINUTE / most)
+        pace = self._paces.get(number)
+        if pace is None:
+            account = self.by_number.get(number)
+            most = 0 if account is None else account.orders_per_minute
+            if not most:
+                return False
+            bucket = self._order_rates.get(number)
+            if bucket is None:
+                bucket = self._order_rates[number] = Tokens(_MINUTE, now)
+            pace = self._paces[number] = bucket, _MINUTE / most
+        bucket, cost = pace
+        return bucket.take(now, 1.0, _MINUTE, cost)
 
     # Keys
 
@@ -350,10 +340,10 @@ class Accounts:
     def _account_of(self, key: ApiKey) -> Account:
         if key.revoked:
             raise AuthError("revoked", "The API key was revoked: create another one.")
-        return self._accounts[key.account]
+        return self.by_number[key.account]
 
     def _known(self, number: int) -> Account:
-        account = self._accounts.get(number)
+        account = self.by_number.get(number)
         if account is None:
             raise AccountError("unknown_account", f"Unknown account {number}.")
         return account
@@ -364,7 +354,8 @@ class Accounts:
         return account
 
     def _keep(self, account: Account) -> None:
-        self._accounts[account.number] = account
+        self._paces.pop(account.number, None)
+        self.by_number[account.number] = account
         self._by_name[account.name.lower()] = account.number
 
     def _put_key(self, key: ApiKey) -> ApiKey:

@@ -12,7 +12,7 @@ Account 0, the house, belongs to the operator. Its balances may become negative,
 for it, and it pays no fees, which it would pay to itself.
 
 Rules of this file:
-- Balances change in `_post` and in `trade_here` (the same steps inlined, for speed), nowhere else.
+- Balances change in `_post` and in `trade_here`, nowhere else.
 - Integers have any size; the journal stores those beyond 64 bits as text. A deposit beyond MAX_BALANCE is
   refused. The house, peers, fees and the outside have no such bound.
 """
@@ -26,7 +26,6 @@ import msgspec
 
 from exchange.ledger.balances import (
     ACCOUNT,
-    FEES,
     PEER,
     AccountBalance,
     BalanceTable,
@@ -38,7 +37,14 @@ from exchange.model.commands import HOUSE
 from exchange.model.decimals import plain
 from exchange.model.events import BUY
 from exchange.model.instruments import PPM
-from exchange.model.records import PostingKind, PutCredit, Record, Transaction, TransactionLine
+from exchange.model.records import (
+    LocalTrade,
+    PostingKind,
+    PutCredit,
+    Record,
+    Transaction,
+    TransactionLine,
+)
 
 MAX_BALANCE = 10**27  # largest balance that a deposit may lead to: 10**15 with 12 decimals
 MAX_NOTE = 200  # characters of a note
@@ -108,8 +114,11 @@ class Ledger:
         return 0 if holding is None else holding.held
 
     def available(self, account: int, asset: str) -> int:
-        holding = self._balances.accounts.get(account, {}).get(asset)
-        return 0 if holding is None else holding.balance - holding.held
+        try:
+            holding = self.accounts[account][asset]
+        except KeyError:
+            return 0
+        return holding.balance - holding.held
 
     def holdings(self, account: int) -> dict[str, tuple[int, int]]:
         """Return (balance, held) for each asset that the account ever had."""
@@ -263,7 +272,7 @@ class Ledger:
         if account == HOUSE:
             return
         try:
-            holding = self._balances.accounts[account][asset]
+            holding = self.accounts[account][asset]
         except KeyError:
             if not amount:
                 return
@@ -282,27 +291,54 @@ class Ledger:
             del holds[order]
         self.changed[holding] = None
 
+    def release(self, order: int, account: int, asset: str) -> None:
+        """Release the hold of an order, if it has one."""
+        try:
+            holding = self.accounts[account][asset]
+        except KeyError:
+            return
+        amount = holding.holds.pop(order, 0)
+        if amount:
+            holding.held -= amount
+            self.changed[holding] = None
+
     def trade_here(
         self,
-        time: int,
-        reference: str,
+        node: str,
+        take: int,
+        market: str,
         units: MarketUnits,
+        side: int,
         price: int,
         quantity: int,
-        buyer: int,
-        seller: int,
-        taker_side: int,
-    ) -> tuple[int, int]:
-        """Post a trade between two accounts of this node. Returns the buyer's fee (base asset) and the
-        seller's fee (quote asset); negative: a rebate.
+        time: int,
+        taker_order: int,
+        maker_order: int,
+        taker: int,
+        maker: int,
+        posted: int = 0,
+    ) -> LocalTrade:
+        """Post and record a trade between two accounts of this node, `taker` and `maker`. `side` is the
+        taker's.
 
-        The amounts given must have been held; the caller lowers the holds afterwards.
+        Fees are in the asset that a side receives; negative: a rebate. Nothing moves between two orders of the
+        house. The amounts given must have been held; the caller lowers the holds afterwards. `posted`: time of the
+        movements if it is not the trade's.
         """
+        # The arguments of a record are listed one by one: this runs for each trade.
+        if taker == HOUSE == maker:
+            trade = LocalTrade(
+                node, take, market, side, price, quantity, time, taker_order, maker_order
+            )
+            self.records.append(trade)
+            return trade
         base_amount = quantity * units.base_units
         quote_amount = price * quantity * units.quote_units
-        if taker_side == BUY:
+        if side == BUY:
+            buyer, seller = taker, maker
             buyer_ppm, seller_ppm = units.taker_ppm, units.maker_ppm
         else:
+            buyer, seller = maker, taker
             buyer_ppm, seller_ppm = units.maker_ppm, units.taker_ppm
         buyer_fee = seller_fee = 0
         if buyer_ppm and buyer != HOUSE:
@@ -311,41 +347,77 @@ class Ledger:
         if seller_ppm and seller != HOUSE:
             seller_fee = (quote_amount * seller_ppm + PPM - 1) // PPM
         if buyer == seller and not (buyer_fee or seller_fee):
-            return 0, 0
+            trade = LocalTrade(
+                node,
+                take,
+                market,
+                side,
+                price,
+                quantity,
+                time,
+                taker_order,
+                maker_order,
+                taker,
+                maker,
+            )
+            self.records.append(trade)
+            return trade
         base, quote = units.base, units.quote
-        bought, paid = self._pair(buyer, base, quote)
-        sold, earned = (bought, paid) if buyer == seller else self._pair(seller, base, quote)
-        # `_post` inlined: it would be most of the cost of a trade.
-        changed = self.changed
-        lines: list[TransactionLine] = []
-        if buyer != seller:  # else only fees move
-            bought.balance += base_amount
-            sold.balance -= base_amount
-            paid.balance -= quote_amount
-            earned.balance += quote_amount
-            lines = [
-                TransactionLine(bought.holder, base, base_amount, bought.balance, "trade"),
-                TransactionLine(sold.holder, base, -base_amount, sold.balance, "trade"),
-                TransactionLine(paid.holder, quote, -quote_amount, paid.balance, "trade"),
-                TransactionLine(earned.holder, quote, quote_amount, earned.balance, "trade"),
-            ]
+        try:
+            buys, sells = self.accounts[buyer], self.accounts[seller]
+            bought, paid, sold, earned = buys[base], buys[quote], sells[base], sells[quote]
+        except KeyError:
+            account = self._balances.account
+            bought, paid = account(buyer, base), account(buyer, quote)
+            sold, earned = account(seller, base), account(seller, quote)
+        bought.balance += base_amount - buyer_fee
+        sold.balance -= base_amount
+        paid.balance -= quote_amount
+        earned.balance += quote_amount - seller_fee
+        base_fees = quote_fees = 0
         if buyer_fee:
             fees = self._balances.fees(base)
-            bought.balance -= buyer_fee
-            fees.balance += buyer_fee
-            lines.append(TransactionLine(bought.holder, base, -buyer_fee, bought.balance, "fee"))
-            lines.append(TransactionLine(FEES, base, buyer_fee, fees.balance, "fee"))
+            fees.balance = base_fees = fees.balance + buyer_fee
         if seller_fee:
             fees = self._balances.fees(quote)
-            earned.balance -= seller_fee
-            fees.balance += seller_fee
-            lines.append(TransactionLine(earned.holder, quote, -seller_fee, earned.balance, "fee"))
-            lines.append(TransactionLine(FEES, quote, seller_fee, fees.balance, "fee"))
+            fees.balance = quote_fees = fees.balance + seller_fee
+        changed = self.changed
         changed[bought] = changed[sold] = changed[paid] = changed[earned] = None
         number = self.next_transaction
         self.next_transaction = number + 1
-        self.records.append(Transaction(number, time, reference, tuple(lines)))
-        return buyer_fee, seller_fee
+        trade = LocalTrade(
+            node,
+            take,
+            market,
+            side,
+            price,
+            quantity,
+            time,
+            taker_order,
+            maker_order,
+            taker,
+            maker,
+            buyer_fee if side == BUY else seller_fee,
+            seller_fee if side == BUY else buyer_fee,
+            number,
+            base_amount,
+            quote_amount,
+            (
+                bought.balance,
+                sold.balance,
+                paid.balance,
+                earned.balance,
+                base_fees,
+                quote_fees,
+            ),
+            posted,
+        )
+        self.records.append(trade)
+        return trade
+
+    def record(self, record: Record) -> None:
+        """Add a record that follows from the postings made last."""
+        self.records.append(record)
 
     def trade_with(
         self,
@@ -389,14 +461,6 @@ class Ledger:
 
     # Internals
 
-    def _pair(self, account: int, base: str, quote: str) -> tuple[AccountBalance, AccountBalance]:
-        """Return an account's balances of two assets."""
-        try:
-            holdings = self._balances.accounts[account]
-            return holdings[base], holdings[quote]
-        except KeyError:
-            return self._balances.account(account, base), self._balances.account(account, quote)
-
     def _add_fee(self, legs: list[_Leg], account: int, asset: str, fee: int) -> None:
         holding = self._balances.account(account, asset)
         legs.append((holding, -fee, "fee"))
@@ -414,7 +478,7 @@ class Ledger:
         return self._post(time, note, [(source, -amount, kind), (target, amount, kind)])
 
     def _post(self, time: int, reference: str, legs: list[_Leg]) -> int:
-        """Change balances and record the transaction. `trade_here` alone does the same by itself."""
+        """Change balances and record the transaction."""
         number = self.next_transaction
         self.next_transaction = number + 1
         changed = self.changed

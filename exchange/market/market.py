@@ -5,7 +5,7 @@ owners, and deducts the quantities that this node has requested, or knows to be 
 shows it. Without requests, and with all owners present, it is a pure function of the feeds.
 
 Rules of this file:
-- Own orders are not deducted and never absent: `write` updates the book from the event alone.
+- Own orders are not deducted and never absent: `open`, `trade`, `close` and `change` update the book directly.
 - Every change of the book calls `_touch`, which collects the changed levels for readers.
 - The first change since the last drain calls `mark`, so that `tick` and `drain` walk the changed markets alone.
 """
@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from exchange.feeds.feed import Feed, Writer
+from exchange.feeds.feed import Feed, ShownOrder, Writer
 from exchange.feeds.feed_replica import Replica
 from exchange.ledger.market_units import MarketUnits
 from exchange.market.market_rules import MarketRules, reference_price
 from exchange.market.order_book import OrderBook
-from exchange.model.events import Closed, Filled, Moved, Opened, OrderEvent
+from exchange.model.events import BUY, Amended, Closed, Filled, Moved, Opened
 
 TAPE = 1000  # public trades kept in memory for a market
 NUMBER_BITS = 40
@@ -135,27 +135,67 @@ class Market:
             book.add(key, order.side, order.price, quantity, order.time, owner)
             self._touch(order.side, order.price)
 
-    def write(self, event: OrderEvent) -> None:
-        """Append an event to the own feed and apply it to the book. A short form of `refresh`: an own
-        order has no deductions and is always present."""
+    # Own orders. An own event contradicts nothing, and an own order has no deductions and is always present: so
+    # these are short forms of `FeedState.apply` and `refresh`.
+
+    def open(self, number: int, side: int, price: int, shown: int, time: int) -> None:
+        """Show an own order: in the feed and in the book."""
         if not self.marked:
             self.mark()
         writer = self.writer
-        writer.append(event)
-        number = event.order
-        if isinstance(event, Opened):
-            side, price = event.side, event.price
-            self.book.add(number, side, price, event.shown, event.time, writer.feed.owner)
-        else:
-            shown = 0 if isinstance(event, (Closed, Moved)) else event.shown
-            place = self.book.change(number, shown)
-            if place is None or isinstance(event, Moved):
-                self.refresh(writer.feed.owner, number)  # it was not in the book, or has moved
-            if place is None:
-                return
-            side, price = place
+        feed = writer.feed
+        state = feed.state
+        writer.unsigned.append(Opened(number, side, price, shown, time))
+        state.number += 1
+        state.orders[number] = ShownOrder(side, price, shown, time)
+        signed = side * price
+        self.book.append(number, signed, shown, time, feed.owner)
         self.version += 1
-        self.touched[side * price] = None
+        self.touched[signed] = None
+
+    def trade(self, event: Filled) -> None:
+        """Show a trade with an own order of the book."""
+        if not self.marked:
+            self.mark()
+        writer, number = self.writer, event.order
+        state = writer.feed.state
+        writer.unsigned.append(event)
+        state.number += 1
+        if event.left:
+            state.orders[number].shown = event.shown
+        else:
+            del state.orders[number]
+        signed = self.book.change(number, event.shown)
+        if signed:
+            self.version += 1
+            self.touched[signed] = None
+
+    def close(self, number: int, reason: str) -> None:
+        """Take an own order out of feed and book, if it is shown."""
+        writer = self.writer
+        state = writer.feed.state
+        if state.orders.pop(number, None) is None:
+            return
+        if not self.marked:
+            self.mark()
+        writer.unsigned.append(Closed(number, reason))
+        state.number += 1
+        book = self.book
+        if number in book.resting:
+            self.version += 1
+            self.touched[book.remove(number)] = None
+
+    def change(self, event: Amended | Moved) -> None:
+        """Show another quantity or place of an own order."""
+        self.mark()
+        self.writer.append(event)
+        number = event.order
+        signed = self.book.change(number, event.shown if isinstance(event, Amended) else 0)
+        if not signed or isinstance(event, Moved):
+            self.refresh(self.writer.feed.owner, number)  # it was not in the book, or has moved
+        if signed:
+            self.version += 1
+            self.touched[signed] = None
 
     def hide_order(self, number: int, side: int, price: int, quantity: int, time: int) -> None:
         """Add or update an own hidden order; `quantity` 0 removes it."""
@@ -204,7 +244,9 @@ class Market:
         self.refresh_owner(owner)
 
     def _counts(self, owner: str, feed: Feed | None) -> bool:
-        return feed is not None and feed.fault is None and self.visible(owner)
+        if feed is None or feed.fault is not None or feed.replaced:
+            return False
+        return self.visible(owner)
 
     def _touch(self, side: int, price: int) -> None:
         if not self.marked:
@@ -263,6 +305,13 @@ class Market:
         return list(self._holds)
 
     # Reading
+
+    def meets(self, side: int, limit: int) -> bool:
+        """Report if an order of `side` may find a counterpart, hidden ones included; `limit` 0: at any price."""
+        opposite = self.book.asks if side == BUY else self.book.bids
+        if opposite and (not limit or opposite[-1] + side * limit >= 0):
+            return True
+        return bool(self.hidden.resting)
 
     def best_counterprice(self, side: int) -> int | None:
         """Return the best price for an order of `side`, own hidden orders included."""

@@ -12,7 +12,7 @@ from exchange.ledger.market_units import MarketUnits, decimals_of, units_of
 from exchange.market.market_rules import MarketRules
 from exchange.model.decimals import plain
 from exchange.model.events import BUY
-from exchange.model.instruments import PPM, Instrument
+from exchange.model.instruments import PPM, Instrument, assets_of
 from exchange.model.records import Order
 
 PROTECTION_PPM = 50_000  # of a market without rules: 5 %
@@ -37,10 +37,10 @@ class MarketSpecs:
         for key in markets:
             instrument = listed.get(key)
             if instrument is None:
-                base, _, quote = key.partition("@")[0].partition("-")
-                self.units[key] = MarketUnits(base, quote or base, 1, 1, 0, 0)
+                base, quote = assets_of(key)
+                self.units[key] = MarketUnits(base, quote, 1, 1, 0, 0)
                 self.decimals.setdefault(base, 0)
-                self.decimals.setdefault(quote or base, 0)
+                self.decimals.setdefault(quote, 0)
             else:
                 self.units[key] = units_of(
                     instrument, instrument.maker_ppm, instrument.taker_ppm, self.decimals
@@ -52,17 +52,14 @@ class MarketSpecs:
         """Return an amount as text: `0.5 BTC`."""
         return f"{plain(amount, self.decimals[asset])} {asset}"
 
-    def asset_spent(self, order: Order) -> str:
-        """Return the asset that an order pays with."""
+    def required(self, order: Order) -> tuple[str, int]:
+        """Return the asset that an order pays with, and the most that it may still cost: the amount to
+        hold, in units of the asset."""
         units = self.units[order.market]
-        return units.quote if order.side == BUY else units.base
-
-    def amount_required(self, order: Order) -> int:
-        """Return the most that an order may still cost: the amount to hold, in units of `asset_spent`."""
-        units = self.units[order.market]
+        left = order.left if order.cancelled else order.quantity - order.filled
         if order.side != BUY:
-            return order.left * units.base_units
-        return order.left * self._limit(order) * units.quote_units
+            return units.base, left * units.base_units
+        return units.quote, left * (order.price or self._limit(order)) * units.quote_units
 
     def received(self, market: str, side: int, price: int, quantity: int) -> tuple[str, int]:
         """Return the asset that a side of a trade receives, and the amount before fees."""
@@ -72,9 +69,7 @@ class MarketSpecs:
         return units.quote, quantity * price * units.quote_units
 
     def _limit(self, order: Order) -> int:
-        """Return the highest price of a buy in ticks; 0: unlimited, which only the house may have."""
-        if order.price is not None:
-            return order.price
+        """Return the highest price of a market buy in ticks; 0: unlimited, which only the house may have."""
         if order.worst_price:
             return order.worst_price
         return self.protection_price(order.market, order.side, order.stop) if order.stop > 0 else 0

@@ -191,12 +191,12 @@ class OrderBook:
             queue.total += quantity - queue.orders[key]
             queue.orders[key] = quantity
 
-    def change(self, key: int, quantity: int) -> tuple[int, int] | None:
-        """Change a quantity like `set_quantity`. Returns (side, price) of the order, None if it does not
+    def change(self, key: int, quantity: int) -> int:
+        """Change a quantity like `set_quantity`. Returns the signed price of the order, 0 if it does not
         rest."""
         place = self.resting.get(key)
         if place is None:
-            return None
+            return 0
         signed = place.signed
         if quantity > 0:
             queue = self._queues[signed]
@@ -204,10 +204,10 @@ class OrderBook:
             queue.orders[key] = quantity
         else:
             self.remove(key)
-        return (1, signed) if signed > 0 else (-1, -signed)
+        return signed
 
     def remove(self, key: int) -> int:
-        """Remove an order and return its quantity."""
+        """Remove an order and return its signed price."""
         signed = self.resting.pop(key).signed
         queue = self._queues[signed]
         orders = queue.orders
@@ -218,12 +218,14 @@ class OrderBook:
                 queue.close_gaps(1)
         else:
             prices = self.bids if signed > 0 else self.asks
-            if isinstance(prices, list):
+            if prices[-1] == signed:
+                prices.pop()
+            elif isinstance(prices, list):
                 del prices[bisect_left(prices, signed)]
             else:
                 prices.remove(signed)
             del self._queues[signed]
-        return quantity
+        return signed
 
     def release_memory(self) -> None:
         """Rebuild indexes that are far larger than their content: a dict never shrinks by itself."""
@@ -258,11 +260,6 @@ class OrderBook:
         """Return the best price of a side, None when it is empty."""
         prices = self._prices(side)
         return abs(prices[-1]) if prices else None
-
-    def meets(self, side: int, price: int | None) -> bool:
-        """Report if a taker at `price` would trade."""
-        opposite = self._prices(-side)
-        return bool(opposite) and (price is None or opposite[-1] + side * price >= 0)
 
     @property
     def crossed(self) -> bool:

@@ -14,7 +14,7 @@ Rules of this file:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -129,6 +129,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     batch: Batch
     head: bytes
     pages: list[bytes]
+
+
+def orders_of(events: Iterable[Event]) -> list[int]:
+    """Return the numbers of the orders that events are about."""
+    return [event.order for event in events if not isinstance(event, Checkpoint)]
 
 
 def batch_digest(

@@ -198,6 +198,12 @@ def instrument_of(key: str) -> Instrument:
     return Instrument(symbol, Decimal(tick), Decimal(lot))
 
 
+def assets_of(market: str) -> tuple[str, str]:
+    """Return the base and the quote asset of a market's key."""
+    base, _, quote = market.partition("@")[0].partition("-")
+    return base, quote or base
+
+
 class Instruments:
     """Markets of a node, in the order of their definition."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 import msgspec
 
+from exchange.feeds.exchange_messages import FeedName
 from exchange.feeds.feed import Feed, Writer
 from exchange.feeds.feed_index import FeedIndex
 from exchange.ledger.accounts import Accounts
@@ -15,7 +17,7 @@ from exchange.market.market import Market, OwnerIndex, Trade
 from exchange.market.market_rules import Halts
 from exchange.market.market_specs import MarketSpecs
 from exchange.model.ports import Message, SigningKeys
-from exchange.model.records import Fill, Order, PutSnapshot, Record, Recovered
+from exchange.model.records import Fill, LocalTrade, Order, PutSnapshot, Record, Recovered, unfolded
 
 MAX_DRIFT_US = 5_000_000  # order times of others further ahead do not move ours
 
@@ -41,7 +43,7 @@ class CommandRejected(Exception):
         self.detail = detail
 
 
-class Drained(msgspec.Struct):
+class Drained(msgspec.Struct, dict=True):
     """Output of the engine since the last drain.
 
     Make all `records` durable first, then send the `messages` in order. `levels`, `trades`, `orders`,
@@ -53,8 +55,18 @@ class Drained(msgspec.Struct):
     levels: list[tuple[str, int, int]]  # (market, side, price)
     trades: list[tuple[str, Trade]]
     orders: list[Order]  # copies; finished ones, which do not change again, as they are
-    fills: list[Fill]
     balances: list[tuple[int, str, int, int]] = []  # (account, asset, total, held)
+
+    @cached_property
+    def fills(self) -> list[Fill]:
+        """Own sides of the trades, in order. Made when a reader asks for them."""
+        return [record for record in unfolded(self.records) if isinstance(record, Fill)]
+
+    @property
+    def fill_count(self) -> int:
+        """Length of `fills`."""
+        kinds = [type(record) for record in self.records]
+        return kinds.count(Fill) + 2 * kinds.count(LocalTrade)
 
 
 class ChangedMarkets:
@@ -66,12 +78,12 @@ class ChangedMarkets:
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
-        self._changed: list[Market] = []
+        self.changed: list[Market] = []  # since the last `take`, in no order; for reading only
         self._unsettled: dict[str, Market] = {}
 
     def add(self, market: Market) -> None:
         """Note a change (`Market.mark`)."""
-        self._changed.append(market)
+        self.changed.append(market)
 
     def register(self, market: Market) -> None:
         """Add a market of the node; it counts as changed."""
@@ -80,7 +92,7 @@ class ChangedMarkets:
 
     def take(self) -> list[Market]:
         """Return the markets that changed since the last call."""
-        changed, self._changed = self._changed, []
+        changed, self.changed = self.changed, []
         for market in changed:
             market.marked = False
             self._unsettled[market.key] = market
@@ -88,7 +100,7 @@ class ChangedMarkets:
 
     def unsettled(self) -> list[Market]:
         """Return the markets with holds, or with resting orders that could trade with each other."""
-        for market in self._changed:
+        for market in self.changed:
             self._unsettled[market.key] = market
         if not self._unsettled:
             return []
@@ -126,6 +138,7 @@ class EngineContext:
         self.warn = warn
         self.stale: str | None = None  # reason why this node must not write its feeds any more
         self.fenced = False  # after a restart: this node must not write its feeds yet
+        self.expiring = False  # orders are left whose date has come: nothing may be filled
         self.forgotten = range(0)  # own takes that the journal of an old copy may lack
         self.specs = specs
         self.ledger = Ledger(specs.decimals)
@@ -133,6 +146,7 @@ class EngineContext:
         self.halts = Halts()
         self.owners = OwnerIndex(keys.node_id)
         self.feeds = FeedIndex()
+        self.working: dict[FeedName, Feed] = {}  # feeds with work to do in slices, a slice a tick
         self.markets: dict[str, Market] = {}
         self.changes = ChangedMarkets()
         for key in markets:
@@ -147,7 +161,6 @@ class EngineContext:
         self.records: list[Record] = []
         self.messages: list[Message] = []
         self.trades: list[tuple[str, Trade]] = []
-        self.fills: list[Fill] = []
         self.orders: dict[int, Order] = {}  # own orders that changed
         self.meta: dict[str, int] = {}
         self.counters: dict[str, int] = {}  # counters, with their last drained values
@@ -207,7 +220,9 @@ class EngineContext:
             self.unseen.append((market, trade))
 
     def save_snapshot(self, feed: Feed) -> None:
-        """Record a feed's snapshot if it has moved."""
+        """Record a feed's snapshot if it has moved, and let the feed do the rest beside trading."""
+        if feed.working:
+            self.working[feed.owner, feed.market] = feed
         if feed.snapshot_moved and feed.snapshot is not None:
             feed.snapshot_moved = False
             self.records.append(PutSnapshot(feed.owner, feed.market, feed.snapshot))

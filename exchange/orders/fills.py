@@ -10,24 +10,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from exchange.ledger.market_units import MarketUnits
 from exchange.market.market import Market, Trade
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, Filled, Opened
 from exchange.model.records import Fill, Order
 from exchange.orders.engine_context import EngineContext
 from exchange.orders.order_store import OrderStore
-
-
-class _TakeFill(NamedTuple):
-    """Figures of a trade that both sides share. (`taker`, `take`) is its id."""
-
-    taker: str
-    take: int
-    price: int
-    quantity: int
-    time: int
 
 
 class FillRecorder:
@@ -57,29 +46,29 @@ class FillRecorder:
         """Record a trade between two orders of this node. `reserved`: the maker's quantity was reserved
         for it."""
         context = self._context
-        take = self.new_take()
-        time = context.us(now)
-        taker_fee = maker_fee = 0
-        if taker.account != HOUSE or maker.account != HOUSE:  # nothing moves between house orders
-            buyer, seller = (taker, maker) if taker.side == BUY else (maker, taker)
-            buyer_fee, seller_fee = context.ledger.trade_here(
-                time=time,
-                reference=f"{context.node_id}/{take}",
-                units=context.specs.units[taker.market],
-                price=price,
-                quantity=quantity,
-                buyer=buyer.account,
-                seller=seller.account,
-                taker_side=taker.side,
-            )
-            if taker is buyer:
-                taker_fee, maker_fee = buyer_fee, seller_fee
-            else:
-                taker_fee, maker_fee = seller_fee, buyer_fee
-        node = context.node_id
-        trade = _TakeFill(node, take, price, quantity, time)
-        self._maker(now, maker, trade, node, taker.number, maker_fee, reserved=reserved)
-        self._taker(now, taker, trade, node, maker.number, taker_fee)
+        node, market = context.node_id, context.markets[taker.market]
+        take = self.next_take
+        self.next_take = take + 1
+        time = context.epoch_us + int(now * 1_000_000)
+        context.ledger.trade_here(
+            node,
+            take,
+            market.key,
+            market.units,
+            taker.side,
+            price,
+            quantity,
+            time,
+            taker.number,
+            maker.number,
+            taker.account,
+            maker.account,
+        )
+        self._made(now, market, maker, node, take, price, quantity, time, reserved)
+        taker.filled += quantity
+        taker.value += price * quantity
+        if taker.terms is not None or self._store.reduce_only:
+            self._after(now, taker)
 
     def maker_fill(
         self,
@@ -96,10 +85,11 @@ class FillRecorder:
     ) -> None:
         """Record that another node took from our order."""
         context = self._context
+        market = context.markets[order.market]
         fee = context.ledger.trade_with(
             time=time,
             reference=f"{taker}/{take}",
-            units=context.specs.units[order.market],
+            units=market.units,
             side=order.side,
             price=price,
             quantity=quantity,
@@ -107,8 +97,12 @@ class FillRecorder:
             peer=taker,
             role="maker",
         )
-        trade = _TakeFill(taker, take, price, quantity, time)
-        self._maker(now, order, trade, taker, taker_order, fee, reserved=reserved)
+        fill = Fill(
+            *(taker, take, "maker", market.key, order.number, order.side, price, quantity, time),
+            *(taker, taker_order, order.account, fee, _fee_asset(market.units, order)),
+        )
+        context.ledger.record(fill)
+        self._made(now, market, order, taker, take, price, quantity, time, reserved)
 
     def taker_fill(
         self,
@@ -123,10 +117,11 @@ class FillRecorder:
     ) -> None:
         """Record that another node granted our take. `time` is the maker's; the ledger uses ours."""
         context = self._context
+        node, units = context.node_id, context.specs.units[order.market]
         fee = context.ledger.trade_with(
             time=context.us(now),
-            reference=f"{context.node_id}/{take}",
-            units=context.specs.units[order.market],
+            reference=f"{node}/{take}",
+            units=units,
             side=order.side,
             price=price,
             quantity=quantity,
@@ -134,92 +129,71 @@ class FillRecorder:
             peer=maker,
             role="taker",
         )
-        trade = _TakeFill(context.node_id, take, price, quantity, time)
-        self._taker(now, order, trade, maker, maker_order, fee)
+        fill = Fill(
+            *(node, take, "taker", order.market, order.number, order.side, price, quantity, time),
+            *(maker, maker_order, order.account, fee, _fee_asset(units, order)),
+        )
+        context.ledger.record(fill)
+        order.filled += quantity
+        order.value += price * quantity
+        context.orders[order.number] = order
+        if order.terms is not None or self._store.reduce_only:
+            self._after(now, order)
 
-    # Both sides
-
-    def _maker(
+    def _made(
         self,
         now: float,
+        market: Market,
         order: Order,
-        trade: _TakeFill,
-        counterparty: str,
-        counterparty_order: int,
-        fee: int,
-        *,
+        taker: str,
+        take: int,
+        price: int,
+        quantity: int,
+        time: int,
         reserved: bool,
     ) -> None:
-        context = self._context
-        quantity = trade.quantity
-        order.filled += quantity
-        order.value += trade.price * quantity
-        if reserved:
-            order.reserved -= quantity
-        elif order.opened:
-            order.shown -= quantity
-        market = context.markets[order.market]
-        if order.hidden:
-            self._reveal(market, order, trade)
+        """Apply a trade to the order that it was made with, and publish both."""
+        number, side = order.number, order.side
+        order.filled = filled = order.filled + quantity
+        order.value += price * quantity
+        terms = order.terms
+        if terms is None:
+            order.shown = left = order.quantity - filled
+            event = Filled(number, side, quantity, price, left, left, taker, take, time)
+            market.trade(event)
         else:
-            left = order.pending + order.reserved
-            if not order.cancelled:
-                left = order.quantity - order.filled
-            if order.display_quantity and left:
-                left = order.shown or 1  # the hidden rest of an iceberg is not published
-            event = _event(order, trade, shown=order.shown, left=left)
-            market.write(event)
-            number = market.writer.feed.state.number
-            context.add_trade(market, Trade(context.node_id, event, number))
-        self._add(order, trade, "maker", counterparty, counterparty_order, fee)
-        if order.linked_order or self._store.reduce_only:
+            if reserved:
+                terms.reserved -= quantity
+            elif order.opened:
+                order.shown -= quantity
+            if terms.hidden:
+                event = self._reveal(market, order, taker, take, price, quantity, time)
+            else:
+                shown, left = order.shown, order.left
+                if left and terms.display_quantity:
+                    left = shown or 1  # the hidden rest of an iceberg is not published
+                event = Filled(number, side, quantity, price, shown, left, taker, take, time)
+                market.trade(event)
+        context, store = self._context, self._store
+        context.add_trade(market, Trade(context.node_id, event, market.writer.feed.state.number))
+        if terms is not None or store.reduce_only:
             self._after(now, order)
-        self._store.publish(now, order)
+        if terms is None:
+            store.traded(now, market, order)
+        else:
+            store.publish(now, order)
 
-    def _taker(
-        self,
-        now: float,
-        order: Order,
-        trade: _TakeFill,
-        counterparty: str,
-        counterparty_order: int,
-        fee: int,
-    ) -> None:
-        order.filled += trade.quantity
-        order.value += trade.price * trade.quantity
-        self._add(order, trade, "taker", counterparty, counterparty_order, fee)
-        self._context.orders[order.number] = order
-        if order.linked_order or self._store.reduce_only:
-            self._after(now, order)
-
-    def _add(
-        self,
-        order: Order,
-        trade: _TakeFill,
-        role: str,
-        counterparty: str,
-        counterparty_order: int,
-        fee: int,
-    ) -> None:
-        context = self._context
-        units = context.specs.units[order.market]
-        fill = Fill(
-            taker=trade.taker,
-            take=trade.take,
-            role=role,
-            market=order.market,
-            order=order.number,
-            side=order.side,
-            price=trade.price,
-            quantity=trade.quantity,
-            time=trade.time,
-            counterparty=counterparty,
-            counterparty_order=counterparty_order,
-            account=order.account,
-            fee=fee,
-            fee_asset=units.base if order.side == BUY else units.quote,
-        )
-        context.fills.append(fill)
+    @staticmethod
+    def _reveal(
+        market: Market, order: Order, taker: str, take: int, price: int, quantity: int, time: int
+    ) -> Filled:
+        """Publish a trade of a hidden order: it is opened for the traded quantity and filled at once."""
+        number, side = order.number, order.side
+        event = Filled(number, side, quantity, price, 0, 0, taker, take, time)
+        market.mark()
+        market.writer.append(Opened(number, side, price, quantity, order.priority or order.time))
+        market.writer.append(event)
+        return event
 
     def _after(self, now: float, order: Order) -> None:
         """Cancel the other order of a pair; check the reduce-only orders against the new position."""
@@ -230,26 +204,7 @@ class FillRecorder:
         if order.account == HOUSE:
             store.work_queue.extend(store.reduce_only)
 
-    def _reveal(self, market: Market, order: Order, trade: _TakeFill) -> None:
-        """Publish a trade of a hidden order: it is opened for the traded quantity and filled at once."""
-        time = order.priority or order.time
-        market.mark()
-        market.writer.append(Opened(order.number, order.side, trade.price, trade.quantity, time))
-        filled = _event(order, trade, shown=0, left=0)
-        market.writer.append(filled)
-        self._context.add_trade(market, Trade(self._context.node_id, filled, market.writer.number))
 
-
-def _event(order: Order, trade: _TakeFill, *, shown: int, left: int) -> Filled:
-    """Return the public event of a trade, in the feed of its maker order."""
-    return Filled(
-        order=order.number,
-        side=order.side,
-        quantity=trade.quantity,
-        price=trade.price,
-        shown=shown,
-        left=left,
-        taker=trade.taker,
-        take=trade.take,
-        time=trade.time,
-    )
+def _fee_asset(units: MarketUnits, order: Order) -> str:
+    """Return the asset that a side receives, in which it pays its fee."""
+    return units.base if order.side == BUY else units.quote

@@ -19,6 +19,8 @@ from heapq import merge
 from typing import TYPE_CHECKING, Literal
 
 from exchange.market.market import NUMBER_BITS, Market
+from exchange.market.order_book import Fill
+from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, SELL
 from exchange.model.records import Order
 from exchange.orders.engine_context import EngineContext
@@ -97,35 +99,37 @@ class Matching:
     def _priority(self, order: Order) -> tuple[int, str, int]:
         return order.priority or order.time, self._context.node_id, order.number
 
-    def _plan(self, order: Order, *, only_earlier: bool) -> list[Counterpart]:
-        """Return the next counterparts to trade with.
+    def _plan(self, market: Market, order: Order, *, only_earlier: bool) -> list[Fill]:
+        """Return the next counterparts to trade with, as (key, price, quantity).
 
         With `only_earlier` later resting orders are left to their owners, who will send takes; their
         quantity at better prices is set aside.
         """
-        market = self._context.markets[order.market]
+        wanted = order.free
+        if not only_earlier and not market.hidden.resting and not self._context.ledger.credit:
+            limit = order.price if order.price is not None else order.worst_price or None
+            return market.book.preview(order.side, limit, wanted)
         split = self._context.owners.split
         mine = self._priority(order)
-        wanted = order.free
-        plan: list[Counterpart] = []
+        plan: list[Fill] = []
+        planned: list[Counterpart] = []
         for key, price, quantity in self._found(market, order, hidden=not only_earlier):
             owner, number = split(key)
             if quantity > wanted:
                 quantity = wanted
             if only_earlier and market.priority(owner, number) > mine:
                 wanted -= quantity
-            elif key != number:
-                affordable = self.affordable(order, owner, price, quantity, plan)
-                if affordable < quantity:
-                    order.reason = "credit"  # shown while the order is open, and if it ends so
-                    quantity = affordable
-                if quantity:
-                    plan.append((owner, number, price, quantity))
-                    wanted -= quantity
             else:
-                plan.append((owner, number, price, quantity))
-                wanted -= quantity
-                if self._changes_book(order, self._store.open[number]):
+                if key != number:
+                    affordable = self.affordable(order, owner, price, quantity, planned)
+                    if affordable < quantity:
+                        order.reason = "credit"  # shown while the order is open, and if it ends so
+                        quantity = affordable
+                    planned.append((owner, number, price, quantity))
+                if quantity:
+                    plan.append((key, price, quantity))
+                    wanted -= quantity
+                if key == number and self._changes_book(order, self._store.open[number]):
                     break
             if not wanted:
                 break
@@ -134,46 +138,52 @@ class Matching:
     @staticmethod
     def _changes_book(taker: Order, maker: Order) -> bool:
         """Report if a meeting of the two may change the book beyond their own quantities."""
-        return (
-            maker.display_quantity > 0
-            or maker.reduce_only
-            or (taker.self_trade != "none" and maker.account == taker.account)
-        )
+        account = taker.account
+        own = account == maker.account and (account != HOUSE or taker.terms is not None)
+        if own and taker.self_trade != "none":
+            return True
+        terms = maker.terms
+        return terms is not None and (terms.display_quantity > 0 or terms.reduce_only)
 
     # Trades
 
     def take_liquidity(self, now: float, order: Order, *, only_earlier: bool) -> None:
         """Trade the free quantity of an order with the book."""
         market = self._context.markets[order.market]
-        limit = order.price if order.price is not None else order.worst_price or None
-        if not market.book.meets(order.side, limit) and not market.hidden.resting:
-            return
-        node = self._context.node_id
-        while order.free:
+        fill = self._fills.local_trade
+        own = self._store.open
+        account = order.account
+        if order.self_trade == "none" if order.terms is not None else account == HOUSE:
+            account = -1  # it may trade with every account
+        while True:
             again = False
-            for owner, number, price, quantity in self._plan(order, only_earlier=only_earlier):
-                if owner != node:
+            for key, price, quantity in self._plan(market, order, only_earlier=only_earlier):
+                maker = own.get(key)  # keys of others' orders are greater than any own number
+                if maker is None:
+                    owner, number = self._context.owners.split(key)
                     self.request(now, order, owner, number, price, quantity)
-                    continue
-                maker = self._store.open[number]
-                again = self._changes_book(order, maker)  # of the last counterpart only
-                if not again:
-                    self.fill_local(now, order, maker, price, quantity)
-                elif order.self_trade != "none" and maker.account == order.account:
-                    self._prevent_self_trade(now, order, maker)
-                elif not maker.reduce_only:
-                    self.fill_local(now, order, maker, price, min(quantity, maker.free))
-                elif self._reduce_only.fit(now, maker):
-                    # The smaller quantity is published first: a fill that leaves more on display than
-                    # the order has would invalidate the feed on all other nodes.
-                    self._store.publish(now, maker)
-                    self.fill_local(now, order, maker, price, min(quantity, maker.free))
-            if not again:
+                elif (maker.terms is None and maker.account != account) or not self._changes_book(
+                    order, maker
+                ):
+                    fill(now, order, maker, price, quantity)
+                else:
+                    self._meet(now, order, maker, price, quantity)
+                    again = True
+                    break
+            if not again or not order.free:
                 break
 
-    def fill_local(self, now: float, taker: Order, maker: Order, price: int, quantity: int) -> None:
-        """Trade with an order of this node."""
-        self._fills.local_trade(now, taker, maker, price, quantity)
+    def _meet(self, now: float, order: Order, maker: Order, price: int, quantity: int) -> None:
+        """Trade with an own order after which the book may be another than planned, or prevent that."""
+        if order.self_trade != "none" and maker.account == order.account:
+            self._prevent_self_trade(now, order, maker)
+        elif not maker.reduce_only:
+            self._fills.local_trade(now, order, maker, price, min(quantity, maker.free))
+        elif self._reduce_only.fit(now, maker):
+            # The smaller quantity is published first: a fill that leaves more on display than
+            # the order has would invalidate the feed on all other nodes.
+            self._store.publish(now, maker)
+            self._fills.local_trade(now, order, maker, price, min(quantity, maker.free))
 
     def request(
         self,
@@ -215,7 +225,7 @@ class Matching:
 
     def uncross(self, now: float, market: Market) -> None:
         """Let own resting orders take from earlier crossing orders of others, hidden ones from any."""
-        if not self._context.writes or market.halted:
+        if not self._context.writes or self._context.expiring or market.halted:
             return
         store = self._store
         for order in self._crossed(market):

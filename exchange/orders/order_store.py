@@ -12,7 +12,7 @@ Rules of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,8 @@ from exchange.ledger.ledger import InsufficientBalance
 from exchange.market.market import Market
 from exchange.market.triggers import Triggers
 from exchange.model.commands import HOUSE, Selection
-from exchange.model.events import Amended, Closed, Moved, Opened
-from exchange.model.records import Order
+from exchange.model.events import BUY, Amended, Moved
+from exchange.model.records import Order, Terms
 from exchange.orders.engine_context import EngineContext
 from p2p.ground.keyed_heap import KeyedHeap
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _NONE: dict[int, Order] = {}
 RECENT_ORDERS = 10_000  # finished orders kept in memory at least, for answers and client ids
+PART = 200  # open orders that are looked at, and cancelled, at once: about a millisecond
+TRIMMED = 1000  # finished orders that are dropped at once
 
 
 def is_immediate(order: Order) -> bool:
@@ -37,14 +39,11 @@ def is_immediate(order: Order) -> bool:
     return order.price is None or order.tif == "ioc" or order.tif == "fok"
 
 
-def _displayed(order: Order, *, moved: bool) -> int:
-    """Return the lots that the feed is to show."""
-    shown = order.free
-    if order.display_quantity:
-        # A slice is not refilled: when it is gone the next one goes to the end of the queue.
-        had = 0 if moved else min(order.shown, shown, order.display_quantity)
-        shown = had or min(order.display_quantity, shown)
-    return shown
+def _slice(order: Order, free: int, *, moved: bool) -> int:
+    """Return the lots of an iceberg that the feed is to show. A slice is not refilled: when it is gone
+    the next one goes to the end of the queue."""
+    had = 0 if moved else min(order.shown, free, order.display_quantity)
+    return had or min(order.display_quantity, free)
 
 
 class OrderStore:
@@ -112,53 +111,94 @@ class OrderStore:
 
     def select(self, which: Selection) -> list[Order]:
         """Return the open orders of a selection that are not being cancelled, oldest first."""
-        found: Collection[Order]
+        return [order for part, _ in self.selected(which) for order in part]
+
+    def selected(self, which: Selection) -> Iterator[tuple[list[Order], bool]]:
+        """Iterate over the orders of a selection in parts, each with True if another part follows. Between two of
+        them orders may be changed; those that are new then are not in it."""
+        found: list[Order]
         if which.numbers is not None:
-            found = [self.open[n] for n in sorted(which.numbers) if n in self.open]
+            found = [self.open[n] for n in sorted(which.numbers, reverse=True) if n in self.open]
+        elif which.account == HOUSE:
+            found = list(reversed(self.open.values()))
         else:
-            found = self.of_account(which.account)
-        return [
-            order
-            for order in found
-            if order.account == which.account
-            and not order.cancelled
-            and (which.client_ids is None or order.client_id in which.client_ids)
-            and (which.groups is None or order.group in which.groups)
-            and which.market in (None, order.market)
-            and which.side in (None, order.side)
-        ]
+            found = list(reversed(self.by_account.get(which.account, _NONE).values()))
+        while True:
+            part = [
+                order
+                for order in reversed(found[-PART:])
+                if order.account == which.account
+                and not order.cancelled
+                and not order.done
+                and (which.client_ids is None or order.client_id in which.client_ids)
+                and (which.groups is None or order.group in which.groups)
+                and which.market in (None, order.market)
+                and which.side in (None, order.side)
+            ]
+            del found[-PART:]  # to free many at the end would take long
+            yield part, bool(found)
+            if not found:
+                return
 
     # Changes
 
-    def new_time(self, now: float, market: Market, order: Order | None = None) -> int:
-        """Return a time in us after every order of the market. For an `order` that loses its priority it
-        is also after the order's own time, even if the clock was set back."""
-        time = self._context.us(now)
-        last = market.last_time
-        if order is not None:
-            last = max(last, order.priority or order.time)
-        if time <= last:
-            time = last + 1
-        market.last_time = time
+    def new_time(self, now: float, market: Market, order: Order) -> int:
+        """Return a time in us for an order that loses its priority: after every order of the market, and after
+        its own time, even if the clock was set back."""
+        last = max(market.last_time, order.priority or order.time)
+        market.last_time = time = max(self._context.us(now), last + 1)
         return time
 
     def add(self, order: Order) -> None:
-        """Add a new order with the number `next_number`. Its hold is set already."""
-        self.next_number = order.number + 1
-        order.updated = order.time
-        self.open[order.number] = order
+        """Add a new order to the open ones. Its hold is set already."""
+        number = order.number
+        self.open[number] = order
         if order.client_id is not None:
-            self.client_ids[order.account, order.client_id] = order.number
-        if order.account != HOUSE or order.expires or order.reduce_only:
+            self.client_ids[order.account, order.client_id] = number
+        account = order.account
+        if account != HOUSE:
+            try:
+                self.by_account[account][number] = order
+            except KeyError:
+                self.by_account[account] = {number: order}
+        if order.terms is not None:
             self._index(order)
+        self._context.orders[number] = order
+
+    def settle(self, now: float, order: Order) -> None:
+        """Add and publish a new order that has traded as far as it could."""
+        number = order.number
+        if order.terms is not None or (not order.cancelled and order.filled < order.quantity):
+            if number not in self.open:
+                self.add(order)
+            self.publish(now, order)
+            return
+        # It has ended at once, and was never an open order.
+        if order.client_id is not None:
+            self.client_ids[order.account, order.client_id] = number
+        self._context.orders[number] = order
+        self._finish(self._context.markets[order.market], order)
+
+    def traded(self, now: float, market: Market, order: Order) -> None:
+        """Publish a plain order after a trade that the feed has."""
         self._context.orders[order.number] = order
+        time = self._context.epoch_us + int(now * 1_000_000)
+        if time > order.updated:
+            order.updated = time
+        if order.filled < order.quantity:
+            self.hold(order)
+            return
+        del self.open[order.number]
+        if order.account != HOUSE:
+            del self.by_account[order.account][order.number]
+        self._finish(market, order)
 
     def cancel(self, now: float, order: Order, reason: str) -> None:
         """Cancel an order. Quantities that are pending with other owners may still be filled: the owners
         are requested at once to refuse what they have not granted."""
         order.cancelled = True
         order.reason = reason
-        if order.pending:
+        if order.terms is not None and order.terms.pending:
             for take in self._takes.of_order(order.number):
                 self._takes.void(now, take.take)
             self.work_queue.append(order.number)
@@ -167,21 +207,30 @@ class OrderStore:
     def publish(self, now: float, order: Order, *, moved: bool = False) -> None:
         """Publish a changed order. `moved`: it has a new price, or a new `priority`."""
         context = self._context
-        context.orders[order.number] = order
-        order.updated = max(context.us(now), order.updated)
+        number, filled = order.number, order.filled
+        context.orders[number] = order
+        time = context.epoch_us + int(now * 1_000_000)
+        if time > order.updated:
+            order.updated = time
         market = context.markets[order.market]
-        busy = order.pending + order.reserved  # decided by other owners
-        left = 0 if order.cancelled else order.quantity - order.filled - busy
-        if not left and not busy:
+        left = 0 if order.cancelled else order.quantity - filled
+        terms = order.terms
+        if not left and (terms is None or not terms.pending + terms.reserved):
             self._end(market, order)
-            return
-        if order.hidden:
-            self._show_hidden(market, order)
-        elif left == order.shown and order.opened and not moved and not order.display_quantity:
-            pass  # the feed is up to date
-        elif order.price is not None and order.tif != "ioc" and order.tif != "fok":
-            self._show(now, market, order, order.price, moved)
-        if order.account != HOUSE:
+        elif terms is not None:
+            busy = terms.pending + terms.reserved  # decided by other owners
+            self._show(now, market, order, terms, left - busy if left else 0, moved=moved)
+            self.hold(order)
+        elif not order.opened:
+            order.opened = True
+            order.shown = left
+            market.open(number, order.side, order.price or 0, left, order.time)
+            if filled:
+                self.hold(order)
+        else:
+            if left != order.shown:
+                order.shown = left
+                market.change(Amended(number, left))
             self.hold(order)
 
     def reserve(self, now: float, order: Order, quantity: int) -> None:
@@ -190,30 +239,42 @@ class OrderStore:
         order.reserved += quantity
         if order.display_quantity:
             order.shown -= min(quantity, order.shown)
-            self._context.markets[order.market].write(Amended(order.number, order.shown))
+            self._context.markets[order.market].change(Amended(order.number, order.shown))
         self.publish(now, order)
 
-    def _show(self, now: float, market: Market, order: Order, price: int, moved: bool) -> None:
-        """Bring the feed up to date."""
-        shown = _displayed(order, moved=moved)
+    def _show(
+        self, now: float, market: Market, order: Order, terms: Terms, free: int, *, moved: bool
+    ) -> None:
+        """Bring the feed up to date with an order that has `terms`."""
+        price, number = order.price, order.number
+        if terms.hidden:
+            self._show_hidden(market, order)
+            return
+        if price is None or terms.untriggered or terms.tif == "ioc" or terms.tif == "fok":
+            return
+        shown = free
+        if terms.display_quantity:
+            shown = _slice(order, shown, moved=moved)
         if not order.opened:
             if shown:
                 order.opened = True
                 order.shown = shown
-                time = order.priority or order.time
-                market.write(Opened(order.number, order.side, price, shown, time))
-        elif moved or (order.display_quantity and shown > order.shown):
+                market.open(number, order.side, price, shown, terms.priority or order.time)
+        elif moved or (terms.display_quantity and shown > order.shown):
             if not moved:
-                order.priority = self.new_time(now, market, order)
+                terms.priority = self.new_time(now, market, order)
             order.shown = shown
-            market.write(Moved(order.number, price, shown, order.priority))
+            market.change(Moved(number, price, shown, terms.priority))
         elif shown != order.shown:
             order.shown = shown
-            market.write(Amended(order.number, shown))
+            market.change(Amended(number, shown))
 
     def is_shown(self, order: Order) -> bool:
         """Report if the feed is up to date with the order."""
-        return order.hidden or is_immediate(order) or order.shown == _displayed(order, moved=False)
+        shown = order.free
+        if order.display_quantity:
+            shown = _slice(order, shown, moved=False)
+        return order.hidden or is_immediate(order) or order.shown == shown
 
     def _show_hidden(self, market: Market, order: Order) -> None:
         if order.hidden and order.price is not None:
@@ -221,37 +282,41 @@ class OrderStore:
             market.hide_order(order.number, order.side, order.price, order.free, time)
 
     def _end(self, market: Market, order: Order) -> None:
-        order.done = True
-        order.shown = 0
-        filled = order.filled == order.quantity
-        if filled:
-            order.reason = "filled"
-        elif not order.reason:
-            order.reason = "cancelled"
+        """End an open order."""
         number = order.number
-        if order.opened and number in market.writer.feed.state.orders:
-            market.write(Closed(number, "filled" if filled else "cancelled"))
+        if order.opened:
+            market.close(number, "filled" if order.filled == order.quantity else "cancelled")
         if self.open.pop(number, None) is None:
             return
         if order.account != HOUSE:
             del self.by_account[order.account][number]
+        self._finish(market, order)
+
+    def _finish(self, market: Market, order: Order) -> None:
+        """Move an order that is in no index of open orders, or in special ones only, to the finished ones."""
+        order.done = True
+        if order.shown:
+            order.shown = 0
+        if order.filled == order.quantity:
+            order.reason = "filled"
+        elif not order.reason:
+            order.reason = "cancelled"
+        if order.terms is not None:
             self.hold(order)
-        if (
-            order.hidden
-            or order.reduce_only
-            or order.expires
-            or order.untriggered
-            or order.linked_order
-        ):
             self._remove_special(market, order)
-        self.recent[number] = order
+        elif order.account != HOUSE:
+            units = market.units
+            asset = units.quote if order.side == BUY else units.base
+            self._context.ledger.release(order.number, order.account, asset)
+        self.recent[order.number] = order
 
     def trim(self) -> None:
-        """Drop the oldest finished orders, many at a time, so that each costs little."""
+        """Drop the oldest finished orders, some hundreds at a time, so that each costs little and none waits."""
         recent = self.recent
-        if len(recent) <= 2 * RECENT_ORDERS:
+        extra = len(recent) - RECENT_ORDERS
+        if extra <= RECENT_ORDERS // 10:
             return
-        for number in list(islice(recent, len(recent) - RECENT_ORDERS)):
+        for number in list(islice(recent, min(extra, TRIMMED))):
             old = recent.pop(number)
             if old.client_id is not None:
                 name = (old.account, old.client_id)
@@ -267,20 +332,21 @@ class OrderStore:
         Raises:
             InsufficientBalance: nothing has changed.
         """
-        if order.account == HOUSE:
+        account = order.account
+        if account == HOUSE:
             return
-        context = self._context
-        asset = context.specs.asset_spent(order)
-        amount = 0 if order.done else context.specs.amount_required(order)
-        linked = self.linked(order)
+        ledger, specs = self._context.ledger, self._context.specs
         number = order.number
-        if linked is not None:
-            amount = max(amount, context.specs.amount_required(linked))
-            number = min(number, linked.number)
-        elif order.linked_order and order.linked_order < number:
-            # The hold of the pair was under the other order, which has ended.
-            context.ledger.hold(order.linked_order, order.account, asset, 0)
-        context.ledger.hold(number, order.account, asset, amount)
+        asset, amount = specs.required(order)
+        if order.terms is not None and order.linked_order:
+            linked = self.linked(order)
+            if linked is not None:
+                amount = max(amount, specs.required(linked)[1])
+                number = min(number, linked.number)
+            elif order.linked_order < number:
+                # The hold of the pair was under the other order, which has ended.
+                ledger.release(order.linked_order, account, asset)
+        ledger.hold(number, account, asset, amount)
 
     # Indexes
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from exchange.feeds.feed_limits import OWN_OPEN_ORDERS
 from exchange.ledger.ledger import InsufficientBalance
 from exchange.market.market import Market
 from exchange.market.market_rules import RuleError
 from exchange.model.commands import HOUSE, Kind, NewOrder, SelfTrade
 from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL
-from exchange.model.records import Order
+from exchange.model.records import Account, Order, Terms, default_self_trade
 from exchange.orders.conditional_orders import ConditionalOrders
 from exchange.orders.engine_context import CommandRejected, EngineContext
 from exchange.orders.order_store import OrderStore
@@ -24,6 +25,7 @@ MAX_CLIENT_ID: Final = 64  # characters
 MAX_SLICES: Final = 1000  # of an iceberg: each is a trade of its own for a taker of the whole order
 MAX_GROUP: Final = 2**62  # fits the journal and signed 64 bits, with room
 _MAX_TIME: Final = 2**62  # us
+_NONE: Final[dict[int, Order]] = {}
 
 
 class OrderValidation:
@@ -57,40 +59,80 @@ class OrderValidation:
             )
         return order
 
-    def accept(self, now: float, new: NewOrder) -> list[Order]:
-        """Validate and add a new order, and with `oco_stop` the stop that makes a pair with it.
+    def accept(self, now: float, new: NewOrder) -> Order:
+        """Validate a new order, and make the stop that `oco_stop` makes a pair with it.
+
+        A plain limit order that meets no other is in the book and the feed then (`opened`). Any other plain order
+        trades next, and `OrderStore.settle` adds it with what is left of it.
 
         Raises:
             CommandRejected: nothing has changed.
         """
-        context = self._context
+        context, store = self._context, self._store
         market = context.markets.get(new.market)
         if market is None:
             raise CommandRejected("unknown_market", f"this node does not trade {new.market}")
-        if new.side != BUY and new.side != SELL:
-            raise CommandRejected(
-                "bad_side", f"invalid side {new.side}: expected 1 (buy) or -1 (sell)"
-            )
-        _check_ranges(new)
-        _check_combination(new, context.us(now))
-        if new.account != HOUSE:
-            self._check_account(new.account, 1 if new.oco_stop is None else 2)
+        side, price, account = new.side, new.price, new.account
+        if price is not None and len(market.writer.feed.state.orders) >= OWN_OPEN_ORDERS:
+            raise _too_many(new.market)
+        special = self._check_values(now, new)
+        quantity, stop = new.quantity, 0
+        if account != HOUSE:
+            client = self.check_active(account)
+            has = store.by_account.get(account, _NONE)
+            if len(has) >= client.max_open_orders - (new.oco_stop is not None):
+                raise _too_many_of_account(len(has), 1 if new.oco_stop is None else 2)
         if market.halted:
             raise self.halted(market)
-        quantity = self._reduced(new) if new.reduce_only else new.quantity
-        stop = self._stop(market, new)
-        worst_price = self._worst_price(market, new)
-        self.check_rules(market, new.side, new.price, quantity, stop, worst_price)
-        orders = [self._order(now, market, new, quantity, stop, worst_price)]
-        if new.oco_stop is not None:
-            orders.append(self._linked_stop(orders[0], new.oco_stop))
-        if new.account != HOUSE:
-            self._hold(now, orders)
-        for each in orders:
-            self._store.add(each)
-            if each.untriggered:
-                self._conditional.add(each)
-        return orders
+        if special:
+            stop = self._stop(market, new)
+            if new.reduce_only:
+                quantity = self._reduced(new)
+        worst_price = self._worst_price(market, new) if price is None else 0
+        self.check_rules(market, side, price, quantity, stop, worst_price)
+        time = context.epoch_us + int(now * 1_000_000)
+        if time <= market.last_time:
+            time = market.last_time + 1
+        market.last_time = time
+        rests = price is not None and not special and not market.meets(side, price)
+        order = Order(
+            store.next_number,
+            market.key,
+            side,
+            price,
+            quantity,
+            time,
+            new.client_id,
+            account,
+            new.group,
+            worst_price,
+            rests,
+            quantity if rests else 0,
+            updated=time,
+        )
+        linked = None
+        if special:
+            order.terms = _terms(new, quantity, stop)
+            if new.oco_stop is not None:
+                linked = _linked_stop(order, new.oco_stop)
+        if account != HOUSE:
+            self._hold(now, order, linked)
+        store.next_number = order.number + 1
+        if rests:
+            store.add(order)
+            market.open(order.number, side, price or 0, quantity, time)
+        elif special:
+            self._add_special(order, linked)
+        return order
+
+    def _add_special(self, order: Order, linked: Order | None) -> None:
+        self._store.add(order)
+        if order.untriggered:
+            self._conditional.add(order)
+        if linked is not None:
+            self._store.next_number += 1
+            self._store.add(linked)
+            self._conditional.add(linked)
 
     # Checks, also of amendments
 
@@ -102,13 +144,13 @@ class OrderValidation:
             return CommandRejected(error.code, error.detail)
         return CommandRejected("halted", f"{market.key} is halted")
 
-    def check_active(self, number: int) -> None:
-        """Check that an account may trade.
+    def check_active(self, number: int) -> Account:
+        """Return an account that may trade.
 
         Raises:
             CommandRejected: unknown_account, account_frozen.
         """
-        account = self._context.accounts.get(number)
+        account = self._context.accounts.by_number.get(number)
         if account is None:
             raise CommandRejected("unknown_account", f"there is no account {number}")
         if account.frozen:
@@ -116,6 +158,7 @@ class OrderValidation:
                 "account_frozen",
                 f"account {account.name} is frozen: it can read and cancel, not trade",
             )
+        return account
 
     def check_rules(
         self,
@@ -134,7 +177,9 @@ class OrderValidation:
         rules = market.rules
         if rules is None:
             return
-        reference = stop if stop > 0 else market.reference
+        reference: int | None = None
+        if rules.band is not None or price is None:
+            reference = stop if stop > 0 else market.reference
         try:
             rules.check(side, price, quantity, reference, worst_price or None)
         except RuleError as error:
@@ -149,16 +194,54 @@ class OrderValidation:
             "available",
         )
 
-    def _check_account(self, account: int, count: int) -> None:
-        self.check_active(account)
-        has = len(self._store.of_account(account))
-        if not self._context.accounts.allows_open(account, has + count - 1):
-            raise CommandRejected(
-                "too_many_orders",
-                f"the account has {has} open orders and may not have {count} more: cancel some",
-            )
-
     # Figures of the order
+
+    def _check_values(self, now: float, new: NewOrder) -> bool:
+        """Check the command alone. Returns True if the order has terms that few orders have."""
+        side, price, group, client_id = new.side, new.price, new.group, new.client_id
+        if side != BUY and side != SELL:
+            raise CommandRejected("bad_side", f"invalid side {side}: expected 1 (buy) or -1 (sell)")
+        if (
+            not 0 < new.quantity < MAX_QUANTITY
+            or (price is not None and not 0 < price < MAX_PRICE)
+            or (group and not -MAX_GROUP < group < MAX_GROUP)
+        ):
+            raise _out_of_range()
+        if client_id is not None and not 0 < len(client_id) <= MAX_CLIENT_ID:
+            raise CommandRejected("bad_order", f"a client id has 1 to {MAX_CLIENT_ID} characters")
+        if not (
+            new.tif != "gtc"
+            or new.stop is not None
+            or new.trailing_offset is not None
+            or new.oco_stop is not None
+            or new.worst_price is not None
+            or new.display_quantity is not None
+            or new.self_trade is not None
+            or new.expires is not None
+            or new.post_only
+            or new.hidden
+            or new.reduce_only
+        ):
+            return False
+        _check_combination(new, self._context.us(now))
+        return True
+
+    def _hold(self, now: float, order: Order, linked: Order | None) -> None:
+        """Hold the amount that the order, or the pair, may cost, and count it against the rate."""
+        context, number, account = self._context, order.number, order.account
+        asset, amount = context.specs.required(order)
+        if linked is not None:
+            amount = max(amount, context.specs.required(linked)[1])
+        try:
+            context.ledger.hold(number, account, asset, amount)
+        except InsufficientBalance as error:
+            raise self.insufficient(error) from error
+        if not context.accounts.allows_order(now, account):
+            context.ledger.release(number, account, asset)
+            raise CommandRejected(
+                "rate_limited",
+                "the account has reached its limit of orders per minute: try again in a moment",
+            )
 
     def _reduced(self, new: NewOrder) -> int:
         room = self._reduce_only.room(new.account, new.market, new.side)
@@ -187,8 +270,6 @@ class OrderValidation:
 
     def _worst_price(self, market: Market, new: NewOrder) -> int:
         """Return the worst price of a new market order; 0: any."""
-        if new.price is not None:
-            return 0
         if new.worst_price is not None:
             return new.worst_price
         if new.stop is not None or new.trailing_offset is not None:
@@ -201,54 +282,40 @@ class OrderValidation:
         specs = self._context.specs
         return specs.protection_price(market.key, new.side, best, market.reference)
 
-    def _order(
-        self,
-        now: float,
-        market: Market,
-        new: NewOrder,
-        quantity: int,
-        stop: int,
-        worst_price: int,
-    ) -> Order:
-        display_quantity = new.display_quantity or 0
-        return Order(
-            number=self._store.next_number,
-            market=market.key,
-            side=new.side,
-            price=new.price,
-            quantity=quantity,
-            time=self._store.new_time(now, market),
-            client_id=new.client_id,
-            account=new.account,
-            group=new.group,
-            kind=kind_of(new),
-            self_trade=_self_trade(new),
-            worst_price=worst_price,
-            tif=new.tif,
-            expires=new.expires or 0,
-            post_only=new.post_only,
-            hidden=new.hidden,
-            display_quantity=display_quantity if display_quantity < quantity else 0,
-            reduce_only=new.reduce_only,
-            stop=stop,
-            trailing_offset=new.trailing_offset or 0,
-            untriggered=new.stop is not None or new.trailing_offset is not None,
-            altered=quantity != new.quantity,
-        )
 
-    @staticmethod
-    def _linked_stop(order: Order, stop: int) -> Order:
-        """Return the stop of a pair, and link both orders."""
-        order.linked_order = order.number + 1
-        return Order(
-            number=order.linked_order,
-            market=order.market,
-            side=order.side,
-            price=None,
-            quantity=order.quantity,
-            time=order.time,
-            account=order.account,
-            group=order.group,
+def _terms(new: NewOrder, quantity: int, stop: int) -> Terms:
+    """Return the terms of an order of `quantity` that few orders have."""
+    display_quantity = new.display_quantity or 0
+    return Terms(
+        kind=kind_of(new),
+        self_trade=_self_trade(new),
+        tif=new.tif,
+        expires=new.expires or 0,
+        post_only=new.post_only,
+        hidden=new.hidden,
+        display_quantity=display_quantity if display_quantity < quantity else 0,
+        reduce_only=new.reduce_only,
+        stop=stop,
+        trailing_offset=new.trailing_offset or 0,
+        untriggered=new.stop is not None or new.trailing_offset is not None,
+        altered=quantity != new.quantity,
+    )
+
+
+def _linked_stop(order: Order, stop: int) -> Order:
+    """Return the stop of a pair, and link both orders."""
+    order.linked_order = order.number + 1
+    return Order(
+        number=order.linked_order,
+        market=order.market,
+        side=order.side,
+        price=None,
+        quantity=order.quantity,
+        time=order.time,
+        account=order.account,
+        group=order.group,
+        updated=order.time,
+        terms=Terms(
             kind="stop",
             self_trade=order.self_trade,
             tif=order.tif,
@@ -257,24 +324,8 @@ class OrderValidation:
             stop=stop,
             untriggered=True,
             linked_order=order.number,
-        )
-
-    def _hold(self, now: float, orders: list[Order]) -> None:
-        """Hold the amount that the order, or the pair, may cost, and count it against the rate."""
-        order = orders[0]
-        context = self._context
-        asset = context.specs.asset_spent(order)
-        amount = max(context.specs.amount_required(each) for each in orders)
-        try:
-            context.ledger.hold(order.number, order.account, asset, amount)
-        except InsufficientBalance as error:
-            raise self.insufficient(error) from error
-        if not context.accounts.allows_order(now, order.account):
-            context.ledger.hold(order.number, order.account, asset, 0)
-            raise CommandRejected(
-                "rate_limited",
-                "the account has reached its limit of orders per minute: try again in a moment",
-            )
+        ),
+    )
 
 
 def check_trailing(stop: int) -> None:
@@ -332,7 +383,7 @@ def _same_pair(order: Order, new: NewOrder, linked: Order | None) -> bool:
 
 
 def _self_trade(new: NewOrder) -> SelfTrade:
-    return new.self_trade or ("none" if new.account == HOUSE else "cancel_newest")
+    return new.self_trade or default_self_trade(new.account)
 
 
 def kind_of(new: NewOrder) -> Kind:
@@ -347,21 +398,29 @@ def kind_of(new: NewOrder) -> Kind:
 # Checks of the command alone
 
 
-def _check_ranges(new: NewOrder) -> None:
-    for price in (new.price, new.stop, new.trailing_offset, new.oco_stop, new.worst_price):
-        if price is not None and not 0 < price < MAX_PRICE:
-            raise _out_of_range()
-    for quantity in (new.quantity, new.display_quantity):
-        if quantity is not None and not 0 < quantity < MAX_QUANTITY:
-            raise _out_of_range()
-    if not -MAX_GROUP < new.group < MAX_GROUP:
-        raise _out_of_range()
-    if new.client_id is not None and not 0 < len(new.client_id) <= MAX_CLIENT_ID:
-        raise CommandRejected("bad_order", f"a client id has 1 to {MAX_CLIENT_ID} characters")
+def _too_many(market: str) -> CommandRejected:
+    """Return the rejection at a limit below the one at which every replica gives the feed up."""
+    return CommandRejected(
+        "too_many_orders",
+        f"this node has {OWN_OPEN_ORDERS} open orders in {market}, the most that it "
+        "accepts: cancel some of them",
+    )
+
+
+def _too_many_of_account(has: int, more: int) -> CommandRejected:
+    return CommandRejected(
+        "too_many_orders",
+        f"the account has {has} open orders and may not have {more} more: cancel some",
+    )
 
 
 def _check_combination(new: NewOrder, now_us: int) -> None:
-    """Reject options that exclude each other."""
+    """Check the terms that few orders have, and reject those that exclude each other."""
+    for price in (new.stop, new.trailing_offset, new.oco_stop, new.worst_price):
+        if price is not None and not 0 < price < MAX_PRICE:
+            raise _out_of_range()
+    if new.display_quantity is not None and not 0 < new.display_quantity < MAX_QUANTITY:
+        raise _out_of_range()
     conditional = new.stop is not None or new.trailing_offset is not None
     immediate = new.price is None or new.tif in ("ioc", "fok")
     _check_expiry(new, now_us, conditional=conditional)

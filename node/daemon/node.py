@@ -401,7 +401,7 @@ class Node:
     async def _tick(self) -> None:
         while True:
             due, switch = self.engine.next_tick(self._loop.time()), self.trading.next_tick()
-            step = REFRESHING if self.engine.refreshing else None
+            step = REFRESHING if self.engine.refreshing or self.trading.ending else None
             lag = await self._pace.wait(due if switch is None else min(due, switch), step=step)
             now, began = self._loop.time(), time.monotonic()
             self.readiness.note()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from typing import Protocol, TypeVar
@@ -95,6 +95,8 @@ class AccountTrading:
         self._listeners: dict[int, dict[Listener, None]] = {}
         # Answers that wait for other nodes' decisions, by order number.
         self._undecided: dict[int, list[asyncio.Future[None]]] = {}
+        # Accounts whose orders are being cancelled at their deadline, with the steps that are left.
+        self._ending: dict[int, Iterator[tuple[list[Order], bool]]] = {}
         self.order_count = 0  # placed since the start
         self.fill_count = 0
         self._tracer = tracer
@@ -107,10 +109,8 @@ class AccountTrading:
                 await asyncio.to_thread(self._journal.history)
             if earlier := self._earlier(order):
                 return earlier
-        if not self._writing.is_set():
-            await (
-                self._writing.wait()
-            )  # some seconds at most after a restart: exchange.feeds.startup_fence
+        if not self._may_write():
+            await self._wait_to_write()
         placed = self._place(order)
         if self._tracer is None:
             return await self._decided(placed, wait)
@@ -123,7 +123,7 @@ class AccountTrading:
         return placed
 
     async def amend(self, account: int, number: int, changes: Amend, *, wait: float = 0.0) -> Order:
-        await self._writing.wait()
+        await self._wait_to_write()
         (order,) = await self._decided([self.amend_now(account, number, changes)], wait)
         return order
 
@@ -134,7 +134,14 @@ class AccountTrading:
 
     async def cancel_many(self, which: Selection, *, reason: str = "cancelled") -> list[Order]:
         await self._writing.wait()
-        return await self._durable(self.cancel_many_now(which, reason=reason))
+        found: list[Order] = []
+        for part, more in self._engine.orders.cancelling(self._clock, which, reason):
+            found += map(copy, part)
+            if more:
+                self._committer.wake()
+                await asyncio.sleep(0)  # for all others
+        await self._committer.durable()
+        return found
 
     async def cancel_after(self, account: int, timeout_ms: int) -> int | None:
         """Cancel the account's open orders after so long unless this is called again; 0 ends it.
@@ -150,13 +157,29 @@ class AccountTrading:
 
     @property
     def open(self) -> bool:
-        return self._writing.is_set() and not self._journal.behind
+        return self._may_write() and not self._journal.behind
 
     async def opened(self) -> None:
         while not self.open:
             if self._journal.behind:
                 await asyncio.to_thread(self._journal.history)
-            await self._writing.wait()
+            await self._wait_to_write()
+
+    def _may_write(self) -> bool:
+        """Report if orders may be placed and changed. Cancels some of the expired orders first: before all are, none
+        may be filled."""
+        if not self._writing.is_set():
+            return False
+        engine = self._engine
+        return not engine.order_store.expiry.values or not engine.orders.expire_some(self._clock())
+
+    async def _wait_to_write(self) -> None:
+        """Wait until `_may_write`: some seconds at most, after a restart (`exchange.feeds.startup_fence`) and when very
+        many orders expire."""
+        await self._writing.wait()
+        while not self._may_write():
+            self._committer.wake()
+            await asyncio.sleep(0)
 
     def place_now(self, order: NewOrder) -> list[Order]:
         if earlier := self._earlier(order):
@@ -179,6 +202,7 @@ class AccountTrading:
         return list(self._engine.orders.cancel_many(self._clock(), which, reason))
 
     def cancel_after_now(self, account: int, timeout_ms: int) -> int | None:
+        self._ending.pop(account, None)
         at = self._engine.us(self._clock()) + timeout_ms * 1000 if timeout_ms else None
         self._engine.store_meta(*self._dead_man.set(account, at))
         return at
@@ -186,20 +210,31 @@ class AccountTrading:
     def when_durable(self, call: Callable[[CommandRejected | None], None]) -> None:
         self._committer.when_durable(call)
 
+    @property
+    def ending(self) -> bool:
+        """Report if many orders are being cancelled at their deadline: soon another `tick`, of about a millisecond."""
+        return bool(self._ending)
+
     def next_tick(self) -> float | None:
         """Return when `tick` is due, by the engine's clock."""
         at = self._dead_man.next()
         return None if at is None else self._engine.seconds(at)
 
     def tick(self) -> None:
-        """Cancel orders whose deadline has passed. Call a few times a second, and drain
-        afterwards."""
+        """Cancel orders whose deadline has passed, some of each account with each call. Call a few times a
+        second, and drain afterwards."""
         now = self._clock()
         if not self._writing.is_set() or self._engine.stale is not None:
             return
         for account in self._dead_man.due(self._engine.us(now)):
-            self._engine.orders.cancel_many(now, Selection(account=account), "dead_man")
-            self._engine.store_meta(*self._dead_man.set(account, None))
+            steps = self._ending.get(account)
+            if steps is None:
+                which = Selection(account=account)
+                steps = self._engine.orders.cancelling(self._clock, which, "dead_man")
+                self._ending[account] = steps
+            _, more = next(steps)
+            if not more:
+                self.cancel_after_now(account, 0)
 
     async def durable(self, account: int | None = None) -> None:
         if account is None:
@@ -376,7 +411,7 @@ class AccountTrading:
 
     def publish(self, drained: Drained) -> None:
         """Tell listeners what became durable."""
-        self.fill_count += len(drained.fills)
+        self.fill_count += drained.fill_count
         if self._undecided:
             for order in drained.orders:
                 if not order.pending:

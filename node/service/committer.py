@@ -25,7 +25,7 @@ from typing import Protocol
 
 from exchange.engine.engine import Drained, Engine
 from exchange.journal.journal import Journal, JournalError
-from exchange.model.records import Record
+from exchange.model.records import PutSnapshot, Record
 from exchange.orders.engine_context import CommandRejected
 
 # Upper bounds in seconds of the bins that the time of commits is counted in.
@@ -198,8 +198,11 @@ class Committer:
         self._planned = False
         if not self._running or self._error is not None or self._writing is not None:
             return
-        waiters, self._waiters = self._waiters, []
         try:
+            if not self._stopping and self._engine.prepare():
+                self.wake()
+                return
+            waiters, self._waiters = self._waiters, []
             drained = self._engine.drain(self._loop.time())
             if not drained.records:
                 self._let_go(drained, waiters)
@@ -209,6 +212,7 @@ class Committer:
                 self._quick >= RECOVERED
                 and self.journal.appends_only
                 and len(drained.records) <= FEW_RECORDS
+                and PutSnapshot not in map(type, drained.records)  # may have megabytes
             ):
                 self._write_here(drained, waiters)
             else:

@@ -21,7 +21,7 @@ from exchange.model.instruments import (
     UnknownInstrument,
     instrument_of,
 )
-from exchange.model.records import Fill, Order
+from exchange.model.records import NO_TERMS, Fill, Order
 from exchange.orders.order_validation import MAX_CLIENT_ID
 from node.views.field_types import POSITIVE_PATTERN, refusal_status
 from node.views.limits import MAX_GROUP
@@ -172,14 +172,15 @@ class OrderMapping:
 
     def order(self, order: Order) -> OrderView:
         scale = self.scales[order.market]
+        terms, kind = order.terms or NO_TERMS, order.kind
         lots, price = scale.amount, scale.price
         created, quantity = iso(order.time), lots(order.quantity)
-        status: Status = "pending" if order.pending and not order.shown else "open"
+        status: Status = "pending" if terms.pending and not order.shown else "open"
         if order.done:
             status = end_of(order)
-        elif order.untriggered:
+        elif terms.untriggered:
             status = "untriggered"
-        remaining = order.quantity - order.filled if order.untriggered else order.free
+        remaining = order.quantity - order.filled if terms.untriggered else order.free
         average = None
         if order.filled:
             average = scale.instrument.average_price_text(order.value, order.filled)
@@ -188,12 +189,12 @@ class OrderMapping:
             number=order.number,
             market=scale.symbol,
             side=side_word(order.side),
-            type="market" if order.kind == "limit" and order.price is None else order.kind,
+            type="market" if kind == "limit" and order.price is None else kind,
             price=None if order.price is None else price(order.price),
             quantity=quantity,
             filled=lots(order.filled) if order.filled else "0",
             remaining=quantity if remaining == order.quantity else lots(remaining),
-            pending=lots(order.pending) if order.pending else "0",
+            pending=lots(terms.pending) if terms.pending else "0",
             status=status,
             average_price=average,
             created=created,
@@ -202,15 +203,15 @@ class OrderMapping:
             if order.done or order.cancelled or order.reason == "credit"
             else "",
             account=order.account,
-            tif=order.tif,
-            expires=iso(order.expires) if order.expires else None,
-            post_only=order.post_only,
-            hidden=order.hidden,
-            display_quantity=lots(order.display_quantity) if order.display_quantity else None,
-            reduce_only=order.reduce_only,
-            stop=price(order.stop) if order.stop else None,
-            trailing_offset=price(order.trailing_offset) if order.trailing_offset else None,
-            linked_order_id=self.order_id(order.linked_order) if order.linked_order else None,
+            tif=terms.tif,
+            expires=iso(terms.expires) if terms.expires else None,
+            post_only=terms.post_only,
+            hidden=terms.hidden,
+            display_quantity=lots(terms.display_quantity) if terms.display_quantity else None,
+            reduce_only=terms.reduce_only,
+            stop=price(terms.stop) if terms.stop else None,
+            trailing_offset=price(terms.trailing_offset) if terms.trailing_offset else None,
+            linked_order_id=self.order_id(terms.linked_order) if terms.linked_order else None,
             group=order.group,
             updated=iso(order.updated) if order.updated not in (0, order.time) else created,
         )

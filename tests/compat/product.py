@@ -20,6 +20,7 @@ from exchange.journal.frames import file_head, frame, head_at, payload_at, versi
 from exchange.journal.journal import SCHEMA_VERSION, Journal
 from exchange.journal.state import JournalState as State
 from exchange.journal.state import SnapshotRecord
+from exchange.journal.write_ahead_log import EARLIEST_VERSION
 from exchange.ledger.reconciliation import Evidence
 from exchange.ledger.reconciliation import evaluate as judge
 from exchange.ledger.statements import SignedDocument, Statement, StatementPart
@@ -30,7 +31,7 @@ from exchange.model.commands import NewOrder
 from exchange.model.events import check_batch
 from exchange.model.instruments import Instruments
 from exchange.model.ports import Send
-from exchange.model.records import Recovered
+from exchange.model.records import EarlierOrder, LocalTrade, Order, Recovered, upgraded
 from node.daemon.node_keys import Checking, NodeKeys
 from node.service.public_services import BookQuery, PublicStatus, TradesQuery
 from node.service.statement_service import PartRequest
@@ -80,7 +81,7 @@ def codec() -> Codec:
 
 def records_decoder() -> Any:
     """Decodes a list of records, of the log or of a state file."""
-    return unpacker(list[SnapshotRecord])
+    return unpacker(list[SnapshotRecord | EarlierOrder])
 
 
 def engine(identity: Identity, network: str, recovered: Recovered | None = None) -> Engine:
@@ -112,6 +113,9 @@ class Fields(list[Any]):
 
 def plain(value: Any) -> Any:
     """A value as JSON has it, without the names of classes and fields."""
+    if isinstance(value, Order):
+        names = EarlierOrder.__struct_fields__
+        return Fields(plain(getattr(value, name)) for name in names)
     if isinstance(value, msgspec.Struct):
         return Fields(plain(getattr(value, name)) for name in value.__struct_fields__)
     if isinstance(value, bytes):

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from exchange.engine.engine import Engine
-from exchange.model.records import Decision, Fill, Order, Posting, PutCredit, PutMeta, Transaction
+from exchange.model.records import (
+    Decision,
+    Fill,
+    Order,
+    Posting,
+    PutCredit,
+    PutMeta,
+    Transaction,
+    unfolded,
+)
 from exchange.orders.engine_context import Drained
 from tests.simulation import money
 from tests.simulation.invariants import Violation
@@ -113,7 +122,7 @@ class Books:
         self._apply(self.disk, drained, judge=False)
 
     def _apply(self, sheet: _Sheet, drained: Drained, *, judge: bool) -> None:
-        for record in drained.records:
+        for record in unfolded(drained.records):
             match record:
                 case Transaction() as transaction:
                     for place, posting in enumerate(transaction.postings()):
@@ -185,7 +194,7 @@ class Books:
     def house_posting(self, drained: Drained, fill: Fill) -> Posting | None:
         """Return the posting of a fill to the house's balance of the base asset; None: no posting."""
         base = self.operator.worth(fill.market).base
-        transactions = [r for r in drained.records if isinstance(r, Transaction)]
+        transactions = [r for r in unfolded(drained.records) if isinstance(r, Transaction)]
         for transaction in transactions:
             for posting in transaction.postings():
                 if (posting.holder, posting.asset) == (HOUSE, base) and posting.reference == (

@@ -39,6 +39,7 @@ from exchange.model.records import (
     Recovered,
     StoredFeed,
     Transaction,
+    unfolded,
 )
 from tests.simulation.statements import Listed, Past
 
@@ -103,7 +104,7 @@ class MemoryDisk:
         self._given_up: dict[tuple[str, str], bytes] = {}
 
     def commit(self, records: list[Record]) -> None:
-        for record in records:
+        for record in unfolded(records):
             self._write(record)
 
     def _write(self, record: Record) -> None:

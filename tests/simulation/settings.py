@@ -17,6 +17,21 @@ DELAYS = {
     "slow": (0.05, 0.6, 0.15),
 }
 
+SLICES = (
+    ("exchange.feeds.checkpoint_pages.SLICE", 2),
+    ("exchange.feeds.checkpoint_pages.SORTED", 4),
+    ("exchange.feeds.checkpoint_pages.FEW", 1),
+    ("exchange.feeds.feed.AT_ONCE", 0),
+    ("exchange.feeds.feed.HASHED", 100),
+    ("exchange.feeds.feed.LOADED", 2),
+    ("exchange.feeds.feed_replica.RESUMED", 3),
+    ("exchange.engine.feed_ingest.RESUMED", 3),
+    ("exchange.engine.feed_ingest.BATCH_EVENTS", 0),
+    ("exchange.engine.feed_ingest.TIMES", 2),
+    ("exchange.engine.order_manager.EXPIRED", 1),
+    ("exchange.orders.order_store.PART", 2),
+)
+
 
 @dataclass(slots=True)
 class Faults:
@@ -82,6 +97,7 @@ class Settings:
     latecomers: int
     faults: Faults
     trading: Trading
+    slices: bool = False  # few orders are many: checkpoints are packed, snapshots read in slices
     older: frozenset[int] = frozenset()  # nodes of a version without `branch`
 
     def __str__(self) -> str:
@@ -111,9 +127,11 @@ class Settings:
                 ("exchange.feeds.unconnected_batches.MAX_BATCHES", self.early_batches),
                 (
                     "exchange.feeds.replication.PART_BYTES",
-                    600 if self.page_orders < 100 else 256 * 1024,
+                    600 if self.page_orders < 100 else 128 * 1024,
                 ),
             ):
+                stack.enter_context(patch(name, value))
+            for name, value in SLICES if self.slices else ():
                 stack.enter_context(patch(name, value))
             yield
 
@@ -172,6 +190,7 @@ def settings_of(seed: int, *, nasty: bool = False) -> Settings:
         latecomers=rng.randint(0, 1) if nodes < 8 else rng.randint(0, 4),
         faults=faults,
         trading=_trading_of(seed, nasty=nasty),
+        slices=nasty and random.Random(f"slices {seed}").random() < 0.5,
     )
 
 

@@ -39,6 +39,7 @@ from tests.simulation.operators import Operator
 from tests.simulation.watch import Watch
 
 TICK = 0.05
+SLICE = 0.002  # seconds between two slices before a drain
 NETWORK = "simulation"
 BANNED = 600.0  # seconds for which a node refuses a peer that has broken the protocol
 
@@ -467,6 +468,10 @@ class Node:
             self._drain_due = True  # when the commit under way is done
             return
         self._drain_due = False
+        if self.engine.prepare():
+            self._drain_due = True
+            self._clock.after(SLICE, lambda: self._drain(boot))
+            return
         commit = self._take_drain()
         if commit is not None:
             self._commit_soon(commit)

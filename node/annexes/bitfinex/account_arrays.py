@@ -150,17 +150,7 @@ def prices(order: Order, pair: Pair) -> tuple[str, str, str]:
 
 def _is_plain(order: Order) -> bool:
     """Report if an order is a limit order without options that nothing has happened to."""
-    return not (
-        order.kind != "limit"
-        or order.tif in _LIMIT_KINDS
-        or order.filled
-        or order.done
-        or order.expires
-        or order.hidden
-        or order.reduce_only
-        or order.post_only
-        or order.linked_order
-    )
+    return order.terms is None and order.price is not None and not (order.filled or order.done)
 
 
 def order_text(order: Order, pair: Pair, fills: Sequence[Fill] = ()) -> str:

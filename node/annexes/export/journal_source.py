@@ -14,17 +14,25 @@ import msgspec
 
 from exchange.journal.anchor import NAME, Anchor
 from exchange.journal.frames import JournalError
-from exchange.journal.journal_reader import JournalReader, LogDirectory, decode_records
+from exchange.journal.journal_reader import JournalReader, LogDirectory
 from exchange.journal.write_ahead_log import Tail
 from exchange.model.codec import unpacker
-from exchange.model.records import Fill, Order, Posting, Record, Recovered
+from exchange.model.records import (
+    Fill,
+    Order,
+    Posting,
+    Record,
+    Recovered,
+    decode_order,
+    decode_records,
+)
 from exchange.orders.engine_context import stored_decimals
 from node.daemon import released_position
 
 Archived = Order | Fill | Posting
 _CHANGE: Final = re.compile(r"decimals (\d+) to (\d+)")  # reference of `Ledger.rescale`
 _TABLES: Final[dict[str, tuple[str, Any]]] = {
-    "orders": ("number", unpacker(Order).decode),
+    "orders": ("number", decode_order),
     "fills": ("id", unpacker(Fill).decode),
     "postings": ("id", unpacker(Posting).decode),
 }

@@ -25,6 +25,7 @@ from exchange.model.records import (
     Record,
     Recovered,
     Transaction,
+    unfolded,
 )
 from exchange.orders.engine_context import stored_decimals
 from node.annexes.export.market_rows import MarketRows
@@ -102,7 +103,7 @@ class RowBuilder:
 
     def add(self, frame: int, records: Iterable[Record]) -> None:
         """Add the records of a frame."""
-        for record in records:
+        for record in unfolded(records):
             how = self._how.get(type(record))
             if how is not None:
                 how(record, frame)

@@ -23,7 +23,15 @@ from market_kit import ME, NOW, PEER, FakeMarkets
 
 from exchange.ledger.accounts import Accounts
 from exchange.model.commands import Amend, Kind, NewOrder, Selection
-from exchange.model.records import Fill, Order, Permission, Posting, PostingKind
+from exchange.model.records import (
+    Fill,
+    Order,
+    Permission,
+    Posting,
+    PostingKind,
+    Terms,
+    default_self_trade,
+)
 from exchange.orders.engine_context import CommandRejected
 from node.annexes.bitfinex.dialect import add_bitfinex
 from node.service.trading import AccountNews, Balance, Span
@@ -218,17 +226,20 @@ class FakeTrading:
             time,
             new.client_id,
             account=new.account,
-            kind=kind_of(new),
-            tif=new.tif,
-            expires=new.expires or 0,
-            post_only=new.post_only,
-            hidden=new.hidden,
-            reduce_only=new.reduce_only,
-            stop=new.stop or 0,
-            trailing_offset=new.trailing_offset or 0,
-            untriggered=kind_of(new) not in ("limit", "market"),
             group=new.group,
             updated=time,
+            terms=Terms(
+                kind_of(new),
+                new.self_trade or default_self_trade(new.account),
+                tif=new.tif,
+                expires=new.expires or 0,
+                post_only=new.post_only,
+                hidden=new.hidden,
+                reduce_only=new.reduce_only,
+                stop=new.stop or 0,
+                trailing_offset=new.trailing_offset or 0,
+                untriggered=kind_of(new) not in ("limit", "market"),
+            ),
         )
         self.orders[order.number] = order
         return order

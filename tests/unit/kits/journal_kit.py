@@ -17,6 +17,7 @@ from exchange.model.records import (
     DropTake,
     Fill,
     GiveUpFeed,
+    LocalTrade,
     Order,
     PendingTake,
     PutBatch,
@@ -26,6 +27,7 @@ from exchange.model.records import (
     PutNonce,
     PutSnapshot,
     Record,
+    Terms,
     Transaction,
     TransactionLine,
 )
@@ -34,11 +36,17 @@ replace = msgspec.structs.replace
 
 ORDER = Order(
     *(1, M, BUY, 100, 10, 1000, "mine"),
-    **{"filled": 3, "pending": 2, "cancelled": True, "opened": True, "shown": 5, "value": 300},
+    **{"filled": 3, "cancelled": True, "opened": True, "shown": 5, "value": 300},
+    terms=Terms("limit", "none", pending=2),
 )
 TAKE = PendingTake(7, M, 1, "maker", 9, BUY, 100, 5, True, 44, "commit")
 DECISION = Decision("taker", 7, M, 1, 100, 5, 1000, 44, "why", 60)
 FILL = Fill("taker", 7, "maker", M, 1, BUY, 100, 5, 1000, "taker", 3, 2, 17, "BTC")
+LOCAL = LocalTrade(
+    *("node", 8, M, BUY, 100, 5, 1000, 3, 1, 2, 0),
+    **{"taker_fee": 4, "transaction": 6, "base_amount": 500, "quote_amount": 900},
+    balances=(496, -500, -900, 900, 4, 0),
+)
 LINE = TransactionLine("account:2", "BTC", 500, 1500, "trade")
 TRANSACTION = Transaction(
     5, 1000, "taker:7", (LINE, TransactionLine("fees", "BTC", -500, 70, "fee"))
@@ -59,6 +67,7 @@ RECORDS: list[Record] = [
     DECISION,
     DropDecisions("other", 9),
     FILL,
+    LOCAL,
     TRANSACTION,
     ACCOUNT,
     KEY,
@@ -112,11 +121,18 @@ def random_records(rng: random.Random, count: int) -> list[Record]:
         time = rng.randrange(1000)
         return replace(TRANSACTION, number=next(fresh), time=time, lines=tuple(lines))
 
+    def local() -> Record:
+        number = next(fresh)
+        accounts = {"taker_account": rng.randrange(3), "maker_account": rng.randrange(3)}
+        balances = (*(rng.choice((7, -(2**90))) for _ in range(4)), 4, 0)
+        return replace(LOCAL, take=number, transaction=number, balances=balances, **accounts)
+
     kinds: list[Callable[[], Record]] = [
         order,
         order,
         order,
         fill,
+        local,
         transaction,
         lambda: replace(TAKE, take=rng.randrange(9)),
         lambda: DropTake(rng.randrange(9)),

@@ -121,7 +121,8 @@ class FakeMarkets:
         instrument = self.instruments[symbol]
         book = self.markets[instrument.key].book
         side, before = book.side_price(key)
-        quantity = book.remove(key)
+        quantity = book.quantity(key)
+        book.remove(key)
         ticks = instrument.to_ticks(price)
         owner, number = self.markets[instrument.key].owners.split(key)
         book.add(key, side, ticks, quantity, time, (owner, number))

@@ -68,9 +68,9 @@ class ReferenceBook:
         self.all = [o for o in self.all if o.quantity > 0]
 
     def remove(self, key: int) -> int:
-        quantity = self.find(key).quantity
+        found = self.find(key)
         self.set_quantity(key, 0)
-        return quantity
+        return found.side * found.price
 
     def __contains__(self, key: int) -> bool:
         return any(o.key == key for o in self.all)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from order_kit import CoinNetwork
 
+from exchange.engine import order_manager as order_manager_module
 from exchange.model.records import Order
 
 SECOND = 1_000_000
@@ -37,6 +38,46 @@ def test_amending_after_the_date_is_too_late() -> None:
     net.now += 1.0
     with pytest.raises(Exception, match="cancelled"):
         net.amend(0, bid, quantity=3)
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_manager_module, "EXPIRED", 1)
+
+
+def expired(orders: list[Order]) -> list[bool]:
+    return [order.reason == "expired" for order in orders]
+
+
+def test_while_many_orders_expire_no_take_is_decided(one_at_a_time: None) -> None:
+    net = CoinNetwork(2)
+    bids = [bid_for_a_second(net) for _ in range(4)]
+    net.exchange()
+    ask = net.ask(1, 100, 5)
+    takes = net.drain(1)
+    net.now += 1.0
+    net[0].tick(net.now)
+    assert expired(bids) == [True, True, False, False]  # two looks in a tick
+    assert net[0].refreshing
+    for take in takes:
+        net.deliver(take)
+    assert expired(bids) == [True, True, True, False]
+    net[0].tick(net.now)
+    assert expired(bids) == [True] * 4
+    assert not net[0].refreshing
+    net.run(5.0)
+    assert ask.filled == sum(bid.filled for bid in bids) == 0
+
+
+def test_a_command_while_many_orders_expire_comes_after_all_of_them(one_at_a_time: None) -> None:
+    net = CoinNetwork()
+    bids = [bid_for_a_second(net) for _ in range(4)]
+    net.now += 1.0
+    net[0].tick(net.now)
+    assert expired(bids) == [True, True, False, False]
+    ask = net.ask(0, 100, 5)
+    assert expired(bids) == [True] * 4
+    assert (ask.filled, net[0].refreshing) == (0, False)
 
 
 HOUR_BACK, DAY_AHEAD = -3600 * SECOND, 86_400 * SECOND

@@ -155,3 +155,15 @@ def test_drains_and_ticks_look_at_changed_markets_alone(monkeypatch: pytest.Monk
     assert [level[0] for level in drained.levels] == [names[3], names[7]]
     engine.drain(net.now)
     assert len(looked_at) == 2
+
+
+def test_counters_are_durable_with_the_next_drain_and_only_when_they_moved() -> None:
+    net = Network(1)
+    engine = net[0]
+    first = engine.orders.fills.next_take
+    engine.drain(net.now)
+    submit(engine, net.now, M, BUY, 5, 2)
+    submit(engine, net.now, M, SELL, 5, 1)
+    meta = {r.name: r.value for r in engine.drain(net.now).records if isinstance(r, PutMeta)}
+    assert meta == {"next_order": 3, "next_take": first + 1}
+    assert not [r for r in engine.drain(net.now).records if isinstance(r, PutMeta)]

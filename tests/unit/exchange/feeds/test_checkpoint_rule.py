@@ -80,7 +80,7 @@ def test_an_order_that_was_open_at_the_last_checkpoint_dates_the_feed() -> None:
 def test_a_fault_is_found_before_the_state_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     _, batch = first_checkpoint(3, NEW)
     replica = Owner(1).replica()
-    monkeypatch.setattr(feed_module.FeedState, "pages", lambda self: pytest.fail("computed"))
+    monkeypatch.setattr(feed_module.FeedState, "packed", lambda self: pytest.fail("computed"))
     with pytest.raises(FeedFault, match="too early"):
         replica.offer(batch)
     assert replica.feed.fault is not None

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from exchange_kit import EPOCH_US, NETWORK, Keys, M, Network, Owner
 
-from exchange.engine import fast_path as fast_path_module
 from exchange.engine import feed_ingest as feed_ingest_module
-from exchange.engine import order_manager as order_manager_module
 from exchange.engine.engine import Engine
 from exchange.feeds import feed as feed_module
 from exchange.feeds import feed_limits as limits_module
@@ -28,6 +26,7 @@ from exchange.feeds.feed_limits import ABSENT, EventRates, FeedLimits
 from exchange.feeds.presence import PresenceLeases
 from exchange.model.events import BUY, Batch, Closed, Event, Filled, Opened
 from exchange.model.ports import Send
+from exchange.orders import order_validation
 from exchange.orders.engine_context import CommandRejected
 
 FAST = FeedLimits(absent_after=30.0, absent_orders=5, retry_after=20.0)
@@ -148,8 +147,7 @@ def test_a_feed_with_too_many_open_orders_is_given_up_by_every_node_at_one_numbe
 
 
 def test_own_orders_stay_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (order_manager_module, fast_path_module):
-        monkeypatch.setattr(module, "OWN_OPEN_ORDERS", 3)
+    monkeypatch.setattr(order_validation, "OWN_OPEN_ORDERS", 3)
     net = Network(1)
     made = [net.buy(0, 100 + n, 1) for n in range(3)]
     with pytest.raises(CommandRejected) as refusal:

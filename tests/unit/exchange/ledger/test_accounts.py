@@ -117,14 +117,6 @@ def test_each_limit_is_set_by_itself():
     assert made.get(1) == account
 
 
-def test_open_orders_are_limited_except_the_houses():
-    made = with_key(max_open_orders=3)
-    assert made.allows_open(1, 2)
-    assert not made.allows_open(1, 3)
-    assert made.allows_open(HOUSE, 10**9)
-    assert not made.allows_open(9, 0)
-
-
 def test_a_lower_rate_counts_at_once_and_none_allows_none():
     made = with_key(orders_per_minute=30)
     assert made.allows_order(1.0, 1)

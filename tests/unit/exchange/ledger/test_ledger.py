@@ -12,7 +12,7 @@ from exchange.ledger.market_units import MarketUnits, units_of
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY
 from exchange.model.instruments import Instrument
-from exchange.model.records import Posting, PutCredit, Transaction
+from exchange.model.records import LocalTrade, Posting, PutCredit, Transaction, unfolded
 
 ALICE, BOB = 1, 2
 PEER = "nodepeer"
@@ -29,7 +29,16 @@ def ledger(**deposits: int) -> Ledger:
 
 
 def postings(made: Ledger) -> list[Posting]:
-    return [p for r in made.records if isinstance(r, Transaction) for p in r.postings()]
+    records = unfolded(made.records)
+    return [p for r in records if isinstance(r, Transaction) for p in r.postings()]
+
+
+def trade_here(
+    made: Ledger, units: MarketUnits, price: int, quantity: int, taker: int, maker: int
+) -> LocalTrade:
+    """The taker buys of the maker."""
+    facts = (units, BUY, price, quantity, 9, 2, 1, taker, maker)
+    return made.trade_here("node", 1, "BTC-USD@1/1", *facts)
 
 
 def changed(made: Ledger) -> set[tuple[int, str]]:
@@ -77,7 +86,7 @@ def test_a_purchase_less_its_fee_can_be_sold_to_the_last_lot():
     made = ledger()
     made.deposit(1, ALICE, "USD", 10**18, "")
     made.deposit(1, BOB, "BTC", 10**18, "")
-    fee, _ = made.trade_here(9, "ref", units, 100, 1_234_567, ALICE, BOB, BUY)
+    fee = trade_here(made, units, 100, 1_234_567, ALICE, BOB).taker_fee
     assert fee == 2470 * 10**6  # 2469.134 lots, rounded up
     assert made.holdings(ALICE)["BTC"][0] % units.base_units == 0
 
@@ -235,12 +244,15 @@ def test_a_rebate_is_paid_from_the_fees_and_rounded_down(received: int, rebate: 
 
 def test_the_house_pays_no_fees():
     made = ledger(USD=100_000)
-    assert made.trade_here(9, "ref", PAID, 500, 2, ALICE, HOUSE, BUY) == (4, 0)
-    assert made.trade_here(9, "ref", PAID, 500, 2, HOUSE, ALICE, BUY) == (0, 100)
+    trade = trade_here(made, PAID, 500, 2, ALICE, HOUSE)
+    assert (trade.taker_fee, trade.maker_fee) == (4, 0)
+    trade = trade_here(made, PAID, 500, 2, HOUSE, ALICE)
+    assert (trade.taker_fee, trade.maker_fee) == (0, 100)
     assert made.trade_with(9, "ref", PAID, BUY, 500, 2, HOUSE, PEER, "taker") == 0
     made.records.clear()
-    assert made.trade_here(9, "ref", PAID, 500, 2, HOUSE, HOUSE, BUY) == (0, 0)
-    assert made.records == []
+    trade = trade_here(made, PAID, 500, 2, HOUSE, HOUSE)
+    assert (trade.taker_fee, trade.maker_fee) == (0, 0)
+    assert postings(made) == []
 
 
 def test_postings_carry_the_balance_after_each_of_them():

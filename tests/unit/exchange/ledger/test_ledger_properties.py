@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -18,7 +19,7 @@ from exchange.ledger.market_units import MarketUnits, decimals_of, units_of
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
-from exchange.model.records import PutCredit, Record, Transaction
+from exchange.model.records import PutCredit, Record, Transaction, unfolded
 
 MARKETS = {
     "BTC-USD": Instrument("BTC-USD", Decimal("0.1"), Decimal("0.00001")),
@@ -255,9 +256,12 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         units = self.units(maker.market)
         buy, sell = (maker, taker) if maker.side == BUY else (taker, maker)
-        got = self.ledger.trade_here(
-            self.now(), "t", units, maker.price, quantity, buy.account, sell.account, side
+        trade = self.ledger.trade_here(
+            *("n", 1, maker.market, units, side, maker.price, quantity, self.now(), 2, 1),
+            *(taker.account, maker.account),
         )
+        fees = trade.taker_fee, trade.maker_fee
+        got = fees if side == BUY else fees[::-1]
         self.model.trade(
             maker.market,
             maker.price,
@@ -319,7 +323,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def drain(self) -> None:
-        self.journal += self.ledger.records
+        self.journal += unfolded(self.ledger.records)
         self.ledger.records.clear()
         self.commits.append(
             Commit(
@@ -368,7 +372,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_transactions_postings_sum_to_zero(self) -> None:
-        for number, asset, total in _transactions(self.ledger.records):
+        for number, asset, total in _transactions(unfolded(self.ledger.records)):
             assert total == 0, (number, asset)
 
     def teardown(self) -> None:
@@ -409,7 +413,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert again.next_transaction == commit.next_transaction
 
 
-def _transactions(records: list[Record]) -> list[tuple[int, str, int]]:
+def _transactions(records: Iterable[Record]) -> list[tuple[int, str, int]]:
     """For each transaction and asset: the sum of its amounts."""
     sums: dict[tuple[int, str], int] = {}
     for record in records:

@@ -122,7 +122,7 @@ def test_contents_list_bids_first_and_best_first_and_the_digest_is_theirs() -> N
 
 
 def test_write_and_refresh_make_the_same_book() -> None:
-    """`write` takes a shorter way than `refresh`, to the same end."""
+    """Own orders take a shorter way than `refresh`, to the same end."""
     short, long = Here(), Here()
     events: list[Event] = [
         Opened(1, SELL, 100, 10, 1000),
@@ -145,7 +145,15 @@ def test_write_and_refresh_make_the_same_book() -> None:
     for event in events:
         for here in (short, long):
             here.market.touched.clear()
-        short.market.write(event)  # type: ignore[arg-type]
+        match event:
+            case Opened(number, side, price, shown, time):
+                short.market.open(number, side, price, shown, time)
+            case Filled():
+                short.market.trade(event)
+            case Closed(number, reason):
+                short.market.close(number, reason)
+            case Amended() | Moved():
+                short.market.change(event)
         long.own.writer.append(event)
         if isinstance(event, Moved):
             long.market.forget(ME, event.order)

@@ -68,9 +68,9 @@ class Pair:
             pick, *rest = args if isinstance(args, tuple) else (args,)
             order = self.slow.all[pick % len(self.slow.all)]
             if name == "change":
-                place = self.fast.side_price(order.key)
-                assert self.fast.change(order.key, *rest) == place
-                assert self.fast.change(self.made + 1, *rest) is None
+                side, price = self.fast.side_price(order.key)
+                assert self.fast.change(order.key, *rest) == side * price
+                assert self.fast.change(self.made + 1, *rest) == 0
                 self.slow.set_quantity(order.key, *rest)
             else:
                 self.both(name, order.key, *rest)

@@ -12,6 +12,7 @@ import pytest
 from instruments_kit import COARSE
 from trading_kit import TradingNode, running_trading_node
 
+import exchange.engine.order_manager
 import exchange.orders.order_store
 from exchange.journal.journal import Journal
 from exchange.model.commands import Amend, NewOrder, Selection
@@ -216,3 +217,66 @@ async def test_the_next_tick_is_that_of_the_earliest_timer(house: TradingNode) -
     engine.orders.cancel(now, order.number)
     trading.cancel_after_now(ALICE, 0)
     assert (engine.next_tick(now), trading.next_tick()) == (renewal, None)
+
+
+async def test_many_orders_are_cancelled_in_parts_between_which_others_have_the_loop(
+    house: TradingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange.orders.order_store, "PART", 2)
+    placed = [(await house.trading.place(buy(ALICE)))[0].number for _ in range(5)]
+    cancelling = asyncio.create_task(house.trading.cancel_many(Selection(account=ALICE)))
+    left = []
+    while not cancelling.done():
+        left.append(len(house.trading.open_orders_of(ALICE)))
+        if len(left) == 3:
+            house.engine.orders.place(house.now, buy(ALICE))  # it comes too late to be cancelled
+        await asyncio.sleep(0)
+    assert {5, 3} <= set(left)
+    assert [order.number for order in await cancelling] == placed
+    assert [order.number for order in house.trading.open_orders_of(ALICE)] == [placed[-1] + 1]
+
+
+async def test_a_deadline_cancels_many_orders_with_several_ticks(
+    house: TradingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange.orders.order_store, "PART", 2)
+    trading = house.trading
+    for _ in range(5):
+        await trading.place(buy(ALICE))
+    trading.cancel_after_now(ALICE, 1000)
+    house.now += 1.5
+    left = []
+    for _ in range(4):
+        house.trading.tick()
+        left.append((len(trading.open_orders_of(ALICE)), trading.ending))
+    assert left == [(3, True), (1, True), (0, False), (0, False)]
+    assert trading.next_tick() is None
+    for _ in range(5):
+        await trading.place(buy(ALICE))
+    trading.cancel_after_now(ALICE, 1000)
+    house.now += 1.5
+    trading.tick()
+    trading.cancel_after_now(ALICE, 1000)  # the client is back
+    trading.tick()
+    assert len(trading.open_orders_of(ALICE)) == 3
+
+
+async def test_an_order_waits_without_the_loop_while_many_others_expire(
+    house: TradingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange.engine.order_manager, "EXPIRED", 1)
+    trading, ends = house.trading, house.engine.us(house.now) + 1_000_000
+    bids = [(await trading.place(buy(ALICE, tif="gtd", expires=ends)))[0] for _ in range(4)]
+    assert trading.open
+    house.now += 1.0
+    assert not trading.open
+    placing = asyncio.create_task(trading.place(sell(ALICE, 1000, 1)))
+    left = []
+    while not placing.done():
+        left.append(len(trading.open_orders_of(ALICE)))
+        await asyncio.sleep(0)
+    assert left[:2] == [3, 1]
+    (ask,) = await placing
+    assert ask.filled == 0
+    await trading.opened()
+    assert [trading.order_of(ALICE, bid.number).reason for bid in bids] == ["expired"] * 4

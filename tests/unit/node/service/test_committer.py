@@ -11,7 +11,8 @@ from contextlib import closing
 import pytest
 
 from exchange.journal.journal import Journal, JournalError
-from exchange.model.records import PutMeta
+from exchange.model.events import Batch, Snapshot
+from exchange.model.records import PutMeta, PutSnapshot
 from exchange.orders.engine_context import CommandRejected, Drained
 from node.service.committer import Committer
 
@@ -23,10 +24,16 @@ class FakeEngine:
 
     def __init__(self):
         self.numbers = []
+        self.slices = 0  # to be done before a drain
+        self.record = lambda number: PutMeta(str(number), number)
+
+    def prepare(self):
+        self.slices -= self.slices > 0
+        return self.slices > 0
 
     def drain(self, now):
         numbers, self.numbers = self.numbers, []
-        records = [PutMeta(str(number), number) for number in numbers]
+        records = [self.record(number) for number in numbers]
         return Drained(records, list(numbers), [], [], [], [])
 
 
@@ -66,7 +73,7 @@ class AppendingJournal:
             time.sleep(self.seconds)
         if self.error:
             raise self.error
-        self.committed.append([record.value for record in records])
+        self.committed.append([getattr(record, "value", None) for record in records])
 
 
 @pytest.fixture
@@ -102,6 +109,42 @@ async def test_a_failed_commit_releases_nothing_and_ends_the_committer(engine, j
             await waiting
         assert refused.value.code == "storage_failed"
     assert released == []
+
+
+async def test_slices_before_a_drain_leave_the_loop_to_others_and_nothing_is_acknowledged(engine):
+    journal, released = AppendingJournal(), []
+    committer = Committer(engine, journal, lambda drained: released.extend(drained.messages))
+    running = asyncio.create_task(committer.run())
+    await asyncio.sleep(0)
+    engine.slices = 4
+    engine.numbers.append(1)
+    acknowledged = asyncio.create_task(committer.durable())
+    seen = []
+    while not acknowledged.done():
+        seen.append((engine.slices, len(journal.committed)))
+        await asyncio.sleep(0)
+    assert {(3, 0), (2, 0), (1, 0)} <= set(seen)
+    assert (journal.committed, released) == ([[1]], [1])
+    engine.slices = 9
+    engine.numbers.append(2)
+    committer.stop()
+    await running
+    assert journal.committed == [[1], [2]]  # the last drain waits for nothing
+
+
+async def test_a_snapshot_of_a_feed_is_written_in_the_thread(engine):
+    journal = AppendingJournal()
+    committer = Committer(engine, journal, lambda drained: None)
+    running = asyncio.create_task(committer.run())
+    engine.numbers.append(1)
+    await committer.durable()
+    snapshot = Snapshot(Batch(b"", "", 1, b"", (), b""), b"", [])
+    engine.record = lambda number: PutSnapshot("owner", "market", snapshot)
+    engine.numbers.append(2)
+    await committer.durable()
+    committer.stop()
+    await running
+    assert journal.threads == ["loop", "thread"]
 
 
 async def test_a_failed_write_in_the_loop_ends_the_committer_too(engine):

@@ -9,7 +9,7 @@ import pytest
 from bitfinex_kit import BTC, MARKET
 from market_kit import ME, NOW, PEER
 
-from exchange.model.records import Fill, Order
+from exchange.model.records import EarlierOrder, Fill, Order
 from node.annexes.bitfinex.account_arrays import (
     client_id,
     order_text,
@@ -26,10 +26,9 @@ LOT = 10_000  # a tenth of a bitcoin
 
 def order(side: int = 1, price: str | None = "30000", quantity: str = "0.3", **more: Any) -> Order:
     ticks = None if price is None else BTC.to_ticks(price)
-    made = Order(7, MARKET, side, ticks, BTC.to_lots(quantity), NOW, updated=NOW + 5000)
-    for name, value in more.items():
-        setattr(made, name, value)
-    return made
+    return EarlierOrder(
+        *(7, MARKET, side, ticks, BTC.to_lots(quantity), NOW), **{"updated": NOW + 5000, **more}
+    ).order()
 
 
 def filled(of: Order, *parts: tuple[str, str]) -> list[Fill]:

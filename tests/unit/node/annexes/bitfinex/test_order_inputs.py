@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from market_kit import NOW
 
 from exchange.model.commands import Amend, NewOrder, Selection
-from exchange.model.records import Order
+from exchange.model.records import EarlierOrder, Order
 from node.annexes.bitfinex import order_inputs
 from node.annexes.bitfinex.errors import BitfinexError
 from node.annexes.bitfinex.order_ids import OWN
@@ -126,10 +126,8 @@ def test_invalid_orders_are_refused_with_the_parameter(body: dict[str, Any], tex
 
 
 def resting(**more: Any) -> Order:
-    order = Order(7, MARKET, 1, 300_000, 10_000, NOW, group=3, filled=4_000)
-    for name, value in more.items():
-        setattr(order, name, value)
-    return order
+    fields = {"side": 1, "price": 300_000, "quantity": 10_000, "group": 3, "filled": 4_000}
+    return EarlierOrder(number=7, market=MARKET, time=NOW, **(fields | more)).order()
 
 
 def changes(body: dict[str, Any], **more: Any) -> Amend:

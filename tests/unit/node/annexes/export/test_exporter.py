@@ -23,6 +23,7 @@ from exchange.model.instruments import Instruments
 from exchange.model.records import (
     Decision,
     Fill,
+    LocalTrade,
     Order,
     PutBatch,
     PutHalt,
@@ -42,6 +43,7 @@ from node.daemon.released_position import ReleasedPosition, remove
 replace = msgspec.structs.replace
 NODE = "node-a"
 M = Instruments.default()["BTC-USD"].key
+EXAMPLES = 3  # fills of RECORDS: one, and both sides of a trade
 ORDER, FILL = replace(AN_ORDER, market=M), replace(A_FILL, market=M)
 
 
@@ -67,7 +69,7 @@ def trade(number: int) -> list[Record]:
         TransactionLine("peer:maker", "USD", number, number, "trade"),
     )
     return [
-        replace(ORDER, number=number, filled=10, done=True, pending=0, time=1000 + number),
+        replace(ORDER, number=number, filled=10, done=True, terms=None, time=1000 + number),
         replace(FILL, take=number, order=number),
         Transaction(number, 1000 + number, f"taker:{number}", lines),
         PutBatch(
@@ -82,7 +84,7 @@ def trade(number: int) -> list[Record]:
 
 def _keyed(record: Record) -> Record:
     """The record with a market's whole key, which states its steps."""
-    keyed = isinstance(record, (Order, Fill, Decision, PutHalt))
+    keyed = isinstance(record, (Order, Fill, LocalTrade, Decision, PutHalt))
     return replace(record, market=M) if keyed else record
 
 
@@ -118,8 +120,8 @@ def test_every_record_of_a_journal_is_a_row_and_secrets_are_in_none(tmp_path: Pa
     counts = {name: len(rows) for name, rows in database.tables.items()}
     assert counts == {
         "orders": 4,
-        "fills": 4,
-        "postings": 11,
+        "fills": 3 + EXAMPLES,
+        "postings": 17,
         "accounts": 1,
         "api_keys": 1,
         "decisions": 1,
@@ -151,7 +153,7 @@ def test_a_sink_that_fails_at_any_delivery_has_every_row_once(
             failures += 1
     assert failures == 1
     exporter(tmp_path, database).run(until_current=True)
-    assert len(database.tables["fills"]) == 101
+    assert len(database.tables["fills"]) == 100 + EXAMPLES
     check(tmp_path, database)
 
 
@@ -164,14 +166,14 @@ def test_frames_that_left_the_log_come_from_the_archive_and_the_gap_is_recorded(
     database = MemoryDatabase()
     exporter(tmp_path, database).run(until_current=True)
     assert database.gaps == [(1, first - 1)]
-    assert len(database.tables["fills"]) == 101
+    assert len(database.tables["fills"]) == 100 + EXAMPLES
     assert len(database.tables["trades"]) < 100
     assert len(database.tables["accounts"]) == 1, "from the state"
     check(tmp_path, database)
     fill_journal(tmp_path, 101, 400)  # while the sink is away
     exporter(tmp_path, database).run(until_current=True)
     assert len(database.gaps) == 2
-    assert len(database.tables["fills"]) == 501
+    assert len(database.tables["fills"]) == 500 + EXAMPLES
     check(tmp_path, database)
 
 
@@ -185,7 +187,7 @@ def test_a_catch_up_that_is_interrupted_while_the_log_moves_misses_nothing(tmp_p
         fill_journal(tmp_path, 1 + 100 * step, 100)
         database.fault = lambda when: None
         exporter(tmp_path, database).run(until_current=True)
-        assert len(database.tables["fills"]) == 100 * (step + 1) + 1
+        assert len(database.tables["fills"]) == 100 * (step + 1) + EXAMPLES
         check(tmp_path, database)
 
 
@@ -308,7 +310,7 @@ def test_units_of_earlier_postings_are_those_of_their_time(tmp_path: Path) -> No
 
 
 def test_open_orders_are_rows_that_change(tmp_path: Path) -> None:
-    order: Order = replace(ORDER, number=500, side=BUY, cancelled=False, filled=0, pending=0)
+    order: Order = replace(ORDER, number=500, side=BUY, cancelled=False, filled=0, terms=None)
     with closing(journal(tmp_path)) as book:
         book.commit([order])
     database = MemoryDatabase()
@@ -334,10 +336,10 @@ def test_frames_that_the_standby_may_lack_are_delivered_only_after_it_has_them(
         check(tmp_path, database)
         released.note(4)
         exporter(tmp_path, database).run(until_current=True)
-        assert len(database.values("fills")) == 3
+        assert len(database.values("fills")) == 2 + EXAMPLES
     remove(tmp_path)  # it has no standby any more
     exporter(tmp_path, database).run(until_current=True)
-    assert len(database.values("fills")) == 4
+    assert len(database.values("fills")) == 3 + EXAMPLES
     check(tmp_path, database)
 
 
@@ -347,5 +349,5 @@ def test_a_sink_ahead_of_what_may_leave_after_a_restart_waits(tmp_path: Path) ->
     exporter(tmp_path, database).run(until_current=True)
     with closing(ReleasedPosition(tmp_path, 2)):
         exporter(tmp_path, database).run(until_current=True)
-    assert len(database.values("fills")) == 4
+    assert len(database.values("fills")) == 3 + EXAMPLES
     check(tmp_path, database)
