@@ -156,6 +156,20 @@ class TestRelaying:
         assert router.counters["invalid"] == 0
         assert router.counters["unknown_type"] == 20
 
+    def test_on_a_ring_cut_in_one_place_messages_find_the_other_way(self):
+        mesh = VirtualMesh(6)
+        mesh.chain()
+        mesh.link(0, 5)
+        mesh.broadcast(3, HELLO)
+        mesh.run(1.0)
+        [first] = [mesh.number[mesh.routers[0].delivery.routes.find(mesh.now, mesh.ids[3])]]
+        mesh.unlink(0, first)
+        mesh.broadcast(3, pack("again"))
+        mesh.run(2.0)
+        assert mesh.send(0, 3, HELLO) == Way.RELAYED
+        mesh.run(1.0)
+        assert len(mesh.notes[3]) == 1
+
 
 class TestLimits:
     def relay(self, rate: float) -> MessageRouter:
