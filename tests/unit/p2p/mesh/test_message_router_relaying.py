@@ -10,6 +10,7 @@ from virtual_mesh import NEWS, NOTE, VirtualMesh, identity
 from p2p.base import limits
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Way
 from p2p.wire.messages import pack, signed_bytes
 
 
