@@ -369,26 +369,26 @@ def triggers_too_early(patch: Patch) -> None:
 def post_only_takes(patch: Patch) -> None:
     """A post-only order that meets something is not cancelled."""
     patch.setattr(matching.Matching, "would_take", lambda self, order, **more: False)
-    match_ = order_manager.OrderManager._match
+    advance = order_manager.OrderManager._advance
 
     def greedy(self: Any, now: float, order: Any, **more: Any) -> None:
         post_only, order.post_only = order.post_only, False
-        match_(self, now, order, **more)
+        advance(self, now, order, **more)
         order.post_only = post_only
 
-    patch.setattr(order_manager.OrderManager, "_match", greedy)
+    patch.setattr(order_manager.OrderManager, "_advance", greedy)
 
 
 def shows_the_whole_iceberg(patch: Patch) -> None:
     """A slice that is gone is followed by all that is left."""
     show = order_store.OrderStore._show
 
-    def all_of_it(self: Any, now: float, market: Any, order: Any, *args: Any) -> None:
+    def all_of_it(self: Any, now: float, market: Any, order: Any, *args: Any, **more: Any) -> None:
         display_quantity, order.display_quantity = (
             order.display_quantity,
             0 if order.filled else order.display_quantity,
         )
-        show(self, now, market, order, *args)
+        show(self, now, market, order, *args, **more)
         order.display_quantity = display_quantity
 
     patch.setattr(order_store.OrderStore, "_show", all_of_it)

@@ -373,6 +373,14 @@ def test_a_latency_that_is_no_number_does_not_poison_the_averages():
     assert all(0.0 <= row.cost < 1e6 for row in r.explain(1.0, TEN))
 
 
+@pytest.mark.parametrize("policy", ["adaptive", "weighted"])
+def test_answers_in_no_time_at_all_are_fine(policy: str):
+    r = router(policy=policy)
+    for _ in range(100):
+        call(r, 1.0, r.pick(1.0, TEN), latency=0.0)
+    assert r.explain(1.0, TEN)
+
+
 def test_a_policy_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="weighted"):
         router(policy="best")

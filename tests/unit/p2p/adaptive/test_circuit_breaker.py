@@ -88,6 +88,17 @@ def test_two_successful_probes_close_it_and_traffic_returns_slowly():
     assert b.slow_start(now + 2.0) == 1.0
 
 
+def test_a_failed_probe_opens_it_again_for_longer():
+    b = opened(jitter=0.0)
+    waits = []
+    for _ in range(6):
+        now = b.until
+        waits.append(now - (b.changed_at or 0.0))
+        fail(b, now)
+        assert b.state(now) is OPEN
+    assert waits == pytest.approx([1.0, 2.0, 4.0, 8.0, 10.0, 10.0])
+
+
 def test_cooldowns_are_jittered_so_that_callers_do_not_probe_in_step():
     ends = set()
     for seed in range(20):
@@ -149,6 +160,30 @@ def test_a_cancelled_probe_frees_its_place_at_once_and_is_no_evidence():
     b.on_cancel(b.on_send(now))
     assert b.allows(now)
     assert b.state(now) is HALF_OPEN
+
+
+def test_success_of_a_call_sent_in_panic_counts_and_its_failure_does_not():
+    b = opened(successes_to_close=2)
+    until = b.until
+    tags = [b.on_send(0.1) for _ in range(4)]
+    b.on_result(0.2, tags[0], False)
+    b.on_result(0.2, tags[1], False)
+    assert b.until == until
+    b.on_result(0.2, tags[2], True)
+    b.on_result(0.2, tags[3], True)
+    assert b.state(0.2) is CLOSED
+
+
+def test_hints_can_lower_the_threshold_and_shift_the_probe_but_not_open_it():
+    b = breaker()
+    b.on_result(0.0, b.on_send(0.0), False, 2)
+    assert b.state(0.0) is CLOSED
+    b.on_result(0.0, b.on_send(0.0), False, 2)
+    assert b.state(0.0) is OPEN
+    wait = b.until
+    assert not b.allows(wait * 1.2, 1.5)
+    assert b.allows(wait * 1.5, 1.5)
+    assert b.allows(wait * 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +251,12 @@ def test_whatever_happens_probes_are_few_cooldowns_bounded_and_it_never_wedges(
         assert b.allows(now)
         b.on_result(now, b.on_send(now), True)
     assert b.state(now) is CLOSED
+
+
+def test_with_a_threshold_of_one_the_first_failure_of_all_opens_it():
+    b = breaker(failure_threshold=1, half_open_max=1, successes_to_close=1)
+    fail(b, 0.0)
+    assert b.state(0.0) is OPEN
 
 
 def test_the_spread_of_a_cooldown_is_as_wide_as_configured_to_both_sides():

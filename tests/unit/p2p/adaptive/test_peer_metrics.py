@@ -67,6 +67,14 @@ def test_rates_are_numbers_before_anything_is_known():
     assert timeouts == 0.0
 
 
+def test_errors_and_timeouts_are_distinguished():
+    pool, m = Pool(), PeerMetrics(0.0)
+    m.failed(5.0, 0.5, True, pool)
+    errors, timeouts = m.rates(5.0, pool)
+    assert errors == 0.0
+    assert timeouts > 0.0
+
+
 def test_estimates_of_a_silent_peer_drift_to_the_average_of_the_pool():
     pool, m = Pool(), PeerMetrics(0.0)
     ok(m, pool, 0.0, 2.0)

@@ -412,3 +412,18 @@ class TestSeveralRelays:
         self.used(mesh, 20.0)
         after = self.used(mesh, 20.0)
         assert after[first] < 0.25 * after.total()
+
+    def test_relays_that_refuse_are_left_at_once(self) -> None:
+        mesh = VirtualMesh(4)
+        mesh.notices, mesh.relay_rates[2] = True, 0
+        mesh.routers[2] = mesh._make_router(2)
+        for number in (0, 1, 3):
+            encrypt(mesh, number)
+        mesh.link_all([(end, relay) for relay in (2, 3) for end in (0, 1)])
+        for _ in range(5):
+            acquaint(mesh)
+        self.used(mesh, 5.0)
+        after = self.used(mesh, 10.0)
+        assert after[3] > 0.9 * after.total()
+        mesh.run(10.0)
+        assert len(got(mesh, 1)) == 300

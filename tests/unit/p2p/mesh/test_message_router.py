@@ -31,6 +31,15 @@ class TestWaysToOneNode:
         assert [n.origin for n in mesh.notes[0]] == [mesh.ids[5]]
         assert all(mesh.notes[i] == [] for i in range(1, 5))
 
+    def test_two_equal_messages_are_two(self):
+        mesh = VirtualMesh(3)
+        mesh.chain()
+        mesh.broadcast(2, HELLO)
+        mesh.run(1.0)
+        assert mesh.send(0, 2, HELLO) == mesh.send(0, 2, HELLO) == Way.RELAYED
+        mesh.run(1.0)
+        assert len(mesh.notes[2]) == 2
+
     def test_without_any_route_the_error_names_each_failure(self):
         router = make()
         with pytest.raises(DeliveryError) as caught:
@@ -127,6 +136,21 @@ class TestWaysToOneNode:
         assert router.take_outgoing() == []
         assert len(router.delivery.waiting) == 1
         assert router.next_deadline() == 60.0
+
+    def test_a_lost_link_takes_its_routes_with_it(self):
+        mesh = VirtualMesh(3)
+        mesh.chain()
+        mesh.broadcast(2, HELLO)
+        mesh.run(1.0)
+        mesh.unlink(0, 1)
+        with pytest.raises(DeliveryError):
+            mesh.send(0, 2, HELLO)
+        mesh.link(0, 1)
+        with pytest.raises(DeliveryError):
+            mesh.send(0, 2, HELLO)
+        mesh.broadcast(2, pack("again"))
+        mesh.run(1.0)
+        assert mesh.send(0, 2, HELLO) == Way.RELAYED
 
     def test_a_route_without_recent_messages_is_not_taken(self):
         mesh = VirtualMesh(3)

@@ -152,6 +152,19 @@ class TestBroadcast:
         with pytest.raises(MalformedMessage):
             router.receive(0.0, node(1), direct(1))
 
+    def test_messages_sent_by_a_handler_follow_the_message_it_handles(self):
+        router = make()
+        router.link_up(0.0, node(1))
+        router.link_up(0.0, node(2))
+
+        def answering(received: Received) -> bool:
+            router.broadcast(received.now, "answer", HELLO)
+            return True
+
+        router.handle(NEWS, answering)
+        router.receive(0.0, node(1), news(9, HELLO))
+        assert [out.envelope.type for out in router.take_outgoing()] == [NEWS, "answer"]
+
     def test_an_unknown_broadcast_type_is_charged_as_such(self):
         router, _ = self.linked()
         for number in range(limits.MAX_BAD_MESSAGES):

@@ -10,6 +10,7 @@ from virtual_mesh import NEWS, NOTE, VirtualMesh, identity
 from p2p.base import limits
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.mesh.message_router import MessageRouter
+from p2p.mesh.routed_messages import Way
 from p2p.wire.messages import pack, signed_bytes
 
 
@@ -155,6 +156,20 @@ class TestRelaying:
             router.receive(0.0, node(1), signed(9, 0, number=number, kind="new"))
         assert router.counters["invalid"] == 0
         assert router.counters["unknown_type"] == 20
+
+    def test_on_a_ring_cut_in_one_place_messages_find_the_other_way(self):
+        mesh = VirtualMesh(6)
+        mesh.chain()
+        mesh.link(0, 5)
+        mesh.broadcast(3, HELLO)
+        mesh.run(1.0)
+        [first] = [mesh.number[mesh.routers[0].delivery.routes.find(mesh.now, mesh.ids[3])]]
+        mesh.unlink(0, first)
+        mesh.broadcast(3, pack("again"))
+        mesh.run(2.0)
+        assert mesh.send(0, 3, HELLO) == Way.RELAYED
+        mesh.run(1.0)
+        assert len(mesh.notes[3]) == 1
 
 
 class TestLimits:
