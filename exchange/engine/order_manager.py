@@ -121,7 +121,7 @@ class OrderManager:
             return [order]
         self._advance(now, order)
         if not order.done:
-            store.publish(now, order)
+            store.settle(now, order)
         placed = [order]
         if order.terms is not None and order.linked_order:
             linked = store.get(order.linked_order)

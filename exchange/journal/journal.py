@@ -58,7 +58,7 @@ from p2p.ground.durable_file import flush_directory
 
 __all__ = ["SCHEMA_VERSION", "Journal", "JournalError"]
 
-SCHEMA_VERSION: Final = 4  # of the records too: raise it when their fields change
+SCHEMA_VERSION: Final = 5  # of the records too: raise it when their fields change
 SNAPSHOT_BYTES: Final = 2 * SEGMENT_BYTES  # least log between two snapshots
 SNAPSHOT_FACTOR: Final = 3  # least log, in sizes of the last snapshot
 BEHIND: Final = 16  # segments of log that the archive may lack; then commits wait for it

@@ -35,6 +35,7 @@ from p2p.ground.durable_file import flush_directory
 SEGMENT_BYTES: Final = 16 * 2**20  # the first frame that exceeds it closes a segment
 FREE_BYTES: Final = 4 * SEGMENT_BYTES  # that a disk should have when a node starts on it again
 READ_BYTES: Final = 2**20  # read ahead; more when a frame is longer
+EARLIEST_VERSION: Final = 4  # of a journal that is read; what is written has the present one
 LOG_MAGIC: Final = b"xchg-log"
 LOG_SUFFIX: Final = ".log"
 
@@ -56,18 +57,20 @@ def need(error: BaseException) -> str:
     return ""
 
 
-def check_version(path: Path, data: bytes, magic: bytes, version: int) -> None:
-    """Check that `data` begins a file of this version.
+def check_version(path: Path, data: bytes, magic: bytes, version: int) -> int:
+    """Check that `data` begins a file of this version, or of an earlier one that can be read. Returns its version.
 
     Raises:
         FrameFault: another kind of file, or a damaged header.
         JournalError: another version.
     """
     found = version_of(data, magic)
-    if found != version:
+    if found != version and not EARLIEST_VERSION <= found < version:
+        reads = f"{EARLIEST_VERSION} to {version}" if version > EARLIEST_VERSION else f"{version}"
         raise JournalError(
-            f"{path} has journal version {found}; this program reads version {version}"
+            f"{path} has journal version {found}; this program reads version {reads}"
         )
+    return found
 
 
 class WriteAheadLog:
@@ -130,7 +133,7 @@ class WriteAheadLog:
         data = path.read_bytes()
         self.last = self.durable = first - 1
         try:
-            check_version(path, data, LOG_MAGIC, self.version)
+            found = check_version(path, data, LOG_MAGIC, self.version)
         except FrameFault as fault:
             if not fault.torn or len(data) > FILE_HEAD_SIZE:
                 raise JournalError(f"{path}, offset 0: {fault}") from fault
@@ -157,6 +160,10 @@ class WriteAheadLog:
         os.fsync(self._fd)
         self.durable = self.last
         self.size = offset
+        if (
+            found != self.version
+        ):  # an earlier program must not find records in it that it cannot read
+            self._begin(self.last + 1)
 
     @property
     def full(self) -> bool:

@@ -178,7 +178,10 @@ class FillRecorder:
         context.add_trade(market, Trade(context.node_id, event, market.writer.feed.state.number))
         if terms is not None or store.reduce_only:
             self._after(now, order)
-        store.publish(now, order)
+        if terms is None:
+            store.traded(now, market, order)
+        else:
+            store.publish(now, order)
 
     @staticmethod
     def _reveal(

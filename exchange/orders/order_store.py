@@ -150,9 +150,8 @@ class OrderStore:
         return time
 
     def add(self, order: Order) -> None:
-        """Add a new order with the number `next_number`. Its hold is set already."""
+        """Add a new order to the open ones. Its hold is set already."""
         number = order.number
-        self.next_number = number + 1
         self.open[number] = order
         if order.client_id is not None:
             self.client_ids[order.account, order.client_id] = number
@@ -165,6 +164,34 @@ class OrderStore:
         if order.terms is not None:
             self._index(order)
         self._context.orders[number] = order
+
+    def settle(self, now: float, order: Order) -> None:
+        """Add and publish a new order that has traded as far as it could."""
+        number = order.number
+        if order.terms is not None or (not order.cancelled and order.filled < order.quantity):
+            if number not in self.open:
+                self.add(order)
+            self.publish(now, order)
+            return
+        # It has ended at once, and was never an open order.
+        if order.client_id is not None:
+            self.client_ids[order.account, order.client_id] = number
+        self._context.orders[number] = order
+        self._finish(self._context.markets[order.market], order)
+
+    def traded(self, now: float, market: Market, order: Order) -> None:
+        """Publish a plain order after a trade that the feed has."""
+        self._context.orders[order.number] = order
+        time = self._context.epoch_us + int(now * 1_000_000)
+        if time > order.updated:
+            order.updated = time
+        if order.filled < order.quantity:
+            self.hold(order)
+            return
+        del self.open[order.number]
+        if order.account != HOUSE:
+            del self.by_account[order.account][order.number]
+        self._finish(market, order)
 
     def cancel(self, now: float, order: Order, reason: str) -> None:
         """Cancel an order. Quantities that are pending with other owners may still be filled: the owners
@@ -255,30 +282,33 @@ class OrderStore:
             market.hide_order(order.number, order.side, order.price, order.free, time)
 
     def _end(self, market: Market, order: Order) -> None:
-        order.done = True
-        if order.shown:
-            order.shown = 0
-        filled = order.filled == order.quantity
-        if filled:
-            order.reason = "filled"
-        elif not order.reason:
-            order.reason = "cancelled"
+        """End an open order."""
         number = order.number
         if order.opened:
-            market.close(number, "filled" if filled else "cancelled")
+            market.close(number, "filled" if order.filled == order.quantity else "cancelled")
         if self.open.pop(number, None) is None:
             return
         if order.account != HOUSE:
             del self.by_account[order.account][number]
-            if order.terms is None:
-                units = market.units
-                asset = units.quote if order.side == BUY else units.base
-                self._context.ledger.release(number, order.account, asset)
-            else:
-                self.hold(order)
+        self._finish(market, order)
+
+    def _finish(self, market: Market, order: Order) -> None:
+        """Move an order that is in no index of open orders, or in special ones only, to the finished ones."""
+        order.done = True
+        if order.shown:
+            order.shown = 0
+        if order.filled == order.quantity:
+            order.reason = "filled"
+        elif not order.reason:
+            order.reason = "cancelled"
         if order.terms is not None:
+            self.hold(order)
             self._remove_special(market, order)
-        self.recent[number] = order
+        elif order.account != HOUSE:
+            units = market.units
+            asset = units.quote if order.side == BUY else units.base
+            self._context.ledger.release(order.number, order.account, asset)
+        self.recent[order.number] = order
 
     def trim(self) -> None:
         """Drop the oldest finished orders, some hundreds at a time, so that each costs little and none waits."""

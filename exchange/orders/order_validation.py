@@ -60,9 +60,10 @@ class OrderValidation:
         return order
 
     def accept(self, now: float, new: NewOrder) -> Order:
-        """Validate and add a new order, and with `oco_stop` the stop that makes a pair with it.
+        """Validate a new order, and make the stop that `oco_stop` makes a pair with it.
 
-        A plain limit order that meets no other is in the book and the feed then (`opened`), and complete.
+        A plain limit order that meets no other is in the book and the feed then (`opened`). Any other plain order
+        trades next, and `OrderStore.settle` adds it with what is left of it.
 
         Raises:
             CommandRejected: nothing has changed.
@@ -116,15 +117,22 @@ class OrderValidation:
                 linked = _linked_stop(order, new.oco_stop)
         if account != HOUSE:
             self._hold(now, order, linked)
-        store.add(order)
+        store.next_number = order.number + 1
         if rests:
+            store.add(order)
             market.open(order.number, side, price or 0, quantity, time)
-        elif special and order.untriggered:
+        elif special:
+            self._add_special(order, linked)
+        return order
+
+    def _add_special(self, order: Order, linked: Order | None) -> None:
+        self._store.add(order)
+        if order.untriggered:
             self._conditional.add(order)
         if linked is not None:
-            store.add(linked)
+            self._store.next_number += 1
+            self._store.add(linked)
             self._conditional.add(linked)
-        return order
 
     # Checks, also of amendments
 

@@ -31,7 +31,7 @@ from config import Settings
 from exchange.journal.frames import FILE_HEAD_SIZE, FrameFault, JournalError
 from exchange.journal.journal import SCHEMA_VERSION
 from exchange.journal.journal_reader import JournalReader, frames_of
-from exchange.journal.write_ahead_log import LOG_SUFFIX
+from exchange.journal.write_ahead_log import EARLIEST_VERSION, LOG_SUFFIX
 from node.version import VERSION
 from p2p.ground.durable_file import flush_directory
 
@@ -295,9 +295,10 @@ def manifest_of(path: Path) -> Manifest:
         raise BackupError(
             f"{path} is no complete backup made by 'exchange-node backup' ({error})"
         ) from error
-    if manifest.journal_version != SCHEMA_VERSION:
+    if not EARLIEST_VERSION <= manifest.journal_version <= SCHEMA_VERSION:
         raise BackupError(
-            f"{path} has journal version {manifest.journal_version}; this program reads {SCHEMA_VERSION}"
+            f"{path} has journal version {manifest.journal_version}; this program reads "
+            f"{EARLIEST_VERSION} to {SCHEMA_VERSION}"
         )
     for listed in manifest.files:
         if not _MEMBER.fullmatch(listed.name):

@@ -20,6 +20,7 @@ from exchange.journal.frames import file_head, frame, head_at, payload_at, versi
 from exchange.journal.journal import SCHEMA_VERSION, Journal
 from exchange.journal.state import JournalState as State
 from exchange.journal.state import SnapshotRecord
+from exchange.journal.write_ahead_log import EARLIEST_VERSION
 from exchange.ledger.reconciliation import Evidence
 from exchange.ledger.reconciliation import evaluate as judge
 from exchange.ledger.statements import SignedDocument, Statement, StatementPart

@@ -11,7 +11,7 @@ import pytest
 
 from exchange.journal import frames, write_ahead_log
 from exchange.journal.frames import FILE_HEAD_SIZE, HEAD_SIZE, FrameFault, JournalError
-from exchange.journal.write_ahead_log import Tail, WriteAheadLog
+from exchange.journal.write_ahead_log import EARLIEST_VERSION, Tail, WriteAheadLog
 
 VERSION = 7
 
@@ -158,6 +158,25 @@ def test_other_files_are_refused_by_name(tmp_path: Path, head: bytes, text: str)
     path.write_bytes(head + path.read_bytes()[FILE_HEAD_SIZE:])
     with pytest.raises(JournalError, match=rf"{path.name}.*{text}"):
         open_log(tmp_path)
+
+
+def test_a_log_of_an_earlier_version_goes_on_in_a_segment_of_the_present_one(
+    tmp_path: Path,
+) -> None:
+    with closing(WriteAheadLog(tmp_path, version=EARLIEST_VERSION, start=1)) as earlier:
+        earlier.append(b"one", sync=True)
+    later = EARLIEST_VERSION + 1
+    with closing(WriteAheadLog(tmp_path, version=later, start=1)) as log:
+        assert log.append(b"two", sync=True) == 2
+        with closing(Tail(log, 0)) as tail:
+            assert [*tail.take(2), *tail.take(2)] == [(1, b"one"), (2, b"two")]
+        versions = [
+            frames.version_of(log.path(segment).read_bytes(), b"xchg-log")
+            for segment in log.segments
+        ]
+    assert versions == [EARLIEST_VERSION, later]
+    with pytest.raises(JournalError, match=f"has journal version {later}; this program reads"):
+        WriteAheadLog(tmp_path, version=EARLIEST_VERSION, start=1)
 
 
 def test_a_payload_that_is_too_long_is_refused(
