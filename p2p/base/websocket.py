@@ -1,4 +1,4 @@
-"""Client half of a WebSocket (RFC 6455) for many small messages: frames without I/O, and a connection.
+"""Frames of WebSockets (RFC 6455) without I/O, and the client's connection for many small messages.
 
     socket = await connect(("127.0.0.1", 1337), SocketOptions("/ws"), on_message=print, timeout=1.5)
     socket.send(b"hello")              # a text message
@@ -35,7 +35,7 @@ MAX_WAITING: Final = 1 << 17  # bytes of messages for `receive`; above it, readi
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 NORMAL, PROTOCOL_ERROR, NOT_UTF8, TOO_LARGE = 1000, 1002, 1007, 1009  # codes of a close frame
 _FIN: Final = 0x80
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,16 @@ class BadFrame(ValueError):
         self.code = code
 
 
+def frame(payload: bytes, opcode: int = TEXT) -> bytes:
+    """Encode a whole message of a server: not masked, not split."""
+    size = len(payload)
+    if size < 126:
+        return bytes((_FIN | opcode, size)) + payload
+    if size < 1 << 16:
+        return bytes((_FIN | opcode, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big") + payload
+
+
 def masked_frame(payload: bytes, opcode: int = TEXT, key: bytes | None = None) -> bytes:
     """Encode a whole message of a client: masked with 4 unpredictable bytes, not split."""
     size = len(payload)
@@ -68,17 +78,24 @@ def masked_frame(payload: bytes, opcode: int = TEXT, key: bytes | None = None) -
         head = bytes((_FIN | opcode, 0xFE)) + size.to_bytes(2, "big") + key
     else:
         head = bytes((_FIN | opcode, 0xFF)) + size.to_bytes(8, "big") + key
-    # As one long integer: Python's fastest XOR of bytes.
+    return head + _masked(payload, key)
+
+
+def _masked(payload: bytes, key: bytes) -> bytes:
+    """Mask a payload, or take the mask away. As one long integer: Python's fastest XOR of bytes."""
+    size = len(payload)
     mask = int.from_bytes((key * (size // 4 + 1))[:size], "little")
-    return head + (int.from_bytes(payload, "little") ^ mask).to_bytes(size, "little")
+    return (int.from_bytes(payload, "little") ^ mask).to_bytes(size, "little")
 
 
 class FrameParser:
-    """Parser of a server's frames, from bytes in any portions."""
+    """Parser of a server's frames, or of a client's, which are `masked`; from bytes in any portions."""
 
-    def __init__(self, max_message: int) -> None:
+    def __init__(self, max_message: int, *, masked: bool = False) -> None:
         self._max = max_message
-        self._buffer = bytearray()
+        self._mask = 0x80 if masked else 0
+        self._buffer = bytearray()  # the beginning of a frame,
+        self._need = 0  # and its whole size, once that is known
         self._parts = bytearray()  # of a message in several frames
         self._kind = 0  # opcode of that message; 0: none is under way
 
@@ -88,48 +105,60 @@ class FrameParser:
         Raises:
             BadFrame: what follows cannot be parsed.
         """
-        buffer = self._buffer
-        if not buffer and not self._kind:
-            text = self._only_text(data)
-            if text is not None:
-                return [(TEXT, text)]
-        buffer += data
+        buffer, mask = self._buffer, self._mask
+        if buffer:
+            buffer += data
+            if len(buffer) < self._need:
+                return []
+            data = bytes(buffer)
+            buffer.clear()
+        elif not self._kind and (text := self._only_text(data)) is not None:
+            return [(TEXT, text)]
         found: list[tuple[int, bytes]] = []
-        at = 0
-        while len(buffer) - at >= 2:
-            first, size = buffer[at], buffer[at + 1]
+        at, length, self._need = 0, len(data), 0
+        while length - at >= 2:
+            first, size = data[at], data[at + 1] ^ mask
             begin = at + 2
             if first & 0x70 or size & 0x80:
-                raise BadFrame("a frame with an extension, or masked by the server")
+                raise BadFrame("a frame with an extension, or masked as the other side's are")
             if size >= 126:
-                more = 2 if size == 126 else 8
-                if len(buffer) - begin < more:
+                begin += 2 if size == 126 else 8
+                if length < begin:
                     break
-                size = int.from_bytes(buffer[begin : begin + more], "big")
-                begin += more
+                size = int.from_bytes(data[at + 2 : begin], "big")
             self._check(first, size)
+            if mask:
+                begin += 4
             end = begin + size
-            if len(buffer) < end:
+            if length < end:
+                self._need = end - at
                 break
-            whole = self._take(first, bytes(buffer[begin:end]))
+            payload = data[begin:end]
+            if mask:
+                payload = _masked(payload, data[begin - 4 : begin])
+            whole = self._take(first, payload)
             if whole is not None:
                 found.append(whole)
             at = end
-        if at:
-            del buffer[:at]
+        if at < length:
+            buffer += data[at:] if at else data
         return found
 
     def _only_text(self, data: bytes) -> bytes | None:
         """Return the payload if the data is one whole text message, as nearly always, else None."""
-        length = len(data)
+        length, mask = len(data), self._mask
         if length < 4 or data[0] != _FIN | TEXT:
             return None
-        size, begin = data[1], 2
+        size, begin = data[1] ^ mask, 2
         if size == 126:
             size, begin = data[2] << 8 | data[3], 4
         elif size > 126:
             return None
-        return data[begin:] if begin + size == length and size <= self._max else None
+        if mask:
+            begin += 4
+        if begin + size != length or size > self._max:
+            return None
+        return _masked(data[begin:], data[begin - 4 : begin]) if mask else data[begin:]
 
     def _check(self, first: int, size: int) -> None:
         """Refuse a frame by its head, before its payload is waited for."""
@@ -307,7 +336,7 @@ class WsConnection(asyncio.Protocol):
     def _decide(self, reply: HttpReply) -> bytes | None:
         """Accept or refuse the complete answer to the handshake."""
         headers = reply.headers
-        accept = base64.b64encode(hashlib.sha1(self._key + _GUID).digest())  # noqa: S324 - RFC 6455
+        accept = base64.b64encode(hashlib.sha1(self._key + GUID).digest())  # noqa: S324 - RFC 6455
         if 300 <= reply.status < 400:
             self._refuse("it answered with a redirect", reply)
         elif reply.status != 101:
