@@ -327,6 +327,12 @@ class ApiSection(Section):
         "Requests a minute for each API key, and for each address without one; 0 is no limit, and "
         "the operator has none.",
     )
+    api_max_streams: int = field(
+        Whole(1, 10_000),
+        256,
+        "WebSocket connections at once, of the native stream and of the Bitfinex dialect each: one is an open file, 10 KB, up "
+        "to 64 KB more if it reads slowly, and some microseconds for each change that it reads.",
+    )
 
     @property
     def api_keys_required(self) -> bool:

@@ -58,7 +58,7 @@ LINES = {
     "node": 50,
     "node/annexes": 50,
     "node/annexes/backup": 100,
-    "node/annexes/bitfinex": 4_250,
+    "node/annexes/bitfinex": 4_200,
     "node/annexes/demos": 1_850,
     "node/annexes/desk": 1_150,  # annexes have their settings
     "node/annexes/export": 3_750,  # every column is named in its row's type and where the row is built
@@ -67,11 +67,11 @@ LINES = {
     "node/annexes/recovery": 400,
     "node/annexes/standby": 2_100,
     "node/annexes/tracing": 500,
-    "node/api": 4_550,
+    "node/api": 4_150,
     "node/cli": 6_250,
     "node/client": 2_100,
     "node/daemon": 3_100,
-    "node/http": 900,
+    "node/http": 2_100,  # a server of its own, without aiohttp
     "node/operations": 1_100,
     "node/parts": 300,
     "node/service": 3_950,  # long steps in slices
@@ -81,10 +81,10 @@ LINES = {
     "p2p": 450,
     "p2p/adaptive": 2_050,
     "p2p/addresses": 800,
-    "p2p/base": 1_900,
+    "p2p/base": 1_700,
     "p2p/discovery": 1_650,
     "p2p/flow": 3_000,
-    "p2p/grenache": 10_750,
+    "p2p/grenache": 11_050,  # the connection that only it has
     "p2p/grenache_links": 950,
     "p2p/ground": 550,
     "p2p/mesh": 4_050,

@@ -1,5 +1,5 @@
 """The HTTP API of a node: REST, WebSocket stream and their OpenAPI document."""
 
-from node.api.api_server import ApiServer, make_app
+from node.api.api_server import ApiServer, make_application
 
-__all__ = ["ApiServer", "make_app"]
+__all__ = ["ApiServer", "make_application"]

@@ -21,15 +21,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
-from aiohttp import web
-
 from exchange.ledger.accounts import Accounts, AuthError
 from exchange.model.commands import HOUSE
-from exchange.model.records import Permission
+from exchange.model.records import ApiKey, Permission
+from node.api.problems import Answered, problem
+from node.http.http_messages import Head
+from node.http.limits import HEADS
 from node.http.rate_limit import RateLimit, RateVerdict
+from node.http.server_connection import Request
 from node.operations.operation import Access
 from node.views.node_views import Authentication
 from node.views.views import ServiceError
+from p2p.ground.bounded_map import BoundedMap
 
 # public: no key needed. read, trade: an account's key with that permission. node: the operator, or
 # a key of the house. operator: the operator alone.
@@ -53,6 +56,7 @@ class AccessRules:
     keys_required: bool = False  # the operator needs the token too
     plain_keys: bool = False  # keys are taken over plain HTTP from other machines
     rate_limit: int = 0  # requests a minute for each key or address; 0: any number
+    max_streams: int = 256  # WebSocket connections at once, of each dialect
     operator_token: str = ""  # of this run; "" is none
 
     def __repr__(self) -> str:
@@ -125,10 +129,65 @@ class AccessControl:
         self._accounts = accounts
         self.rules = rules
         self._rates = RateLimit(rules.rate_limit)
+        self._known = BoundedMap[Head, tuple[Caller, ApiKey | None]](HEADS)
 
     def keys_may_pass(self, *, secure: bool, remote: str) -> bool:
         """Return True if a secret may be sent this way: over TLS, or without leaving this machine."""
         return secure or self.rules.plain_keys or is_loopback(remote)
+
+    def caller_of(self, request: Request) -> Caller:
+        """Return the caller of a request. The key of a head that is repeated is not looked up again, but that it still
+        holds, and may be sent this way, is checked for each request.
+
+        Raises:
+            ServiceError: as `identify`; or a key is in the query or there twice.
+        """
+        head, secure, remote = request.head, request.secure, request.remote
+        found = self._known.get(head)
+        if found is not None:
+            caller, key = found
+            if key is None or self._accounts.key(key.key) is key:
+                if caller.authenticated_by != "nothing":
+                    self._check_way(secure=secure, remote=remote)
+                return caller
+            del self._known[head]
+        refuse_credentials([name for name, _ in head.target.query], "query parameter")
+        if "authorization" in head.repeated:
+            raise ServiceError(
+                401,
+                "bad_authorization",
+                "the header Authorization is given twice, and they may be different callers'; send it once",
+            )
+        caller = self.identify(head.headers, secure=secure, remote=remote)
+        self._known[head] = caller, self._accounts.key(caller.key) if caller.key else None
+        return caller
+
+    def admit(self, request: Request, now: float, access: Access = "public") -> Caller:
+        """Identify the caller of a request, and count the request.
+
+        Raises:
+            ServiceError: who calls is wrong, or may not.
+            Answered: the caller makes too many requests.
+        """
+        caller, failure = None, None
+        try:
+            caller = self.caller_of(request)
+        except ServiceError as error:
+            failure = error
+        verdict = self.count(caller, request.remote, now)
+        if verdict.limit:
+            request.add_lines(
+                f"RateLimit-Limit: {verdict.limit}\r\nRateLimit-Remaining: {verdict.remaining}\r\n"
+                f"RateLimit-Reset: {verdict.reset}\r\n"
+            )
+            if not verdict.allowed:
+                detail = f"more than {verdict.limit} requests a minute; wait {verdict.reset} s"
+                headers = {"Retry-After": str(verdict.reset)}
+                path = request.head.target.raw_path
+                raise Answered(problem(path, 429, "rate_limited", detail, headers=headers))
+        if caller is None:
+            raise failure or RuntimeError("nobody")
+        return caller if caller.may(access) else check_access(caller, access)
 
     def identify(self, headers: Mapping[str, str], *, secure: bool, remote: str) -> Caller:
         """Return the caller that the headers of a request stand for.
@@ -189,28 +248,6 @@ class AccessControl:
             return RateVerdict(True, 0, 0, 0)
         key = caller.key if caller is not None else ""
         return self._rates.ask(f"key {key}" if key else f"address {remote}", now)
-
-
-DOORKEEPER: Final = web.AppKey("doorkeeper", AccessControl)
-_CALLER: Final = web.RequestKey("caller", Caller)
-
-
-def set_caller(request: web.Request, caller: Caller) -> None:
-    request[_CALLER] = caller
-
-
-def caller_of(request: web.Request) -> Caller:
-    """Return the caller of a request, set by the middleware."""
-    return request[_CALLER]
-
-
-def admit(request: web.Request, access: Access) -> Caller:
-    """Return the caller of a request that needs a permission; raise if it lacks it.
-
-    Raises:
-        ServiceError: they may not.
-    """
-    return check_access(caller_of(request), access)
 
 
 def check_access(caller: Caller, access: Access) -> Caller:

@@ -277,8 +277,8 @@ takes from other nodes is `pending` with them: it is accepted with `decided` fal
 takes nothing back, unless `cancel_on_disconnect` was enabled. While {limits.STREAM_IN_FLIGHT} requests have \
 no answer, the node reads no more of them.
 
-**Limits.** {limits.STREAM_MAX_SUBSCRIPTIONS} subscriptions a connection, {limits.STREAM_MAX_CLIENTS} \
-connections, {limits.STREAM_MAX_MESSAGE} bytes a message from a client. The node sends WebSocket pings and \
+**Limits.** {limits.STREAM_MAX_SUBSCRIPTIONS} subscriptions a connection, 256 connections or as many \
+as API_MAX_STREAMS says, {limits.STREAM_MAX_MESSAGE} bytes a message from a client. The node sends WebSocket pings and \
 closes with code 1001 when it stops.
 """
 

@@ -1,24 +1,21 @@
-"""Errors of the HTTP API as problem details (RFC 9457), for the node's refusals and aiohttp's own."""
+"""Errors of the HTTP API as problem details (RFC 9457)."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
-from aiohttp import web
 
 from exchange.orders.engine_context import CommandRejected
 from node.api.problem_codes import TRADING_CODES
-from node.http.connection_limits import ConnectionLimits
-from node.service.refusals import status_of
+from node.http.http_messages import Response
+from node.http.server_connection import Request
+from node.service.refusals import service_error
 from node.views.problem_view import Problem
 from node.views.views import ServiceError
-from p2p.base.direct_requests import DirectConnection, DirectHandlers
 
 log = logging.getLogger("node.api")
 
@@ -165,17 +162,6 @@ CODES: Final[dict[str, tuple[str, str]]] = {
     "book_too_large": ("Book too large", "On the stream: subscribe to a book with a depth."),
 } | TRADING_CODES
 
-_BY_STATUS: Final[dict[int, str]] = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "request_timeout",
-    413: "body_too_large",
-    415: "unsupported_media_type",
-    426: "upgrade_required",
-    500: "internal_error",
-}
-
 
 def title_of(code: str) -> str:
     """The unchanging title of a problem type."""
@@ -225,48 +211,62 @@ def problem_headers(status: int, headers: dict[str, str] | None) -> dict[str, st
     return headers or {}
 
 
-PROBLEM: Final = web.RequestKey("problem", str)  # code of the refusal of a request
+class Answered(Exception):
+    """A refusal with a response of its own."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.problem)
+        self.response = response
 
 
 def problem(
-    request: web.BaseRequest | None,
+    instance: str,
     status: int,
     code: str,
     detail: str,
     *,
     headers: dict[str, str] | None = None,
     extra: dict[str, Any] | None = None,
-) -> web.Response:
-    """A response with problem details."""
-    instance = request.rel_url.raw_path[:200] if request is not None else "/"
-    if isinstance(request, web.Request):
-        request[PROBLEM] = code
-    return web.Response(
-        status=status,
-        body=orjson.dumps(problem_members(status, code, detail, instance, extra), default=str),
-        content_type=CONTENT_TYPE,
-        headers=problem_headers(status, headers),
+) -> Response:
+    """A response with problem details. `instance` is the path of the request as it was sent."""
+    members = problem_members(status, code, detail, instance[:200], extra)
+    return Response(
+        status,
+        orjson.dumps(members, default=str),
+        CONTENT_TYPE,
+        problem_headers(status, headers),
+        code,
     )
 
 
-def from_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> web.Response:
-    """aiohttp's own errors (no route, wrong method, body too large, ...) as problem details."""
-    code = _BY_STATUS.get(error.status)
-    if code is None:
-        code = "_".join(HTTPStatus(error.status).phrase.lower().replace("-", " ").split())
-    detail = error.reason or title_of(code)
-    headers: dict[str, str] = {}
-    method, path = request.method, request.path[:200]
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods))
-        headers["Allow"] = allowed
-        detail = f"{method} {path} does not exist; this path has {allowed}"
-    elif isinstance(error, web.HTTPNotFound):
+def no_route(request: Request, allowed: Sequence[str] = ()) -> Response:
+    """The answer to a request without a route. `allowed`: methods that the path has, if not only the router knows."""
+    head = request.head
+    path = head.target.path[:200]
+    allowed = allowed or head.target.route.allowed
+    if not allowed:
         detail = f"unknown path {path}; GET /docs lists the operations"
-    elif isinstance(error, web.HTTPRequestEntityTooLarge):
-        detail = "the body is longer than 64 KiB, the limit of a request"
-        headers["Connection"] = "close"
-    return problem(request, error.status, code, detail, headers=headers)
+        return problem(head.target.raw_path, 404, "not_found", detail)
+    methods = ", ".join(allowed)
+    detail = f"{head.method} {path} does not exist; this path has {methods}"
+    return problem(
+        head.target.raw_path, 405, "method_not_allowed", detail, headers={"Allow": methods}
+    )
+
+
+def refusal_of(request: Request | None, error: Exception) -> Response:
+    """The response to a request that raised an error; without a request, the answer to what is not one."""
+    if request is None:
+        return problem("/", 400, "bad_request", "the request is not valid HTTP/1.1")
+    if isinstance(error, Answered):
+        return error.response
+    if isinstance(error, CommandRejected):
+        error = service_error(error)
+    elif not isinstance(error, ServiceError):
+        error = incident_of(f"{request.head.method} {request.head.target.path!r}", error)
+    return problem(
+        request.head.target.raw_path, error.status, error.code, error.detail, extra=error.extra
+    )
 
 
 def incident_of(what: str, error: BaseException) -> ServiceError:
@@ -279,72 +279,3 @@ def incident_of(what: str, error: BaseException) -> ServiceError:
         f"the node failed to answer; its log has the details under incident {incident}",
         incident=incident,
     )
-
-
-def internal(request: web.BaseRequest, error: BaseException) -> web.Response:
-    """The answer to an unexpected exception."""
-    found = incident_of(f"{request.method} {request.path!r}", error)
-    return problem(request, found.status, found.code, found.detail, extra=found.extra)
-
-
-@web.middleware
-async def problem_middleware(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Turns every exception of a handler into problem details."""
-    try:
-        return await handler(request)
-    except ServiceError as error:
-        return problem(request, error.status, error.code, error.detail, extra=error.extra)
-    except CommandRejected as refused:
-        return problem(request, status_of(refused.code), refused.code, refused.detail)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        return from_aiohttp(request, error)
-    except (asyncio.CancelledError, ConnectionError):
-        raise
-    except Exception as error:
-        return internal(request, error)
-
-
-class ProblemConnection(DirectConnection):
-    """aiohttp's connection, within limits, answering what is not even HTTP with problem details too."""
-
-    __slots__ = ("_connection_limits",)
-
-    def __init__(
-        self,
-        manager: web.Server,
-        direct: DirectHandlers,
-        connection_limits: ConnectionLimits,
-        **options: Any,
-    ) -> None:
-        super().__init__(manager, direct, **options)
-        self._connection_limits = connection_limits
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if not self._connection_limits.add(self, self.remote):
-            self.cut()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._connection_limits.remove(self)
-        super().connection_lost(exc)
-
-    def requested(self) -> None:
-        """The headers of a request have come."""
-        self._connection_limits.requested(self)
-
-    def cut(self) -> None:
-        """End the connection at once."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def error_response(
-        self, request: web.BaseRequest, status: int, error: BaseException
-    ) -> web.Response:
-        if status < 500:
-            log.debug("refused a request from %s: %s", request.remote, error)
-            return problem(None, status, "bad_request", "the request is not valid HTTP/1.1")
-        return internal(request, error)

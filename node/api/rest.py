@@ -1,180 +1,155 @@
-"""Requests of aiohttp to the routes, and the routes' answers to it."""
+"""Requests of HTTP to the routes, and the routes' answers to them.
+
+A request is served in the turn in which it came. Only an answer that has to wait for something else has a task.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from types import CoroutineType
 from typing import Any, Final, TypeVar
 
-from aiohttp import web
-
+from exchange.orders.engine_context import CommandRejected
 from node.api import limits
-from node.api.access import DOORKEEPER, AccessRules, admit
+from node.api.access import AccessControl
 from node.api.node_service import NodeService
-from node.api.route import Answer, Route, decode_body, no_answer, query_values
+from node.api.problems import no_route
+from node.api.route import Call, Durable, Route, decode_body, no_answer, query_values
 from node.api.routes import ROUTES
-from node.http.http_requests import NEXT_CURSOR, route_path
-from node.http.http_requests import read_body as read_bytes
+from node.http.http_messages import JSON, Response
+from node.http.http_server import Application
+from node.http.limits import READ_TIMEOUT
+from node.http.router import Handler
+from node.http.server_connection import BodyTooLarge, BodyTooSlow, Request
+from node.service.refusals import service_error
 from node.views.views import ServiceError
 
-SERVICE: Final = web.AppKey("service", NodeService)
-TASKS: Final = web.AppKey("tasks", set[asyncio.Task[Any]])
 T = TypeVar("T")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+METRICS: Final = "/metrics"
 
 
-def add_routes(app: web.Application, service: NodeService) -> None:
-    """Puts every route of the table, and /metrics, on `app`."""
-    app.router.add_get("/metrics", get_metrics)
-    app[SERVICE] = service
-    app[TASKS] = set()
-    rules = app[DOORKEEPER].rules
+def add_routes(application: Application, service: NodeService, door: AccessControl) -> None:
+    """Put every route of the table, and /metrics, on an application."""
+    clock = asyncio.get_running_loop().time
+    router = application.router
     for route in ROUTES:
         operation = route.operation
-        path = route_path(operation.path)
-        if operation.method == "GET":
-            app.router.add_get(path, handler_of(route, service, rules))
-        else:
-            app.router.add_route(operation.method, path, handler_of(route, service, rules))
-    _refuse_other_methods(app)
-    app.on_cleanup.append(_cancel_work)
+        handler = _Rest(application, service, door, route, clock).serve
+        router.add(operation.method, operation.path, handler, operation.name)
+
+    def get_metrics(request: Request) -> Response:
+        door.admit(request, clock(), "node")
+        query_values(request.head.target.query)
+        return Response(body=service.reports.metrics(), content_type=limits.METRICS_TYPE)
+
+    router.add("GET", METRICS, get_metrics)
+    for prefix in ("/v1/", METRICS):
+        router.missing(prefix, _after(lambda request: door.admit(request, clock()), no_route))
 
 
-def handler_of(route: Route[Any, Any, Any], service: NodeService, rules: AccessRules) -> Handler:
-    """Serve the route's operation to those who may."""
-    access, body = route.operation.access, route.operation.body
-    private_read, of_account = route.private_read, route.of_account
+def _after(check: Callable[[Request], object], handler: Handler) -> Handler:
+    def checked(request: Request) -> Response | Awaitable[Response] | None:
+        check(request)
+        return handler(request)
 
-    async def handler(request: web.Request) -> web.StreamResponse:
-        caller = admit(request, access)
-        pairs: Iterable[tuple[str, str]] = (
-            request.query.items() if request.rel_url.raw_query_string else ()
+    return checked
+
+
+class _Rest:
+    """Serves one route."""
+
+    def __init__(
+        self,
+        application: Application,
+        service: NodeService,
+        door: AccessControl,
+        route: Route[Any, Any, Any],
+        clock: Callable[[], float],
+    ) -> None:
+        self._application = application
+        self._service = service
+        self._door = door
+        self._route = route
+        self._clock = clock
+        self._no_answer = partial(no_answer, route.doing)
+
+    def serve(self, request: Request) -> Response | Awaitable[Response] | None:
+        route, service, operation = self._route, self._service, self._route.operation
+        caller = self._door.admit(request, self._clock(), operation.access)
+        head = request.head
+        call = route.read(
+            service, caller, self._door.rules, head.target.route.params, head.target.query
         )
-        call = route.read(service, caller, rules, request.match_info, pairs)
-        if body is not None:
-            call.body = await read_body(request, body)
+        if operation.body is not None:
+            call.body = read_body(request, operation.body)
         found = route.work(service, call)
+        if isinstance(found, Durable):
+            response = route.answer(call.params, found.value)
+            self._application.watch(request, limits.HANDLER_TIMEOUT, self._no_answer)
+            service.trading.when_durable(lambda error: self._durable(request, response, error))
+            return None
         if isinstance(found, CoroutineType):
+            if route.until_gone:
+                return self._until_gone(request, call, found)
             if route.doing:
-                found = await finish(request, found, route.doing)
-            elif route.until_gone:
-                found = await _until_gone(request, found)
-            else:
-                found = await found
-        if private_read:
-            await service.trading.durable(call.account if of_account else None)
-        return _response(request, route.answer(call.params, found))
+                self._application.watch(request, limits.HANDLER_TIMEOUT, self._no_answer)
+            return self._await(call, found)
+        if route.private_read:
+            return self._await_disk(call, found)
+        return route.answer(call.params, found)
 
-    return handler
+    def _durable(self, request: Request, response: Response, error: CommandRejected | None) -> None:
+        """Answer a request, all of whose decisions are on the disk or cannot be written."""
+        if error is None:
+            self._application.answer(request, response)
+        else:
+            self._application.refuse(request, service_error(error))
 
+    async def _await(self, call: Call[Any, Any], work: Awaitable[Any]) -> Response:
+        return await self._await_disk(call, await work)
 
-def _response(request: web.Request, answer: Answer) -> web.Response:
-    if answer.next_cursor is not None:
-        request[NEXT_CURSOR] = answer.next_cursor
-    return web.Response(
-        status=answer.status,
-        body=answer.body,
-        content_type="application/json",
-        headers={"Location": answer.location} if answer.location else None,
-    )
+    async def _await_disk(self, call: Call[Any, Any], found: Any) -> Response:
+        if self._route.private_read:
+            account = call.account if self._route.of_account else None
+            await self._service.trading.durable(account)
+        return self._route.answer(call.params, found)
 
-
-async def get_metrics(request: web.Request) -> web.Response:
-    admit(request, "node")
-    query_values(request.query.items())
-    return web.Response(
-        body=request.app[SERVICE].reports.metrics(), headers={"Content-Type": limits.METRICS_TYPE}
-    )
-
-
-def _refuse_other_methods(app: web.Application) -> None:
-    """Answer other methods at a path without parameters with 405, where a path with one fits it too: PATCH
-    of /v1/orders/cancel-after is not about an order of that name."""
-    methods: dict[str, list[str]] = {}
-    for route in ROUTES:
-        methods.setdefault(route.operation.path, []).append(route.operation.method)
-    templates = [re.sub(r"\{\w+\}", "[^/]+", path) for path in methods if "{" in path]
-    for path, allowed in methods.items():
-        if "{" not in path and any(re.fullmatch(template, path) for template in templates):
-            app.router.add_route("*", path, _not_allowed(allowed))
+    async def _until_gone(
+        self, request: Request, call: Call[Any, Any], work: Awaitable[Any]
+    ) -> Response:
+        """Wait for work that has a deadline of its own; it is cancelled when the client has gone."""
+        task = asyncio.ensure_future(work)
+        request.connection.when_gone(task.cancel)
+        try:
+            return await self._await(call, task)
+        finally:
+            task.cancel()
 
 
-def _not_allowed(allowed: list[str]) -> Handler:
-    async def refuse(request: web.Request) -> web.StreamResponse:
-        raise web.HTTPMethodNotAllowed(request.method, allowed)
+def read_body(request: Request, kind: type[T]) -> T:
+    """Decode the JSON body of a request.
 
-    return refuse
-
-
-async def read_body(request: web.Request, kind: type[T]) -> T:
-    """Reads and decodes a JSON body within `limits.MAX_BODY` and `limits.READ_TIMEOUT`."""
-    if request.content_type != "application/json":
+    Raises:
+        ServiceError: it is of another type, too large, too late, or wrong.
+    """
+    sent = request.head.headers.get("content-type", "")
+    if sent != JSON and sent.partition(";")[0].strip().lower() != JSON:
         # Also a defence: a page of another site can post a form or text without asking first.
-        sent = request.headers.get("Content-Type", "no Content-Type")
         detail = (
-            f"the body was sent as {sent[:100]}; send JSON with the header "
+            f"the body was sent as {sent[:100] or 'no Content-Type'}; send JSON with the header "
             "Content-Type: application/json (with curl: --json)"
         )
         raise ServiceError(415, "unsupported_media_type", detail)
+    if "content-encoding" in request.head.headers:
+        raise ServiceError(415, "unsupported_media_type", "the body is encoded; send it as it is")
     try:
-        raw = await read_bytes(request, limits.READ_TIMEOUT)
-    except TimeoutError:
-        detail = f"the body did not arrive within {limits.READ_TIMEOUT:g} s"
+        raw = request.body
+    except BodyTooLarge:
+        detail = "the body is longer than 64 KiB, the limit of a request"
+        raise ServiceError(413, "body_too_large", detail) from None
+    except BodyTooSlow:
+        detail = f"the body did not arrive within {READ_TIMEOUT:g} s"
         raise ServiceError(408, "request_timeout", detail) from None
     return decode_body(raw, kind)
-
-
-async def finish(request: web.Request, work: Coroutine[Any, Any, T], what: str) -> T:
-    """Waits for `work` up to `limits.HANDLER_TIMEOUT`.
-
-    The work is not cancelled when the time is over: an order half submitted is worse than a late
-    answer. The application owns the task and cancels it when the node stops.
-    """
-    tasks = request.app[TASKS]
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(work)
-    tasks.add(task)
-    # What `asyncio.wait` does, for one task and at half the cost.
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def end(done: asyncio.Future[T] | None = None) -> None:
-        if done is not None:
-            tasks.discard(task)
-        if not ended.done():
-            ended.set_result(None)
-
-    task.add_done_callback(end)
-    timer = loop.call_later(limits.HANDLER_TIMEOUT, end)
-    try:
-        await ended
-    finally:
-        timer.cancel()
-    if task.done():
-        return task.result()
-    task.add_done_callback(
-        lambda late: late.cancelled() or late.exception()
-    )  # no client requests it
-    raise no_answer(what)
-
-
-async def _until_gone(request: web.Request, work: Awaitable[T]) -> T:
-    """Waits for `work`, which has a deadline of its own; cancels it when the client has gone."""
-    task = asyncio.ensure_future(work)
-    try:
-        while True:
-            done, _ = await asyncio.wait({task}, timeout=limits.GONE_CHECK)
-            if done:
-                return task.result()
-            if request.transport is None or request.transport.is_closing():
-                raise ConnectionResetError("the client has gone")
-    finally:
-        task.cancel()
-
-
-async def _cancel_work(app: web.Application) -> None:
-    tasks = app[TASKS].copy()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,7 +1,7 @@
 """An operation bound to the node's work, and the way of a request through it, without a transport.
 
 `Route.read` makes a typed call of a request's path and query, `Route.work` does it, at once or awaited, and `Route.answer`
-makes the response. `node.api.rest` does the same for requests of aiohttp.
+makes the response. `node.api.rest` does the same for requests of HTTP.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 import orjson
@@ -20,11 +20,13 @@ from exchange.model.commands import HOUSE
 from node.api import limits
 from node.api.access import AccessRules, Caller
 from node.api.node_service import NodeService
+from node.http.http_messages import JSON, Response
 from node.http.json_members import RepeatedMember, check_members
 from node.operations.operation import A, B, Operation, P, Params, bad_parameter
 from node.operations.parameters import PageParams, SpanParams
 from node.service.trading import Span
 from node.views.field_types import is_decimal
+from node.views.limits import CURSOR_HEADER
 from node.views.paging import end_of_page
 from node.views.timestamps import time_of
 from node.views.views import ServiceError
@@ -42,13 +44,11 @@ class Call(msgspec.Struct, Generic[P, B]):
     body: B
 
 
-class Answer(NamedTuple):
-    """A response without its common headers."""
+class Durable(msgspec.Struct, Generic[A]):
+    """Answer that may leave when all that was decided so far is on the disk. Work that needs to wait for nothing else
+    returns it, and costs no task."""
 
-    status: int
-    body: bytes
-    location: str | None = None
-    next_cursor: str | None = None  # of a full page of a history
+    value: A
 
 
 def _row_time(_: Params, row: Any) -> str:
@@ -69,7 +69,7 @@ class Route(Generic[A, P, B]):
     """
 
     operation: Operation[A, P, B]
-    work: Callable[[NodeService, Call[P, B]], A | Awaitable[A]]
+    work: Callable[[NodeService, Call[P, B]], A | Awaitable[A] | Durable[A]]
     doing: str = ""
     until_gone: bool = False
     location: Callable[[A], str] | None = None
@@ -92,7 +92,7 @@ class Route(Generic[A, P, B]):
         caller: Caller,
         rules: AccessRules,
         in_path: Mapping[str, str],
-        query: Iterable[tuple[str, str]] = (),
+        query: Collection[tuple[str, str]] = (),
     ) -> Call[P, B]:
         """The call that a request makes, without its body.
 
@@ -100,8 +100,11 @@ class Route(Generic[A, P, B]):
             ServiceError: a parameter is unknown, repeated or wrong, or about another account.
         """
         operation = self.operation
-        values = {} if self.any_query else query_values(query, operation.in_query)
         account = HOUSE if caller.account is None else caller.account
+        body: Any = None
+        if not query and not in_path and not operation.in_path:
+            return Call(caller, account, rules, self._plain, body)
+        values = {} if self.any_query else query_values(query, operation.in_query)
         params = operation.read(in_path, values)
         name = values.get("account")
         if name is not None and self.of_account:
@@ -113,20 +116,25 @@ class Route(Generic[A, P, B]):
                     parameter="account",
                 )
             account = service.operations.account(name).number
-        body: Any = None
         return Call(caller, account, rules, params, body)
 
-    def answer(self, params: P, found: A) -> Answer:
-        location = self.location(found) if self.location is not None else None
-        cursor = None
+    @cached_property
+    def _plain(self) -> P:
+        """The parameters of a request that gives none."""
+        return self.operation.read({}, {})
+
+    def answer(self, params: P, found: A) -> Response:
+        headers = {}
+        if self.location is not None:
+            headers["Location"] = self.location(found)
         page = getattr(params, "page", None)
         if page is not None and isinstance(found, list) and len(found) == page.limit:
-            cursor = str(
+            headers[CURSOR_HEADER] = str(
                 end_of_page(
                     found, lambda row: time_of(self.row_time(params, row)) // 1000, page.cursor
                 )
             )
-        return Answer(self.operation.status, dumps(found), location, cursor)
+        return Response(self.operation.status, dumps(found), JSON, headers)
 
 
 def query_values(query: Iterable[tuple[str, str]], allowed: Collection[str] = ()) -> dict[str, str]:

@@ -12,7 +12,7 @@ import msgspec
 
 from node.api.access import Caller
 from node.api.node_service import NodeService
-from node.api.route import Call, Route, span_of
+from node.api.route import Call, Durable, Route, span_of
 from node.operations import operator_operations as operator
 from node.operations import public_operations as public
 from node.operations import trading_operations as trading
@@ -20,7 +20,17 @@ from node.operations.operation import Params
 from node.parts.table import annexes
 from node.version import VERSION
 from node.views.node_views import CallerAccess, HealthView, ReadyView, SessionView
-from node.views.views import BookView, OrderView, ServiceError
+from node.views.views import BookView, OrderRequest, OrderView, ServiceError
+
+
+def submit_order(
+    node: NodeService, call: Call[trading.NewOrderParams, OrderRequest]
+) -> Awaitable[OrderView] | Durable[OrderView]:
+    wait = call.params.wait_for_takes
+    if wait or not node.trading.open:
+        return node.orders.submit(call.body, account=call.account, wait_for_takes=wait)
+    placed = node.trading.place_now(node.texts.new_order(call.body, call.account))
+    return Durable(node.texts.order(placed[0]))
 
 
 def cancel_orders(
@@ -88,9 +98,7 @@ def _access(caller: Caller) -> CallerAccess:
 _TRADING: Final[tuple[Route[Any, Any, Any], ...]] = (
     Route(
         trading.SUBMIT_ORDER,
-        lambda node, call: node.orders.submit(
-            call.body, account=call.account, wait_for_takes=call.params.wait_for_takes
-        ),
+        submit_order,
         doing="placing the order",
         location=lambda order: f"/v1/orders/{order.id}",
     ),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -29,8 +29,8 @@ from node.api.node_service import NodeService
 from node.api.problems import incident_of
 from node.api.stream_actions import Effect, OrderActions
 from node.api.stream_requests import ReadMessage, refusal
-from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateVerdict
+from node.http.request_figures import RequestFigures
 from node.service.refusals import service_error
 from node.service.trading import AccountNews
 from node.streams.order_messages import (
@@ -109,13 +109,22 @@ class StreamOrders:
 
     # Requests
 
-    async def take(self, message: ReadMessage, caller: Caller) -> None:
-        """Apply the requests of a message; wait before while too many are under way."""
+    def take(self, message: ReadMessage, caller: Caller) -> Coroutine[Any, Any, None] | None:
+        """Apply the requests of a message; what is returned waits before, while too many are under way."""
+        if self._size >= limits.STREAM_IN_FLIGHT or not self._trading.open:
+            return self._take_later(message, caller)
+        self._take(message, caller)
+        return None
+
+    async def _take_later(self, message: ReadMessage, caller: Caller) -> None:
         while self._size >= limits.STREAM_IN_FLIGHT:
             self._room.clear()
             await self._room.wait()
         if not self._trading.open:
             await self._trading.opened()
+        self._take(message, caller)
+
+    def _take(self, message: ReadMessage, caller: Caller) -> None:
         taken = _Message(message, self._loop.time())
         applied = False
         for request in message.requests:

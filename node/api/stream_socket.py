@@ -14,7 +14,7 @@
 
 Requests about orders are in `node.api.stream_orders`.
 
-What streams have is written at once for a reader that keeps up, and by a task of its own for one that
+What streams have is written at once for a reader that keeps up, and for one that
 does not, as it takes it. Nothing is queued (see `node.streams.stream`): who is slow gets more in one
 message, who takes nothing at all is cut, with a close code where there is still a way to tell it.
 """
@@ -23,26 +23,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from contextlib import suppress
 from time import perf_counter
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import msgspec
-from aiohttp import WSCloseCode, WSMsgType, web
 from msgspec import UNSET
 
 from node.api import limits
-from node.api.access import ANYBODY, DOORKEEPER, Caller, caller_of, check_access
+from node.api.access import ANYBODY, AccessControl, Caller, check_access
+from node.api.node_service import NodeService
 from node.api.problems import problem
-from node.api.rest import SERVICE
 from node.api.route import query_values
 from node.api.stream_orders import StreamOrders
 from node.api.stream_requests import of_message, repeated, reread
-from node.http.http_requests import FIGURES
+from node.http.http_messages import Response
+from node.http.http_server import Application
 from node.http.json_members import RepeatedMember, check_members
 from node.http.rate_limit import RateVerdict
-from node.http.socket_session import End, SocketSession
+from node.http.server_connection import Request
+from node.http.server_socket import GOING_AWAY, ServerSocket, SocketOptions, accept_key
+from node.http.socket_session import End, SessionRules, SocketSession
 from node.streams.order_messages import Refused, TradingMessage
 from node.streams.stream import Ended, Reader, ReaderTooSlow, encode
 from node.streams.stream_messages import (
@@ -59,7 +61,6 @@ from node.streams.stream_messages import (
     Unsubscribe,
     Unsubscribed,
 )
-from node.streams.stream_registry import StreamRegistry
 from node.views.views import ServiceError
 
 log = logging.getLogger("node.api")
@@ -68,109 +69,110 @@ log = logging.getLogger("node.api")
 TOO_SLOW: Final = 4000  # the reader did not take what it was sent
 KEY_REVOKED: Final = 4001
 
-CONNECTIONS: Final = web.AppKey("connections", set[web.WebSocketResponse])
-STREAM_REGISTRY: Final = web.AppKey("stream registry", StreamRegistry)
+STREAM: Final = "/v1/stream"
 _decoder: Final = msgspec.json.Decoder(ClientMessage)
 _TRADING: Final = get_args(TradingMessage)
+Wait = Coroutine[Any, Any, None] | None  # the rest of the handling of a message
 
 
 class _Connection:
     """Session of a stream connection: caller, subscriptions, answers to messages."""
 
-    def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
-        self._request = request
-        self._socket = socket
-        self._hub = request.app[STREAM_REGISTRY]
-        self._caller = caller_of(request)
+    def __init__(
+        self, streams: _Streams, request: Request, caller: Caller, socket: ServerSocket
+    ) -> None:
+        self._streams = streams
+        self._service = streams.service
+        self._door = streams.door
+        self._figures = streams.application.figures
+        self._remote, self._secure = request.remote, request.secure
+        self._caller = caller
         self._loop = asyncio.get_running_loop()
         self._readers: dict[str, Reader] = {}  # by the name of their stream
-        self._session = SocketSession(
-            request,
+        self._session = SocketSession[Reader](
             socket,
+            SessionRules(
+                limits.STREAM_SEND_TIMEOUT,
+                ReaderTooSlow,
+                stalled=(TOO_SLOW, "too slow: a message was not taken in time"),
+                behind=(TOO_SLOW, "too slow: the missed messages are no longer stored"),
+            ),
             self._messages_of,
-            buffer=limits.STREAM_BUFFER,
-            send_timeout=limits.STREAM_SEND_TIMEOUT,
-            close_timeout=limits.STREAM_CLOSE_TIMEOUT,
-            too_slow=ReaderTooSlow,
-            stalled=(TOO_SLOW, "too slow: a message was not taken in time"),
-            behind=(TOO_SLOW, "too slow: the missed messages are no longer stored"),
-            verdict=self._verdict,
+            self._verdict,
         )
+        self._orders = StreamOrders(self._service, self._session.post, self._count, self._figures)
 
-        self._door, self._remote = request.app[DOORKEEPER], request.remote or ""
-        self._orders = StreamOrders(
-            request.app[SERVICE], self._session.post, self._count, request.app[FIGURES]
-        )
+    # For the socket
 
-    async def run(self) -> None:
-        """Serve until the client leaves, or is disconnected."""
-        try:
-            await self._session.run(self._read())
-        finally:
-            for reader in self._readers.values():
-                reader.stop()
-            await self._orders.close()
+    def on_message(self, message: str | bytes) -> Wait:
+        if isinstance(message, bytes):
+            detail = "send text messages, not binary ones"
+            self._answer(StreamError(code="invalid_message", detail=detail))
+            return self._session.held()
+        return self._handle(message) or self._session.held()
+
+    def on_writable(self) -> None:
+        self._session.on_writable()
+
+    def on_end(self) -> None:
+        self._session.stop()
+        for reader in self._readers.values():
+            reader.stop()
+        self._streams.application.endings.start(self._orders.close())
 
     # Messages of the client
 
-    async def _read(self) -> None:
-        async for message in self._socket:
-            if message.type is WSMsgType.TEXT:
-                await self._handle(message.data)
-            elif message.type is WSMsgType.BINARY:
-                detail = "send text messages, not binary ones"
-                await self._answer(StreamError(code="invalid_message", detail=detail))
-
-    async def _handle(self, text: str) -> None:
+    def _handle(self, text: str) -> Wait:
         try:
             message = _decoder.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
-            if await self._reread(text):
-                return
+            return self._reread(text, error)
+        if self._refuse_repeated(text):
+            return None
+        if isinstance(message, _TRADING):
+            return self._orders.take(of_message(message), self._caller)
+        if isinstance(message, Subscribe):
+            return self._subscribe(message)
+        began, code = perf_counter(), "ok"
+        try:
+            if isinstance(message, Unsubscribe):
+                self._unsubscribe(message)
+            elif isinstance(message, Auth):
+                self._authenticate(message)
+            elif isinstance(message, Ping):
+                self._answer(Pong(id=message.id))
+        except ServiceError as error:
+            code = self._refuse(message, error)
+        self._count_message(message, code, began)
+        return None
+
+    def _refuse(self, message: ClientMessage, error: ServiceError) -> str:
+        self._answer(StreamError(code=error.code, detail=error.detail, id=message.id))
+        return error.code
+
+    def _count_message(self, message: ClientMessage, code: str, began: float) -> None:
+        name = f"stream {type(message).__name__.lower()}"
+        self._figures.add_socket(name, code, perf_counter() - began)
+
+    def _reread(self, text: str, error: Exception) -> Wait:
+        """Answer a message that does not fit its type."""
+        found = reread(text)
+        if found is None:
             self._leave_if_authentication(text)
             detail = (
                 f'{error}; send e.g. {{"op":"subscribe","channel":"book","market":"BTC-USD"}}, '
                 "see /asyncapi.json"
             )
-            await self._answer(StreamError(code="invalid_message", detail=detail))
-            return
-        if await self._refuse_repeated(text):
-            return
-        if isinstance(message, _TRADING):
-            await self._orders.take(of_message(message), self._caller)
-            await self._session.drained()
-            return
-        began, code = perf_counter(), "ok"
-        try:
-            if isinstance(message, Subscribe):
-                await self._subscribe(message)
-            elif isinstance(message, Unsubscribe):
-                await self._unsubscribe(message)
-            elif isinstance(message, Auth):
-                await self._authenticate(message)
-            elif isinstance(message, Ping):
-                await self._answer(Pong(id=message.id))
-        except ServiceError as error:
-            code = error.code
-            await self._answer(StreamError(code=error.code, detail=error.detail, id=message.id))
-        name = f"stream {type(message).__name__.lower()}"
-        self._request.app[FIGURES].add_socket(name, code, perf_counter() - began)
-
-    async def _reread(self, text: str) -> bool:
-        """Answer a message about orders that does not fit its type; False if it is another one."""
-        found = reread(text)
-        if found is None:
-            return False
-        if await self._refuse_repeated(text):
-            return True
+            self._answer(StreamError(code="invalid_message", detail=detail))
+            return None
+        if self._refuse_repeated(text):
+            return None
         if isinstance(found, Refused):
             self._orders.refuse(found)
-        else:
-            await self._orders.take(found, self._caller)
-        await self._session.drained()
-        return True
+            return None
+        return self._orders.take(found, self._caller)
 
-    async def _refuse_repeated(self, text: str) -> bool:
+    def _refuse_repeated(self, text: str) -> bool:
         """Answer a message with a member that is there twice; False if there is none."""
         try:
             check_members(text)
@@ -179,9 +181,8 @@ class _Connection:
             self._leave_if_authentication(text)
             if refused is not None:
                 self._orders.refuse(refused)
-                await self._session.drained()
             else:
-                await self._answer(StreamError(code="invalid_message", detail=error.detail))
+                self._answer(StreamError(code="invalid_message", detail=error.detail))
             return True
         return False
 
@@ -197,16 +198,26 @@ class _Connection:
         return self._door.count(caller, self._remote, self._loop.time())
 
     async def _subscribe(self, request: Subscribe) -> None:
+        began, code = perf_counter(), "ok"
+        try:
+            await self._open(request)
+        except ServiceError as error:
+            code = self._refuse(request, error)
+        self._count_message(request, code, began)
+        if wait := self._session.held():
+            await wait
+
+    async def _open(self, request: Subscribe) -> None:
         if len(self._readers) >= limits.STREAM_MAX_SUBSCRIPTIONS:
             most = limits.STREAM_MAX_SUBSCRIPTIONS
             detail = f"a connection has at most {most} subscriptions; end one, or open another"
             raise ServiceError(409, "too_many_subscriptions", detail)
-        stream = await self._hub.find(request, self._account(request))
+        stream = await self._service.stream_registry.find(request, self._account(request))
         if stream.name in self._readers:
             raise ServiceError(409, "already_subscribed", f"{stream.name} is coming already")
         reader = Reader(stream, self._session.mark, request.conflate_ms, request.resume)
         self._readers[stream.name] = reader
-        await self._answer(Subscribed(stream=stream.name, resumed=reader.resumed, id=request.id))
+        self._answer(Subscribed(stream=stream.name, resumed=reader.resumed, id=request.id))
         reader.begin()
 
     def _account(self, request: Subscribe) -> int | None:
@@ -220,32 +231,32 @@ class _Connection:
         if request.account is UNSET:
             return self._caller.account
         check_access(self._caller, "operator")
-        return self._request.app[SERVICE].operations.account(request.account).number
+        return self._service.operations.account(request.account).number
 
-    async def _unsubscribe(self, request: Unsubscribe) -> None:
+    def _unsubscribe(self, request: Unsubscribe) -> None:
         reader = self._readers.pop(request.stream, None)
         if reader is None:
             detail = f"{request.stream[:80]!r} is not subscribed to"
             raise ServiceError(409, "not_subscribed", detail)
         reader.stop()
         self._session.forget(reader)
-        await self._answer(Unsubscribed(stream=request.stream, id=request.id))
+        self._answer(Unsubscribed(stream=request.stream, id=request.id))
 
-    async def _authenticate(self, request: Auth) -> None:
+    def _authenticate(self, request: Auth) -> None:
         if any(name.partition("/")[0] in PRIVATE | NODE for name in self._readers):
             detail = "unsubscribe from the channels of the account and of the node first"
             raise ServiceError(409, "already_subscribed", detail)
         # After a failure the connection has no account, and is not the operator's as one without a key is.
         self._caller = ANYBODY
         self._caller = self._identify(request)
-        await self._answer(Authenticated(account=self._caller.account, id=request.id))
+        self._answer(Authenticated(account=self._caller.account, id=request.id))
 
     def _identify(self, request: Auth) -> Caller:
-        door, remote = self._request.app[DOORKEEPER], self._request.remote or ""
+        door = self._door
         caller, failure = None, None
         try:
             caller = door.authenticate(
-                request.key, request.secret, secure=self._request.secure, remote=remote
+                request.key, request.secret, secure=self._secure, remote=self._remote
             )
         except ServiceError as error:
             failure = error
@@ -257,9 +268,8 @@ class _Connection:
             raise failure or RuntimeError("nobody")
         return caller
 
-    async def _answer(self, answer: msgspec.Struct) -> None:
+    def _answer(self, answer: msgspec.Struct) -> None:
         self._session.post(encode(answer))
-        await self._session.drained()
 
     # Messages of the streams
 
@@ -276,71 +286,63 @@ class _Connection:
         """End a connection whose key was revoked."""
         if not self._caller.key:
             return None
-        key = self._request.app[SERVICE].accounts.key(self._caller.key)
+        key = self._service.accounts.key(self._caller.key)
         return (KEY_REVOKED, "the key was revoked") if key is None or key.revoked else None
 
 
-async def stream(request: web.Request) -> web.StreamResponse:
-    """Serves one WebSocket connection until either side ends it."""
-    socket = web.WebSocketResponse(
-        heartbeat=limits.STREAM_HEARTBEAT,
-        max_msg_size=limits.STREAM_MAX_MESSAGE,
-        writer_limit=limits.STREAM_BUFFER,
-        compress=False,  # loopback has bandwidth to spare, and compression would cost each reader
-    )
-    if not socket.can_prepare(request).ok:
-        detail = "/v1/stream accepts WebSocket (RFC 6455) only; connect with a WebSocket client"
-        return problem(request, 426, "upgrade_required", detail, headers={"Upgrade": "websocket"})
-    query_values(request.query.items())
-    connections = request.app[CONNECTIONS]
-    if len(connections) >= limits.STREAM_MAX_CLIENTS:
-        detail = f"{limits.STREAM_MAX_CLIENTS} streams are open already; close one first"
-        return problem(request, 503, "too_many_streams", detail)
-    await socket.prepare(request)
-    connections.add(socket)
-    try:
-        await _Connection(request, socket).run()
-    except ConnectionResetError:
-        pass
-    finally:
-        connections.discard(socket)
-    return socket
+class _Streams:
+    """Stream connections of one application."""
 
+    def __init__(self, application: Application, service: NodeService, door: AccessControl) -> None:
+        self.application = application
+        self.service = service
+        self.door = door
+        self._open: dict[ServerSocket, None] = {}
 
-async def _close_all(app: web.Application) -> None:
-    """Notify every reader that the node stops, before its socket is closed."""
-    closing = [
-        asyncio.create_task(
-            socket.close(code=WSCloseCode.GOING_AWAY, message=b"the node is stopping")
+    def serve(self, request: Request) -> Response | None:
+        """Accept a connection."""
+        caller = self.door.admit(request, asyncio.get_running_loop().time())
+        path, accept = request.head.target.raw_path, accept_key(request.head)
+        if accept is None:
+            detail = "/v1/stream accepts WebSocket (RFC 6455) only; connect with a WebSocket client"
+            upgrade = {"Upgrade": "websocket"}
+            return problem(path, 426, "upgrade_required", detail, headers=upgrade)
+        query_values(request.head.target.query)
+        most = self.door.rules.max_streams
+        if len(self._open) >= most:
+            detail = f"{most} streams are open already; close one first"
+            return problem(path, 503, "too_many_streams", detail)
+        options = SocketOptions(
+            limits.STREAM_MAX_MESSAGE,
+            limits.STREAM_HEARTBEAT,
+            limits.STREAM_BUFFER,
+            limits.STREAM_CLOSE_TIMEOUT,
         )
-        for socket in app[CONNECTIONS]
-    ]
-    if closing:
-        _, late = await asyncio.wait(closing, timeout=limits.SHUTDOWN_TIMEOUT)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*closing, return_exceptions=True)
+        socket = ServerSocket(
+            request, accept, options, lambda made: _Connection(self, request, caller, made)
+        )
+        self._open[socket] = None
+        socket.ended.add_done_callback(lambda _: self._open.pop(socket, None))
+        return None
 
+    async def close(self) -> None:
+        """Notify every reader that the node stops, before its socket is closed."""
+        for socket in self._open:
+            socket.close(GOING_AWAY, "the node is stopping")
+        if self._open:
+            await asyncio.wait([socket.ended for socket in self._open])
 
-async def _sweep(app: web.Application) -> AsyncIterator[None]:
-    """Close streams without readers, while the application runs."""
-
-    async def sweep() -> None:
+    async def sweep(self) -> None:
+        """Close streams without readers, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(limits.STREAM_SWEEP)
-            app[STREAM_REGISTRY].sweep(loop.time())
-
-    task = asyncio.create_task(sweep())
-    yield
-    task.cancel()
-    await asyncio.wait({task})
+            self.service.stream_registry.sweep(loop.time())
 
 
-def add_stream(app: web.Application, registry: StreamRegistry) -> None:
-    """Puts the stream on `app`."""
-    app[STREAM_REGISTRY] = registry
-    app[CONNECTIONS] = set()
-    app.router.add_get("/v1/stream", stream, allow_head=False)
-    app.on_shutdown.append(_close_all)
-    app.cleanup_ctx.append(_sweep)
+def add_stream(application: Application, service: NodeService, door: AccessControl) -> None:
+    """Put the stream on an application."""
+    streams = _Streams(application, service, door)
+    application.router.add("GET", STREAM, streams.serve, head=False)
+    application.goodbyes.append(streams.close)
+    application.tasks.start(streams.sweep())

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final, NamedTuple
 
 import orjson
-from aiohttp import web
 
-from node.api.access import DOORKEEPER
+from node.api.problems import no_route
+from node.http.http_messages import Response
+from node.http.http_server import Application
+from node.http.server_connection import Request
 
 PREFIX: Final = "/web/"
 _TYPES: Final = {
@@ -42,6 +45,9 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+
+
+_TAG: Final = re.compile(r'(?:W/)?"([^"]*)"')  # of If-None-Match
 
 
 class PageFile(NamedTuple):
@@ -72,70 +78,64 @@ def _collect(folder: Traversable, path: str, found: dict[str, PageFile]) -> None
             found[name] = PageFile(body, kind, hashlib.sha256(body).hexdigest()[:32])
 
 
-def _serve(request: web.Request, name: str) -> web.StreamResponse:
+def _file(request: Request, name: str) -> Response:
     file = page_files().get(name)
     if file is None:
-        raise web.HTTPNotFound
+        return no_route(request)
     headers = dict(_HEADERS)
-    headers["Content-Security-Policy"] = _POLICY.format(host=request.host)
+    headers["Content-Security-Policy"] = _POLICY.format(host=request.head.headers["host"])
     headers["ETag"] = f'"{file.etag}"'
-    if any(tag.value in (file.etag, "*") for tag in request.if_none_match or ()):
-        return web.Response(status=304, headers=headers)
-    return web.Response(
-        body=file.body, content_type=file.content_type, charset="utf-8", headers=headers
-    )
+    known = request.head.headers.get("if-none-match", "")
+    if known.strip() == "*" or file.etag in _TAG.findall(known):
+        return Response(304, headers=headers)
+    return Response(200, file.body, f"{file.content_type}; charset=utf-8", headers)
 
 
-async def _get_index(request: web.Request) -> web.StreamResponse:
-    return _serve(request, "index.html")
+def _get_file(request: Request) -> Response:
+    if request.head.method not in ("GET", "HEAD"):
+        return no_route(request, ("GET", "HEAD"))
+    return _file(request, request.head.target.path.removeprefix(PREFIX))
 
 
-async def _get_file(request: web.Request) -> web.StreamResponse:
-    return _serve(request, request.match_info["path"])
-
-
-def add_page(app: web.Application) -> None:
+def add_page(application: Application) -> None:
     """Serve the page at `/` and its files below `/web/`."""
-    app.router.add_get("/", _get_index)
-    app.router.add_get(PREFIX + "{path:.+}", _get_file)
+    application.router.add("GET", "/", lambda request: _file(request, "index.html"))
+    application.router.missing(PREFIX, _get_file)
 
 
-def add_documents(app: web.Application) -> None:
-    """Puts /openapi.json, /docs and /asyncapi.json on `app`."""
-    app.router.add_get("/openapi.json", _get_openapi)
-    app.router.add_get("/docs", _get_page)
-    app.router.add_get("/asyncapi.json", _get_asyncapi)
+def add_documents(application: Application, *, keys_required: bool) -> None:
+    """Put /openapi.json, /docs and /asyncapi.json on an application."""
+
+    def get_openapi(request: Request) -> Response:
+        from node.api.openapi import document
+
+        return _json(document(keys_required=keys_required))
+
+    application.router.add("GET", "/openapi.json", get_openapi)
+    application.router.add("GET", "/docs", _get_page)
+    application.router.add("GET", "/asyncapi.json", _get_asyncapi)
 
 
-async def _get_openapi(request: web.Request) -> web.Response:
-    from node.api.openapi import document
-
-    return _json(document(keys_required=request.app[DOORKEEPER].rules.keys_required))
-
-
-async def _get_asyncapi(_request: web.Request) -> web.Response:
+def _get_asyncapi(_request: Request) -> Response:
     from node.api.asyncapi import document
 
     return _json(document())
 
 
-def _json(document: object) -> web.Response:
-    body = orjson.dumps(document, option=orjson.OPT_INDENT_2)
-    return web.Response(body=body, content_type="application/json")
+def _json(document: object) -> Response:
+    return Response(body=orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
 
-async def _get_page(request: web.Request) -> web.Response:
+def _get_page(request: Request) -> Response:
     from node.api.openapi import page
 
-    text = page()
+    text, host = page(), request.head.headers["host"]
     for scheme, own in (("http", request.scheme), ("ws", request.scheme.replace("http", "ws"))):
-        text = text.replace(f"{scheme}://HOST", html.escape(f"{own}://{request.host}"))
-    return web.Response(
-        text=text,
-        content_type="text/html",
-        headers={
-            "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-            "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'"
-        },
+        text = text.replace(f"{scheme}://HOST", html.escape(f"{own}://{host}"))
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; "
+        "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
     )
+    headers = {"Content-Security-Policy": policy}
+    return Response(200, text.encode(), "text/html; charset=utf-8", headers)

@@ -13,12 +13,15 @@ from math import inf
 from typing import Any, Final
 
 import msgspec
-from aiohttp import WSCloseCode, WSMsgType, web
 
 from node.api import limits
-from node.api.access import admit
+from node.api.access import AccessControl
+from node.api.node_service import NodeService
 from node.api.problems import problem
-from node.api.rest import SERVICE
+from node.http.http_messages import Response
+from node.http.http_server import Application
+from node.http.server_connection import Request
+from node.http.server_socket import GOING_AWAY, ServerSocket, SocketOptions, accept_key
 from node.views.worker_messages import (
     MAX_MESSAGE,
     WORKER_PATH,
@@ -31,12 +34,12 @@ from node.views.worker_messages import (
     WorkerRefused,
 )
 from p2p.base.errors import HandlerError, RpcError
+from p2p.base.websocket import BINARY, PROTOCOL_ERROR
 from p2p.services.service_server import current_request
 from p2p.wire.messages import pack
 
 log = logging.getLogger("node.api")
 
-WORKERS: Final = web.AppKey("workers", set[web.WebSocketResponse])
 _decoder: Final = msgspec.msgpack.Decoder(FromWorker)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -44,11 +47,52 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 class AttachedWorker:
     """One connection of a worker process. `serve` is the service's handler in the node."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
+    def __init__(self, node: NodeService, socket: ServerSocket) -> None:
+        self._node = node
         self._socket = socket
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[Served]] = {}
         self._numbers = count(1)
+        self._attached: str | None = None
+
+    # For the socket
+
+    def on_message(self, message: str | bytes) -> None:
+        if isinstance(message, str):
+            return
+        try:
+            found = _decoder.decode(message)
+        except msgspec.DecodeError as error:
+            self._socket.close(PROTOCOL_ERROR, str(error)[:100])
+            return
+        if isinstance(found, Served):
+            self._on_served(found)
+        elif isinstance(found, Attach) and self._attached is None:
+            self._attach(found)
+
+    def on_writable(self) -> None:
+        pass
+
+    def on_end(self) -> None:
+        if self._attached is not None:
+            self._node.service_calls.withdraw(self._attached)
+            log.info("the worker process that served %s has gone", self._attached)
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(RpcError("internal", "the worker process went away"))
+
+    def _attach(self, wanted: Attach) -> None:
+        try:
+            self._node.service_calls.serve(
+                wanted.service, self.serve, workers=max(1, wanted.workers)
+            )
+        except ValueError as error:
+            self._socket.send(_encode(WorkerRefused(str(error))), BINARY)
+            self._socket.close()
+            return
+        self._attached = wanted.service
+        log.info("a worker process serves %s", wanted.service)
+        self._socket.send(_encode(Attached(self._node.node_id)), BINARY)
 
     async def serve(self, payload: Any) -> Any:
         """Have the worker answer a request.
@@ -64,13 +108,13 @@ class AttachedWorker:
         message = Serve(number, msgspec.Raw(pack(payload)), request.caller, left, request.id)
         answered = False
         try:
-            await self._send(message)
+            self._send(message)
             served = await reply
             answered = True
         finally:
             del self._waiting[number]
-            if not answered and not self._socket.closed:
-                self._loop.create_task(self._send(Dropped(number))).add_done_callback(_seen)
+            if not answered and self._socket.open:
+                self._send(Dropped(number))
         if served.error:
             raise HandlerError(served.error, served.message)
         if served.failure:
@@ -79,93 +123,42 @@ class AttachedWorker:
             )
         return msgspec.msgpack.decode(served.result)
 
-    def on_served(self, served: Served) -> None:
+    def _on_served(self, served: Served) -> None:
         waiting = self._waiting.get(served.id)
         if waiting is not None and not waiting.done():
             waiting.set_result(served)
 
-    def gone(self) -> None:
-        """Fail what is being served: the worker's connection has ended."""
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(RpcError("internal", "the worker process went away"))
-
-    async def _send(self, message: Serve | Dropped) -> None:
-        try:
-            await self._socket.send_bytes(_encode(message))
-        except ConnectionError:
-            raise RpcError("internal", "the worker process went away") from None
+    def _send(self, message: Serve | Dropped) -> None:
+        if not self._socket.open:
+            raise RpcError("internal", "the worker process went away")
+        self._socket.send(_encode(message), BINARY)
 
 
-def _seen(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()  # the connection's end is seen where it is read
+def add_worker(application: Application, service: NodeService, door: AccessControl) -> None:
+    """Put the worker socket on an application."""
+    workers: dict[ServerSocket, None] = {}
+    clock = asyncio.get_running_loop().time
 
+    def serve(request: Request) -> Response | None:
+        door.admit(request, clock(), "operator")
+        accept = accept_key(request.head)
+        if accept is None:
+            detail = f"{WORKER_PATH} is for 'exchange-node worker', over WebSocket"
+            upgrade = {"Upgrade": "websocket"}
+            return problem(
+                request.head.target.raw_path, 426, "upgrade_required", detail, headers=upgrade
+            )
+        options = SocketOptions(MAX_MESSAGE, limits.STREAM_HEARTBEAT)
+        socket = ServerSocket(request, accept, options, lambda made: AttachedWorker(service, made))
+        workers[socket] = None
+        socket.ended.add_done_callback(lambda _: workers.pop(socket, None))
+        return None
 
-async def worker(request: web.Request) -> web.StreamResponse:
-    """Serve one worker connection until either side ends it."""
-    admit(request, "operator")
-    socket = web.WebSocketResponse(
-        heartbeat=limits.STREAM_HEARTBEAT, max_msg_size=MAX_MESSAGE, compress=False
-    )
-    if not socket.can_prepare(request).ok:
-        detail = f"{WORKER_PATH} is for 'exchange-node worker', over WebSocket"
-        return problem(request, 426, "upgrade_required", detail, headers={"Upgrade": "websocket"})
-    await socket.prepare(request)
-    workers = request.app[WORKERS]
-    workers.add(socket)
-    try:
-        await _serve(request, socket)
-    finally:
-        workers.discard(socket)
-    return socket
+    async def close() -> None:
+        for socket in workers:
+            socket.close(GOING_AWAY, "the node is stopping")
+        if workers:
+            await asyncio.wait([socket.ended for socket in workers])
 
-
-async def _serve(request: web.Request, socket: web.WebSocketResponse) -> None:
-    node = request.app[SERVICE]
-    attached: str | None = None
-    process = AttachedWorker(socket)
-    try:
-        async for frame in socket:
-            if frame.type is not WSMsgType.BINARY:
-                continue
-            message = _decoder.decode(frame.data)
-            if isinstance(message, Served):
-                process.on_served(message)
-            elif isinstance(message, Attach) and attached is None:
-                try:
-                    node.service_calls.serve(
-                        message.service, process.serve, workers=max(1, message.workers)
-                    )
-                except ValueError as error:
-                    await socket.send_bytes(_encode(WorkerRefused(str(error))))
-                    break
-                attached = message.service
-                log.info("a worker process serves %s", attached)
-                await socket.send_bytes(_encode(Attached(node.node_id)))
-    except msgspec.DecodeError as error:
-        await socket.close(code=WSCloseCode.PROTOCOL_ERROR, message=str(error)[:100].encode())
-    except ConnectionError:
-        pass
-    finally:
-        if attached is not None:
-            node.service_calls.withdraw(attached)
-            log.info("the worker process that served %s has gone", attached)
-        process.gone()
-
-
-async def _close_all(app: web.Application) -> None:
-    await asyncio.gather(
-        *(
-            socket.close(code=WSCloseCode.GOING_AWAY, message=b"the node is stopping")
-            for socket in app[WORKERS]
-        ),
-        return_exceptions=True,
-    )
-
-
-def add_worker(app: web.Application) -> None:
-    """Put the worker socket on `app`."""
-    app[WORKERS] = set()
-    app.router.add_get(WORKER_PATH, worker, allow_head=False)
-    app.on_shutdown.append(_close_all)
+    application.router.add("GET", WORKER_PATH, serve, head=False)
+    application.goodbyes.append(close)

@@ -17,7 +17,7 @@ from prometheus_client.core import (
 )
 
 from exchange.journal.journal import Journal
-from node.http.http_requests import LATENCY_BOUNDS, RequestFigures
+from node.http.request_figures import LATENCY_BOUNDS, RequestFigures
 from node.service.diagnostics import LAG_BOUNDS
 from node.streams.stream_registry import StreamRegistry
 from p2p.flow import GateStatus

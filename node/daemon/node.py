@@ -217,11 +217,11 @@ class Node:
                 keys_required=settings.api_keys_required,
                 plain_keys=settings.api_plain_keys,
                 rate_limit=settings.api_rate_limit,
+                max_streams=settings.api_max_streams,
                 operator_token=self.operator_token,
             ),
             tls=tls,
-            outermost=[part.middleware for part in parts if part.middleware is not None],
-            sees_orders=any(part.sees_orders for part in parts),
+            outermost=[part.around for part in parts if part.around is not None],
         )
         for part in parts:
             part.attach(self)

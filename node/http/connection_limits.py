@@ -3,7 +3,7 @@
 A connection that has not sent the headers of its first request is new. New connections are in the order
 of their arrival, so one timer, for the oldest, serves all of them. When the server is full, the oldest new
 connection makes room: a client that opens connections and sends nothing takes no slots from others. A client that
-has made a request keeps its connection until it has been idle for too long, which aiohttp sees to.
+has made a request keeps its connection until it has been idle for too long, which the connection sees to.
 
 Rules of this file: no connection is looked at when another one makes a request, and nothing here waits.
 """
@@ -14,7 +14,7 @@ import asyncio
 import ipaddress
 import resource
 from functools import lru_cache
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 
 class Cuttable(Protocol):
@@ -46,7 +46,10 @@ def connections_allowed(most: int) -> int:
     return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft // 2))
 
 
-class ConnectionLimits:
+C = TypeVar("C", bound=Cuttable)
+
+
+class ConnectionLimits(Generic[C]):
     """The open connections of one server.
 
     At most `most` in all and `per_address` of an `address_group`, other than this machine; a connection
@@ -65,9 +68,9 @@ class ConnectionLimits:
         self._most = most
         self._per_address = per_address
         self._header_timeout = header_timeout
-        self._open: dict[Cuttable, str | None] = {}
+        self._open: dict[C, str | None] = {}
         self._groups: dict[str, int] = {}
-        self._new: dict[Cuttable, float] = {}  # by arrival: when each is cut
+        self._new: dict[C, float] = {}  # by arrival: when each is cut
         self._timer: asyncio.TimerHandle | None = None
         self.refused = 0  # connections that were cut on arrival, or later to make room
         self.timed_out = 0
@@ -75,7 +78,11 @@ class ConnectionLimits:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, connection: Cuttable, address: str) -> bool:
+    def all(self) -> list[C]:
+        """The open connections."""
+        return list(self._open)
+
+    def add(self, connection: C, address: str) -> bool:
         """Count a connection that has just been made. False: it is over a limit and must be cut."""
         group = address_group(address)
         if group is not None and self._groups.get(group, 0) >= self._per_address:
@@ -92,11 +99,11 @@ class ConnectionLimits:
             self._timer = self._loop.call_later(self._header_timeout, self._expire)
         return True
 
-    def requested(self, connection: Cuttable) -> None:
+    def requested(self, connection: C) -> None:
         """The connection has sent the headers of a request."""
         self._new.pop(connection, None)
 
-    def remove(self, connection: Cuttable) -> None:
+    def remove(self, connection: C) -> None:
         """The connection has ended. Not counted connections are fine too."""
         self._new.pop(connection, None)
         if connection not in self._open:
@@ -123,7 +130,7 @@ class ConnectionLimits:
         self._cut(oldest)
         return True
 
-    def _cut(self, connection: Cuttable) -> None:
+    def _cut(self, connection: C) -> None:
         self.remove(connection)
         connection.cut()
 

@@ -4,14 +4,14 @@ A session has sources (subscriptions) that are marked when they have messages, a
 client's own messages. Both are written in order of their posting:
 
 - A reader that keeps up gets its messages in the same turn of the event loop, without a task switch.
-- A reader that does not gets them from a task as its socket drains. Until then its sources are not
+- A reader that does not gets them as its socket drains. Until then its sources are not
   asked again, so nothing is queued but what one look at the sources gave: a slow reader receives
   combined states, and the node's memory does not depend on it.
 - A reader that takes no message for `send_timeout` seconds is stalled. A watch every quarter of that
   time finds it, which is cheaper than a timer for each message.
 
-Rules of this file: `post` and `mark` never wait; `drained` is where a reader's own requests are held back
-while it does not read; the connection's end is decided here alone, by `fault`, stall or `verdict`.
+Rules of this file: `post` and `mark` never wait; `held` is where a reader's own requests are held back
+while it does not read; the connection's end is decided here alone, by fault, stall or `verdict`.
 """
 
 from __future__ import annotations
@@ -19,26 +19,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-from aiohttp import WSMsgType, web
+from node.http.server_socket import ServerSocket
+from p2p.base.websocket import frame
 
 MAX_SHARED: Final = 0xFFFF  # bytes of a text whose frame is kept for the next reader
-_TEXT: Final = 0x80 | 0x1  # the last frame of a message, and its kind
 
 log = logging.getLogger("node.api")
 
-
-@lru_cache(maxsize=8)
-def text_frame(message: bytes) -> bytes:
-    """A server's WebSocket frame of a text of at most `MAX_SHARED` bytes. Readers of the same messages share it."""
-    size = len(message)
-    if size < 126:
-        return bytes((_TEXT, size)) + message
-    return bytes((_TEXT, 126)) + size.to_bytes(2) + message
+_shared_frame: Final = lru_cache(maxsize=8)(frame)  # readers of the same message share it
 
 
 class MessageSource(Protocol):
@@ -52,91 +45,67 @@ S = TypeVar("S", bound=MessageSource)
 End = tuple[int, str]  # close code and reason
 
 
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """Ends of a connection: `stalled` of a reader that takes nothing for `send_timeout` seconds, `behind` of one that is
+    further behind than its sources go, which raise `too_slow`. An end that is None comes without a close frame."""
+
+    send_timeout: float
+    too_slow: type[Exception]
+    stalled: End | None = None
+    behind: End | None = None
+
+
 class SocketSession(Generic[S]):
     """Writer of one connection.
 
-    `take` returns a source's messages at a time, as encoded text frames. When it raises, the connection
-    ends: with the close code and reason `behind` for `too_slow`, at once for anything else. `stalled` is the
-    end of a reader that takes nothing; `verdict` is looked at now and then and ends the connection with what
-    it returns. An end that is None comes without a close frame. Times are seconds, `buffer` is bytes.
+    `take` returns a source's messages at a time, as encoded text. `verdict` is looked at now and then and ends the
+    connection with what it returns.
     """
 
     def __init__(
         self,
-        request: web.Request,
-        socket: web.WebSocketResponse,
+        socket: ServerSocket,
+        rules: SessionRules,
         take: Callable[[S, float], Iterable[bytes]],
-        *,
-        buffer: int,
-        send_timeout: float,
-        close_timeout: float = 1.0,
-        too_slow: type[Exception],
-        stalled: End | None = None,
-        behind: End | None = None,
         verdict: Callable[[], End | None] = lambda: None,
     ) -> None:
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the connection is gone already")
-        self._transport = transport
         self._socket = socket
-        writer = socket._writer
-        if writer is not None and writer.compress:
-            raise ValueError("a session is for sockets without compression: readers share frames")
-        self._writer = writer
+        self._rules = rules
         self._take = take
-        self._buffer = buffer
-        self._send_timeout = send_timeout
-        self._stalled = stalled
-        self._close_timeout = close_timeout
-        self._too_slow = too_slow
-        self._behind = behind
         self._verdict = verdict
         self._loop = asyncio.get_running_loop()
         self._ready: dict[S, None] = {}  # sources that have messages
         self._planned: asyncio.Handle | None = None  # the next look at those,
         self._planned_for = 0.0  # and its time
-        self._waiting: deque[bytes] = deque()  # frames without room in the socket's buffer
-        self._full = asyncio.Event()  # the writer task has work: frames without room, or a fault
-        self._room = asyncio.Event()  # nothing waits
-        self._room.set()
-        self._sending: float | None = None  # since this time a frame waits to be taken
-        self._fault: Exception | None = None
+        self._waiting: deque[bytes] = deque()  # frames that the reader has no room for,
+        self._full: float | None = None  # and since when
+        self._room: asyncio.Future[None] | None = None  # for those that wait until they are written
         self._over = False
-
-    async def run(self, read: Awaitable[None]) -> None:
-        """Write beside `read` until it returns, or the connection ends."""
-        writer = self._loop.create_task(self._write())
-        watch = self._loop.create_task(self._watch(writer))
-        try:
-            await read
-        except ConnectionError:
-            self.cut()
-        finally:
-            self._over = True
-            if self._planned is not None:
-                self._planned.cancel()
-            for task in (watch, writer):
-                task.cancel()
-            await asyncio.wait({watch, writer})
+        self._watch = self._loop.call_later(rules.send_timeout / 4, self._look)
 
     # Answers
 
     def post(self, message: bytes) -> None:
         """Write a message behind everything before it."""
-        if self._over:
-            return
-        self._waiting.append(message)
-        if not self._full.is_set():
-            self._flush()
+        if not self._over:
+            self._waiting.append(frame(message))
+            if self._full is None:
+                self._flush()
 
-    async def drained(self) -> None:
-        """Wait until everything posted has room in the socket's buffer.
+    def held(self) -> Coroutine[Any, Any, None] | None:
+        """Wait until everything posted has room; None if it has.
 
         Raises:
             ConnectionResetError: the connection ended instead.
         """
-        await self._room.wait()
+        return None if self._full is None else self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        while self._full is not None and not self._over:
+            if self._room is None:
+                self._room = self._loop.create_future()
+            await asyncio.shield(self._room)
         if self._over:
             raise ConnectionResetError("the connection has ended")
 
@@ -145,7 +114,7 @@ class SocketSession(Generic[S]):
     def mark(self, source: S) -> None:
         """Look at a source when it is due; the look is out of reach of the caller."""
         self._ready[source] = None
-        if not self._full.is_set():
+        if self._full is None:
             self._plan(source.due)
 
     def forget(self, source: S) -> None:
@@ -167,7 +136,7 @@ class SocketSession(Generic[S]):
             self._planned = self._loop.call_soon(self._carry)
 
     def _carry(self) -> None:
-        """Write what sources have, as far as there is room; the writer task has the rest."""
+        """Write what sources have, as far as there is room."""
         self._planned = None
         try:
             now = self._loop.time()
@@ -175,7 +144,9 @@ class SocketSession(Generic[S]):
                 if source.due > now:
                     continue
                 self._ready.pop(source, None)
-                self._waiting.extend(self._take(source, now))
+                for message in self._take(source, now):
+                    shared = len(message) <= MAX_SHARED
+                    self._waiting.append(_shared_frame(message) if shared else frame(message))
                 if not self._flush():
                     return
         except Exception as error:
@@ -187,90 +158,61 @@ class SocketSession(Generic[S]):
     # Writing
 
     def _flush(self) -> bool:
-        """Write what waits; returns False when the buffer is full or the connection failed."""
-        try:
-            while self._waiting:
-                if self._transport.get_write_buffer_size() >= self._buffer:
-                    self._room.clear()
-                    self._full.set()
-                    return False
-                self._write_now(self._waiting.popleft())
-        except ConnectionError as error:
-            self._fail(error)
-            return False
+        """Write what waits; returns False if the reader has no room for all of it."""
+        waiting, socket = self._waiting, self._socket
+        while waiting:
+            if socket.paused:
+                self._full = self._loop.time()
+                return False
+            socket.write(waiting.popleft())
         return True
 
-    def _write_now(self, message: bytes) -> None:
-        """Write one frame without waiting."""
-        writer = self._writer
-        if writer is not None and len(message) <= MAX_SHARED:
-            if writer._closing or self._transport.is_closing():
-                raise ConnectionResetError("the connection is closing")
-            self._transport.write(text_frame(message))
+    def on_writable(self) -> None:
+        """The reader has room again."""
+        if self._full is None or self._over:
             return
-        # aiohttp writes first and then waits for room, if at all.
-        sending = self._socket.send_frame(message, WSMsgType.TEXT)
-        try:
-            sending.send(None)
-        except StopIteration:
-            return
-        sending.close()
-
-    def _fail(self, error: Exception) -> None:
-        self._fault = error
-        self._room.clear()
-        self._full.set()
-
-    async def _write(self) -> None:
-        """Write what had no room, as the reader takes it, until cancelled or at fault."""
-        while True:
-            await self._full.wait()
-            if self._fault is not None:
-                break
-            try:
-                while self._waiting:
-                    self._sending = self._loop.time()
-                    await self._socket.send_frame(self._waiting.popleft(), WSMsgType.TEXT)
-            except ConnectionError as error:
-                self._fault = error
-                break
-            self._sending = None
-            self._full.clear()
-            self._room.set()
+        self._full = None
+        if self._flush():
+            self._release()
             if self._planned is not None:
                 self._planned.cancel()
             self._carry()
-        if isinstance(self._fault, self._too_slow):
-            await self._part(self._behind)
-            return
-        if not isinstance(self._fault, ConnectionError):
-            log.error("a WebSocket session failed", exc_info=self._fault)
-        self.cut()
 
-    async def _watch(self, writer: asyncio.Task[None]) -> None:
+    def _release(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
+    # The end
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, self._rules.too_slow):
+            self._part(self._rules.behind)
+        else:
+            log.error("a WebSocket session failed", exc_info=error)
+            self._part(None)
+
+    def _look(self) -> None:
         """Disconnect a stalled reader, and a connection with a verdict."""
-        timeout = self._send_timeout
-        while True:
-            await asyncio.sleep(timeout / 4)
-            if self._sending is not None and self._loop.time() - self._sending >= timeout:
-                end = self._stalled
-            elif (end := self._verdict()) is None:
-                continue
-            writer.cancel()
-            await self._part(end)
-            return
+        timeout = self._rules.send_timeout
+        self._watch = self._loop.call_later(timeout / 4, self._look)
+        if self._full is not None and self._loop.time() - self._full >= timeout:
+            self._part(self._rules.stalled)
+        elif (end := self._verdict()) is not None:
+            self._part(end)
 
-    async def _part(self, end: End | None) -> None:
-        """Close with a reason, as long as the reader may see it."""
-        if end is not None:
-            with suppress(Exception):
-                async with asyncio.timeout(self._close_timeout):
-                    code, reason = end
-                    await self._socket.close(code=code, message=reason.encode(), drain=False)
-        self.cut()
+    def _part(self, end: End | None) -> None:
+        self.stop()
+        if end is None:
+            self._socket.cut()
+        else:
+            self._socket.close(*end)
 
-    def cut(self) -> None:
-        """End the connection now."""
+    def stop(self) -> None:
+        """Write nothing any more."""
         self._over = True
-        self._room.set()
-        self._transport.abort()
+        self._watch.cancel()
+        if self._planned is not None:
+            self._planned.cancel()
+            self._planned = None
+        self._release()

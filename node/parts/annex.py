@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 if (
     TYPE_CHECKING
-):  # for types: commands load this module, and few of them need aiohttp or the engine
+):  # for types: commands load this module, and few of them need the server or the engine
     from collections.abc import Callable
 
-    from aiohttp.typedefs import Middleware
     from prometheus_client.core import Metric
 
     from config import Settings
@@ -21,6 +20,7 @@ if (
     from exchange.model.ports import Send
     from exchange.orders.engine_context import Drained
     from node.daemon.node import Node
+    from node.http.http_server import Around
     from node.service.account_trading import OrderTracer
     from node.service.committer import Gate
     from node.views.node_views import DiscoveryView, StatusView
@@ -45,7 +45,7 @@ class Annex:
         group: heading of `exchange-node --help` that they are listed under.
         routes: REST operations, a tuple of `node.api.route.Route`.
         application: function(application, service, access rules) that adds what REST operations cannot
-            express; it returns handlers of requests that need no application (`DirectHandlers`).
+            express.
         settings: class of the annex's settings, derived from `config.Settings`.
         wanted: settings that ask for the annex; if there are any, and all are empty or off, the next three are not
             loaded.
@@ -136,8 +136,7 @@ class NodePart:
     order_tracer: OrderTracer | None = None
     order_spans: OrderSpans | None = None
     call_tracer: CallTracer | None = None
-    middleware: Middleware | None = None  # around all others of the API
-    sees_orders = False  # the middleware wants orders too, which have a shorter way without it
+    around: Around | None = None  # step around all others of the API's requests
 
     def attach(self, node: Node) -> None:
         """All parts of the node exist; it is not running yet."""

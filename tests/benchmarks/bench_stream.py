@@ -126,7 +126,7 @@ class Bench:
         self.service = service
         self.storm = Storm(service)
         self.pipe = pipe
-        self.port = 0
+        self.port = self.empty_port = 0
         self.sockets: list[web.WebSocketResponse] = []
 
     async def empty(self, request: web.Request) -> web.WebSocketResponse:
@@ -163,7 +163,7 @@ class Bench:
 
     async def floor(self, messages: list[bytes], readers: int) -> float:
         """The same, from a handler that has nothing to do but to send."""
-        self.pipe.send((self.port, "/empty", "{}", readers))
+        self.pipe.send((self.empty_port, "/empty", "{}", readers))
         await until(lambda: len(self.sockets) == readers)
         begin = time.process_time()
         for number in range(CHANGES[readers]):
@@ -193,16 +193,18 @@ async def measure(pipe: Pipe, rounds: int) -> dict[str, list[float]]:
 
 
 async def measured(service: Any, pipe: Pipe, rounds: int) -> dict[str, list[float]]:
-    from node.api.api_server import make_app
+    from node.api.api_server import make_application
+    from node.http.http_server import HttpServer
 
     bench = Bench(service, pipe)
-    app = make_app(service)
+    server = HttpServer(make_application(service))
+    _, bench.port = await server.start("127.0.0.1", 0)
+    app = web.Application()
     app.router.add_get("/empty", bench.empty)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    bench.port = runner.addresses[0][1]
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    bench.empty_port = runner.addresses[0][1]
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         for level in LEVELS:
@@ -216,6 +218,7 @@ async def measured(service: Any, pipe: Pipe, rounds: int) -> dict[str, list[floa
             found.setdefault(f"{level} apart", []).append(bench.apart(level))
             service.stream_registry.close()
     await runner.cleanup()
+    await server.stop()
     return found
 
 

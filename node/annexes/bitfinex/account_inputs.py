@@ -35,7 +35,7 @@ from node.annexes.bitfinex.errors import BAD_AUTH, UNKNOWN, BitfinexError, bad, 
 from node.annexes.bitfinex.limits import FILTERS_MAX, INPUTS_WAITING
 from node.annexes.bitfinex.order_operations import KINDS, Done, OrderOperations, refused, submitted
 from node.annexes.bitfinex.symbols import Pair
-from node.http.http_requests import RequestFigures
+from node.http.request_figures import RequestFigures
 
 log = logging.getLogger("node.api")
 
@@ -113,8 +113,8 @@ class AccountInputs:
         self._not_begun = 0  # of the tasks
         self._unanswered = 0  # orders placed without a task
 
-    async def take(self, message: Any) -> None:
-        """Start the operation of an input; wait while too many are under way. Raises:
+    def take(self, message: Any) -> Coroutine[Any, Any, None] | None:
+        """Start the operation of an input; what is returned waits before, while too many are under way. Raises:
         BitfinexError: not an input.
         """
         if not (isinstance(message, list) and len(message) >= 4 and message[0] == 0):
@@ -125,11 +125,20 @@ class AccountInputs:
         if kind == "calc":
             self.session.demand("read")
             self._calculate(payload)
-            return
+            return None
         if kind not in KINDS:
             raise BitfinexError(UNKNOWN, "input: unknown")
+        if len(self._tasks) + self._unanswered >= INPUTS_WAITING:
+            return self._begin_later(kind, payload)
+        self._begin(kind, payload)
+        return None
+
+    async def _begin_later(self, kind: str, payload: Any) -> None:
         while len(self._tasks) + self._unanswered >= INPUTS_WAITING:
             await self._room()
+        self._begin(kind, payload)
+
+    def _begin(self, kind: str, payload: Any) -> None:
         # Inputs begin in their order: not before one whose task has not.
         if kind == "on" and not self._not_begun and self._side.trading.open:
             self._place(payload)
@@ -164,9 +173,8 @@ class AccountInputs:
         except Exception as error:
             self._failed("on", payload, error, began)
             return
-        wait = side.trading.take_answer_wait
-        if wait > 0 and any(order.pending for order in placed):
-            self._start(self._answer_decided(payload, placed, pair, wait, began))
+        if side.operations.must_wait(placed):
+            self._start(self._answer_decided(payload, placed, pair, began))
             return
         text = order_text(placed[0], pair)
         self.stream.remember(placed[0], text)
@@ -183,14 +191,11 @@ class AccountInputs:
         side.trading.when_durable(durable)
 
     async def _answer_decided(
-        self, payload: Any, placed: Sequence[Order], pair: Pair, wait: float, began: float
+        self, payload: Any, placed: Sequence[Order], pair: Pair, began: float
     ) -> None:
         """Notify of orders that take from other nodes, when these have decided."""
         try:
-            orders = await self._side.trading.decided(placed, wait=wait)
-            done = submitted(order_text(orders[0], pair), len(orders))
-        except CommandRejected as error:
-            self._failed("on", payload, refusal(error.code, error.detail), began)
+            done = await self._side.operations.decided(placed, pair)
         except Exception as error:
             self._failed("on", payload, error, began)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-from aiohttp import web
 
 from exchange.market.candles import LATEST
 from exchange.model.records import Fill, Order, Posting
@@ -17,6 +16,7 @@ from node.annexes.bitfinex.order_inputs import Body
 from node.annexes.bitfinex.pages import whole_page
 from node.annexes.bitfinex.public_arrays import array
 from node.annexes.bitfinex.symbols import Pair, Symbols
+from node.http.server_connection import Request
 from node.service.market_data import MarketData
 from node.service.trading import Span, Trading
 
@@ -49,7 +49,7 @@ class AccountReads:
         return await self._orders(account, found)
 
     async def past_orders(
-        self, request: web.Request, account: int, body: Body, pair: Pair | None
+        self, request: Request, account: int, body: Body, pair: Pair | None
     ) -> str:
         key = None if pair is None else pair.key
         wanted = order_inputs.wanted_ids(body)
@@ -80,9 +80,7 @@ class AccountReads:
             if (pair := self._symbols.find(order.market)) is not None
         )
 
-    async def trades(
-        self, request: web.Request, account: int, body: Body, pair: Pair | None
-    ) -> str:
+    async def trades(self, request: Request, account: int, body: Body, pair: Pair | None) -> str:
         span = _span(body, ORDERS_DEFAULT, ORDERS_MAX)
         key = None if pair is None else pair.key
         found = await whole_page(
@@ -112,9 +110,7 @@ class AccountReads:
     async def wallets(self, account: int) -> str:
         return array(wallet_texts(self._trading, account))
 
-    async def ledger(
-        self, request: web.Request, account: int, body: Body, asset: str | None
-    ) -> str:
+    async def ledger(self, request: Request, account: int, body: Body, asset: str | None) -> str:
         if asset is not None and asset not in self._symbols.currencies:
             raise bad("currency")
         span = _span(body, ORDERS_DEFAULT, ORDERS_MAX)

@@ -22,13 +22,13 @@ and its checksum. Inputs about orders begin in the order they arrive and may end
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Coroutine, Iterable, Iterator
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 import orjson
-from aiohttp import WSMsgType, web
 
 from node.annexes.bitfinex import order_inputs
 from node.annexes.bitfinex.account_inputs import DEAD_MAN, AccountInputs, PrivateSide
@@ -42,7 +42,6 @@ from node.annexes.bitfinex.errors import (
     BitfinexError,
 )
 from node.annexes.bitfinex.limits import (
-    BUFFER,
     CHANNELS,
     HEARTBEAT,
     MAX_ID,
@@ -51,7 +50,9 @@ from node.annexes.bitfinex.limits import (
 )
 from node.annexes.bitfinex.public_channels import Channels, ChannelStream
 from node.http.json_members import RepeatedMember, check_members
-from node.http.socket_session import End, SocketSession
+from node.http.server_connection import Request
+from node.http.server_socket import ServerSocket
+from node.http.socket_session import End, SessionRules, SocketSession
 from node.streams.stream import ReaderTooSlow
 
 TIMESTAMPS: Final = 32_768
@@ -62,38 +63,44 @@ _MAX_FLAGS: Final = 2**53
 _MAX_CHANNEL: Final = 2**31
 
 
+class Sockets(Protocol):
+    """State that the connections of one application share."""
+
+    @property
+    def public(self) -> Channels: ...
+
+    @property
+    def private(self) -> PrivateSide | None: ...
+
+    @property
+    def server_id(self) -> str: ...
+
+    def end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what is left to do for a connection that has ended."""
+        ...
+
+
 class BitfinexConnection:
     """See the module's docstring."""
 
-    def __init__(
-        self,
-        request: web.Request,
-        socket: web.WebSocketResponse,
-        public: Channels,
-        private: PrivateSide | None,
-        server_id: str,
-        clock: Callable[[], float],
-    ) -> None:
-        self._request = request
+    def __init__(self, sockets: Sockets, request: Request, socket: ServerSocket) -> None:
+        self._sockets = sockets
+        self._secure, self._remote = request.secure, request.remote
         self._socket = socket
-        self._public = public
-        self._server_id = server_id
-        self._clock = clock
+        self._public = sockets.public
+        self._private = sockets.private
+        self._clock = clock = asyncio.get_running_loop().time
         self._channels: dict[int, ChannelStream] = {}
-        self._private = private
         self._account: AccountInputs | None = None
         self._next = 1
         self._flags = 0
         self._sequence = 0
         self._beat = clock() + HEARTBEAT
         self._session = SocketSession[BitfinexConnection](
-            request,
             socket,
+            SessionRules(SEND_TIMEOUT, ReaderTooSlow),
             lambda _, now: self._due_messages(now),
-            buffer=BUFFER,
-            send_timeout=SEND_TIMEOUT,
-            too_slow=ReaderTooSlow,
-            verdict=self._verdict,
+            self._verdict,
         )
         self._answers = {
             "ping": self._on_ping,
@@ -102,22 +109,37 @@ class BitfinexConnection:
             "unsubscribe": self._on_unsubscribe,
             "auth": self._on_auth,
         }
-
-    async def run(self) -> None:
-        """Serve the client until it leaves, or is disconnected."""
-        await self._session.run(self._read())
-
-    async def _read(self) -> None:
-        """Greet, then answer the client's messages until it leaves."""
-        platform = {"status": 1}
-        await self._tell(
-            {"event": "info", "version": 2, "serverId": self._server_id, "platform": platform}
+        self._post(
+            {
+                "event": "info",
+                "version": 2,
+                "serverId": sockets.server_id,
+                "platform": {"status": 1},
+            }
         )
-        async for message in self._socket:
-            if message.type is WSMsgType.TEXT:
-                await self._handle(message.data)
-            elif message.type is WSMsgType.BINARY:
-                await self._tell(_error("json: invalid", UNKNOWN))
+
+    # For the socket
+
+    def on_message(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
+        if isinstance(message, bytes):
+            self._post(_error("json: invalid", UNKNOWN))
+        elif not message.lstrip().startswith("["):
+            return self._handle(message)
+        elif wait := self._on_input(message):
+            return wait
+        return self._session.held()
+
+    def on_writable(self) -> None:
+        self._session.on_writable()
+
+    def on_end(self) -> None:
+        """Listen to nothing any more, and leave the account; its orders are cancelled if that was asked for."""
+        self._session.stop()
+        for channel in self._channels.values():
+            channel.close()
+        self._channels.clear()
+        if self._account is not None:
+            self._sockets.end(self._account.close())
 
     def _verdict(self) -> End | None:
         """End a connection whose key was revoked."""
@@ -151,26 +173,10 @@ class BitfinexConnection:
         self._wake()
         return [text.encode() for text in texts]
 
-    async def goodbye(self) -> None:
+    def goodbye(self) -> None:
         """Announce the stop of the node, and close."""
-        try:
-            await self._tell(
-                {"event": "info", "code": RESTART, "msg": "the node is stopping, connect again"}
-            )
-        except ConnectionError:
-            return
-        await self._socket.close(code=1012, message=b"the node is stopping")
-
-    def close(self) -> None:
-        """Listen to nothing any more."""
-        for channel in self._channels.values():
-            channel.close()
-        self._channels.clear()
-
-    async def leave(self) -> None:
-        """Leave the account; its orders are cancelled if that was asked for."""
-        if self._account is not None:
-            await self._account.close()
+        self._post({"event": "info", "code": RESTART, "msg": "the node is stopping, connect again"})
+        self._socket.close(1012, "the node is stopping")
 
     # Writing
 
@@ -179,7 +185,11 @@ class BitfinexConnection:
 
     async def _tell(self, event: dict[str, Any]) -> None:
         self._post(event)
-        await self._session.drained()
+        await self._drained()
+
+    async def _drained(self) -> None:
+        if wait := self._session.held():
+            await wait
 
     def _framed(self, number: int, bodies: Iterable[str]) -> Iterator[str]:
         if not self._flags & (SEQUENCE | TIMESTAMPS):
@@ -205,9 +215,6 @@ class BitfinexConnection:
     # Reading
 
     async def _handle(self, text: str) -> None:
-        if text.lstrip().startswith("["):  # an input of channel 0
-            await self._on_input(text)
-            return
         try:
             message = orjson.loads(text)
             check_members(text)
@@ -239,7 +246,7 @@ class BitfinexConnection:
             raise BitfinexError(UNKNOWN, "flags: invalid")
         self._post({"event": "conf", "status": "OK", "flags": flags})
         self._flags = flags  # from the next message on
-        await self._session.drained()
+        await self._drained()
 
     async def _on_auth(self, message: dict[str, Any]) -> None:
         try:
@@ -252,8 +259,8 @@ class BitfinexConnection:
                 message,
                 self._wake,
                 dead_man=dead_man,
-                secure=self._request.secure,
-                remote=self._request.remote or "",
+                secure=self._secure,
+                remote=self._remote,
             )
         except BitfinexError as error:
             told = {"status": "FAILED", "chanId": 0, "code": error.code, "msg": error.text}
@@ -281,16 +288,18 @@ class BitfinexConnection:
         account.stream.due = self._clock() + SNAPSHOTS_AFTER
         self._channels[0] = account.stream
         self._wake()
-        await self._session.drained()
+        await self._drained()
 
-    async def _on_input(self, text: str) -> None:
+    def _on_input(self, text: str) -> Coroutine[Any, Any, None] | None:
+        """Take an input of channel 0."""
         if self._account is None:
-            await self._tell(_error("auth: required", BAD_AUTH))
-            return
+            self._post(_error("auth: required", BAD_AUTH))
+            return None
         try:
-            await self._account.take(order_inputs.decode(text))
+            return self._account.take(order_inputs.decode(text))
         except BitfinexError as error:
-            await self._tell(_error(error.text, error.code))
+            self._post(_error(error.text, error.code))
+            return None
 
     async def _on_subscribe(self, message: dict[str, Any]) -> None:
         channel = self._public.make(message, self._wake)
@@ -311,7 +320,7 @@ class BitfinexConnection:
         self._post(told)
         self._channels[number] = channel
         self._wake()
-        await self._session.drained()
+        await self._drained()
 
     async def _on_unsubscribe(self, message: dict[str, Any]) -> None:
         text = str(message.get("chanId"))

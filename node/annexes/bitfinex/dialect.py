@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from typing import Final
-
-from aiohttp import web
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from node.annexes.bitfinex.account_events import AccountFeeds
 from node.annexes.bitfinex.account_inputs import PrivateSide
@@ -15,7 +13,6 @@ from node.annexes.bitfinex.account_reads import AccountReads
 from node.annexes.bitfinex.authentication import KeyAuthenticator, Keys, SessionTokens
 from node.annexes.bitfinex.bitfinex_books import Books
 from node.annexes.bitfinex.bitfinex_socket import BitfinexConnection
-from node.annexes.bitfinex.direct_submit import METHOD, PATH, DirectSubmit
 from node.annexes.bitfinex.errors import BAD_AUTH, BitfinexError
 from node.annexes.bitfinex.limits import BUFFER, BURST, CONNECTIONS, MAX_MESSAGE, PING, RATE
 from node.annexes.bitfinex.order_operations import OrderOperations
@@ -24,72 +21,73 @@ from node.annexes.bitfinex.public_channels import Channels
 from node.annexes.bitfinex.public_rest import Form, Rest
 from node.annexes.bitfinex.symbols import Symbols
 from node.api.access import AccessRules
-from node.api.api_server import GUARD
 from node.api.node_service import NodeService
-from node.http.http_requests import FIGURES, RequestFigures
+from node.http.http_messages import Response
+from node.http.http_server import Application
 from node.http.rate_limit import RateLimit
-from node.http.request_guard import RequestGuard
+from node.http.server_connection import Request
+from node.http.server_socket import ServerSocket, SocketOptions, accept_key
 from node.service.market_data import MarketData
 from node.service.trading import Trading
-from p2p.base.direct_requests import DirectHandlers
-
-log = logging.getLogger("node.api")
-
-STOP_TIMEOUT: Final = 3.0  # seconds that all goodbyes together get
 
 
 class _Sockets:
     """The WebSocket connections of one application."""
 
     def __init__(
-        self, public: Channels, private: PrivateSide | None, server_id: str, rate: RateLimit
+        self,
+        application: Application,
+        public: Channels,
+        private: PrivateSide | None,
+        server_id: str,
+        rate: RateLimit,
+        most: int,
     ) -> None:
-        self._public = public
-        self._private = private
-        self._server_id = server_id
+        self._most = most
+        self.public = public
+        self.private = private
+        self.server_id = server_id
+        self._application = application
         self._rate = rate
-        self._open: dict[BitfinexConnection, None] = {}
+        self._open: dict[ServerSocket, BitfinexConnection] = {}
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Serve a connection until either side ends it."""
-        loop = asyncio.get_running_loop()
-        socket = web.WebSocketResponse(
-            max_msg_size=MAX_MESSAGE, writer_limit=BUFFER, compress=False, heartbeat=PING
-        )
-        if not socket.can_prepare(request).ok:
-            return web.Response(status=426, text="/ws/2 accepts WebSocket only", headers=_UPGRADE)
-        if len(self._open) >= CONNECTIONS or not self._rate.allows(
-            request.remote or "", loop.time()
+    def end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what is left to do for a connection that has ended."""
+        self._application.endings.start(work)
+
+    def serve(self, request: Request) -> Response | None:
+        """Accept a connection."""
+        accept = accept_key(request.head)
+        if accept is None:
+            text = b"/ws/2 accepts WebSocket only"
+            return Response(426, text, _TEXT, {"Upgrade": "websocket"})
+        if len(self._open) >= self._most or not self._rate.allows(
+            request.remote, asyncio.get_running_loop().time()
         ):
-            return web.Response(status=429, text="too many connections")
-        await socket.prepare(request)
-        connection = BitfinexConnection(
-            request, socket, self._public, self._private, self._server_id, loop.time
-        )
-        self._open[connection] = None
-        try:
-            await connection.run()
-        finally:
-            del self._open[connection]
-            connection.close()
-            await connection.leave()
-        return socket
+            return Response(429, b"too many connections", _TEXT)
+        options = SocketOptions(MAX_MESSAGE, PING, BUFFER)
 
-    async def close(self, _app: web.Application) -> None:
+        def make(made: ServerSocket) -> BitfinexConnection:
+            connection = self._open[made] = BitfinexConnection(self, request, made)
+            made.ended.add_done_callback(lambda _: self._open.pop(made, None))
+            return connection
+
+        ServerSocket(request, accept, options, make)
+        return None
+
+    async def close(self) -> None:
         """Notify all connections that the node stops."""
-        goodbyes = [asyncio.create_task(connection.goodbye()) for connection in self._open]
-        if goodbyes:
-            _, late = await asyncio.wait(goodbyes, timeout=STOP_TIMEOUT)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*goodbyes, return_exceptions=True)
+        for connection in self._open.values():
+            connection.goodbye()
+        if self._open:
+            await asyncio.wait([socket.ended for socket in self._open])
 
 
-_UPGRADE: Final = {"Upgrade": "websocket"}
+_TEXT: Final = "text/plain; charset=utf-8"
 
 
 def add_bitfinex(
-    app: web.Application,
+    application: Application,
     market_data: MarketData,
     server_id: str,
     *,
@@ -97,63 +95,54 @@ def add_bitfinex(
     keys: Keys | None = None,
     plain_keys: bool = False,
     rate_limit: int = RATE,
-    figures: RequestFigures | None = None,
-    guard: RequestGuard | None = None,
-) -> DirectHandlers:
-    """Serve /v2 and /ws/2; returns the short ways, for which `guard` and the authenticated part are needed.
+    connections: int = CONNECTIONS,
+) -> None:
+    """Serve /v2 and /ws/2.
 
     With `trading` and `keys` (the node's accounts) the authenticated part too; without, it knows no key.
     `plain_keys` takes keys over plain HTTP from other machines. `rate_limit` is requests a minute of a
-    key, or of an address without one; 0: any number.
+    key, or of an address without one; 0: any number. `connections`: WebSockets at once.
     """
     symbols = Symbols(market_data.instruments)
     books = Books(market_data)
     rate = RateLimit(rate_limit, burst_s=BURST)
-    form = Form(rate, _monotonic)
+    clock = asyncio.get_running_loop().time
+    form = Form(application, rate, clock)
+    router = application.router
     private: PrivateSide | None = None
-    direct: DirectHandlers = {}
-    figures = figures or RequestFigures()
     if trading is not None and keys is not None:
         gate = KeyAuthenticator(keys, plain_keys=plain_keys)
-        tokens = SessionTokens(keys, _monotonic)
+        tokens = SessionTokens(keys, clock)
         operations = OrderOperations(trading, symbols, _now)
         accountant = AccountReads(trading, symbols, market_data)
-        PrivateRest(gate, tokens, keys, operations, accountant).add_to(app.router, form)
+        PrivateRest(gate, tokens, keys, operations, accountant, form).add_to(router)
         feeds = AccountFeeds(trading, symbols, market_data)
-        private = PrivateSide(gate, tokens, feeds, operations, figures)
-        if guard is not None:
-            submit = DirectSubmit(gate, rate, guard, operations, figures, _monotonic)
-            direct = {(METHOD, PATH): submit.serve}
+        private = PrivateSide(gate, tokens, feeds, operations, application.figures)
     else:
-        app.router.add_route("*", "/v2/auth/{path:.*}", form.of(_no_keys))
-    Rest(market_data, symbols, books, form).add_to(app.router)
-    sockets = _Sockets(Channels(market_data, symbols, books), private, server_id, rate)
-    app.router.add_get("/ws/2", sockets.serve, allow_head=False)
-    app.on_shutdown.append(sockets.close)
-    return direct
+        router.missing("/v2/auth/", form.of(_no_keys))
+    Rest(market_data, symbols, books, form).add_to(router)
+    public = Channels(market_data, symbols, books)
+    sockets = _Sockets(application, public, private, server_id, rate, connections)
+    router.add("GET", "/ws/2", sockets.serve, head=False)
+    application.goodbyes.append(sockets.close)
 
 
-def add_dialect(app: web.Application, service: NodeService, rules: AccessRules) -> DirectHandlers:
+def add_dialect(application: Application, service: NodeService, rules: AccessRules) -> None:
     """Serve the dialect of a node on its API; see `add_bitfinex`."""
-    return add_bitfinex(
-        app,
+    add_bitfinex(
+        application,
         service.market_data,
         service.node_id,
         trading=service.trading,
         keys=service.accounts,
         plain_keys=rules.plain_keys,
         rate_limit=rules.rate_limit,
-        figures=app[FIGURES],
-        guard=app[GUARD],
+        connections=rules.max_streams,
     )
 
 
-async def _no_keys(_request: web.Request) -> str:
+def _no_keys(_request: Request) -> str:
     raise BitfinexError(BAD_AUTH, "apikey: invalid")
-
-
-def _monotonic() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _now() -> int:

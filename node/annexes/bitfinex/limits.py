@@ -10,7 +10,6 @@ BURST: Final = (
     10.0  # seconds' worth that may come at once: a bot that starts reads everything there is
 )
 
-READ_TIMEOUT: Final = 10.0  # a body that trickles in slower than this is given up
 TRADES_DEFAULT: Final = 120  # rows, as Bitfinex has them
 ROWS_MAX: Final = 10_000
 CANDLES_DEFAULT: Final = 100
@@ -25,7 +24,7 @@ BOOK_DEFAULT: Final = 25
 LEAST_SHOWN: Final = Decimal("0.000001")
 
 CHANNELS: Final = 25  # subscriptions of one connection; clients open a second one then
-CONNECTIONS: Final = 256
+CONNECTIONS: Final = 256  # at once; API_MAX_STREAMS
 MAX_MESSAGE: Final = 64 * 1024  # of a client: 75 operations of some hundred bytes
 MULTI_MAX: Final = 75  # operations in one request, as Bitfinex has it
 MAX_ID: Final = 200  # characters of a client's own name for a subscription

@@ -111,6 +111,18 @@ class OrderOperations:
             raise refusal(error.code, error.detail) from None
         return placed, self.symbols[body["symbol"]]
 
+    def must_wait(self, placed: Sequence[Order]) -> bool:
+        """Return True if an answer may wait for other nodes, and these have to decide on one of the orders."""
+        return self.trading.take_answer_wait > 0 and any(order.pending for order in placed)
+
+    async def decided(self, placed: Sequence[Order], pair: Pair) -> Done:
+        """Wait for other nodes' decisions on what was placed. Raises `BitfinexError`."""
+        try:
+            orders = await self.trading.decided(placed, wait=self.trading.take_answer_wait)
+        except CommandRejected as error:
+            raise refusal(error.code, error.detail) from None
+        return submitted(order_text(orders[0], pair), len(orders))
+
     async def _one(self, session: KeySession, kind: str, body: Any, wait: float) -> Done:
         """Carry out one operation. It waits at most `wait` seconds for other nodes' decisions."""
         if not isinstance(body, dict):

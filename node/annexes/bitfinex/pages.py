@@ -12,19 +12,19 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
-from aiohttp import web
 
 from node.annexes.bitfinex.errors import bad
 from node.annexes.bitfinex.limits import ROWS_MAX
-from node.http.http_requests import NEXT_CURSOR
+from node.http.server_connection import Request
 from node.service.trading import Span
+from node.views.limits import CURSOR_HEADER
 from node.views.paging import Cursor, end_of_page, read_cursor
 
 T = TypeVar("T")
 
 
 async def whole_page(
-    request: web.Request,
+    request: Request,
     cursor: object,
     span: Span,
     read: Callable[[Span], Awaitable[list[T]]],
@@ -46,7 +46,7 @@ async def whole_page(
         span, start=end.ms * 1000, end=end.ms * 1000 + 999, limit=ROWS_MAX, skip=end.rows
     )
     more = await read(rest)
-    request[NEXT_CURSOR] = str(Cursor(end.ms, end.rows + len(more)))
+    request.add_lines(f"{CURSOR_HEADER}: {Cursor(end.ms, end.rows + len(more))}\r\n")
     return [*rows, *more]
 
 

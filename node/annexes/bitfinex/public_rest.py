@@ -11,7 +11,6 @@ from operator import itemgetter
 from typing import Final
 
 import orjson
-from aiohttp import web
 
 from exchange.market.candles import LATEST, TIMEFRAMES, Timeframe, TradeRecord
 from node.annexes.bitfinex import order_inputs, public_arrays
@@ -28,7 +27,6 @@ from node.annexes.bitfinex.limits import (
     BOOK_DEFAULT,
     BOOK_MAX,
     CANDLES_DEFAULT,
-    READ_TIMEOUT,
     ROWS_MAX,
     TICKERS_HIST_DEFAULT,
     TICKERS_HIST_MAX,
@@ -38,14 +36,17 @@ from node.annexes.bitfinex.limits import (
 from node.annexes.bitfinex.order_inputs import Body
 from node.annexes.bitfinex.pages import whole_page
 from node.annexes.bitfinex.symbols import Pair, Symbols
-from node.http.http_requests import read_body, route_path
+from node.http.http_messages import Response
+from node.http.http_server import Application
 from node.http.rate_limit import RateLimit
+from node.http.router import Handler, Router
+from node.http.server_connection import BodyTooLarge, BodyTooSlow, Request
 from node.service.market_data import MarketData
 from node.service.trading import Span
 
 log = logging.getLogger("node.api")
 
-Respond = Callable[[web.Request], Awaitable[str]]
+Respond = Callable[[Request], str | Awaitable[str]]  # the JSON text of an answer
 _LAST_MS: Final = LATEST // 1000
 _RATES: Final = Context(prec=12, rounding=ROUND_HALF_EVEN)
 
@@ -68,33 +69,56 @@ def candle_key(key: object, symbols: Symbols) -> tuple[Timeframe, Pair]:
 class Form:
     """Answers and errors as Bitfinex writes them. `clock` is monotonic seconds."""
 
-    def __init__(self, rate: RateLimit, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, application: Application, rate: RateLimit, clock: Callable[[], float]
+    ) -> None:
+        self.application = application
         self.rate = rate
         self.clock = clock
 
-    def of(
-        self, respond: Respond, *, counted: bool = True
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        """A handler of what `respond` answers with the JSON text of an array. Unless it counts requests
-        itself, they are counted by address."""
+    def of(self, respond: Respond) -> Handler:
+        """A handler of what `respond` answers with the JSON text of an array; requests are counted by address."""
 
-        async def handler(request: web.Request) -> web.Response:
+        def handler(request: Request) -> Response | Awaitable[Response]:
             try:
-                if counted and not self.rate.allows(request.remote or "", self.clock()):
+                if not self.rate.allows(request.remote, self.clock()):
                     raise rate_limited()
-                _check_query(request)
-                return _json(await respond(request))
-            except BitfinexError as error:
-                return _json(orjson.dumps(["error", error.code, error.text]), error.status)
-            except (web.HTTPException, ConnectionError):
-                raise
-            except Exception:
-                incident = secrets.token_hex(4)
-                log.exception("incident %s: %s %r failed", incident, request.method, request.path)
-                text = f"the node failed to answer; its log has incident {incident}"
-                return _json(orjson.dumps(["error", UNKNOWN, text]), 500)
+                if request.head.target.query:
+                    check_query(request)
+                found = respond(request)
+            except Exception as error:
+                return self.refusal(request, error)
+            if isinstance(found, str):
+                return Response(200, found.encode())
+            return self.later(request, found)
 
         return handler
+
+    async def later(self, request: Request, found: Awaitable[str]) -> Response:
+        try:
+            return Response(200, (await found).encode())
+        except Exception as error:
+            return self.refusal(request, error)
+
+    def refusal(self, request: Request, error: Exception) -> Response:
+        """The answer to a request that raised an error."""
+        if isinstance(error, BodyTooLarge):
+            error = bad("body", "it is too long")
+        elif isinstance(error, BodyTooSlow):
+            error = bad("body", "it did not come in time")
+        if not isinstance(error, BitfinexError):
+            incident = secrets.token_hex(4)
+            where = request.head.method, request.head.target.path
+            log.error("incident %s: %s %r failed", incident, *where, exc_info=error)
+            error = BitfinexError(
+                UNKNOWN, f"the node failed to answer; its log has incident {incident}"
+            )
+        return Response(error.status, orjson.dumps(["error", error.code, error.text]))
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """The query, whose names are there once."""
+    return dict(request.head.target.query)
 
 
 class Rest:
@@ -106,8 +130,8 @@ class Rest:
         self._books = books
         self._form = form
 
-    def add_to(self, router: web.UrlDispatcher) -> None:
-        for path, respond in (
+    def add_to(self, router: Router) -> None:
+        answers: tuple[tuple[str, Respond], ...] = (
             ("/v2/platform/status", self._status),
             ("/v2/conf/{labels}", self._conf),
             ("/v2/tickers", self._tickers),
@@ -116,33 +140,34 @@ class Rest:
             ("/v2/trades/{symbol}/hist", self._trades),
             ("/v2/book/{symbol}/{precision}", self._book),
             ("/v2/candles/{key}/{section}", self._candles),
-        ):
-            router.add_get(route_path(path), self._form.of(respond))
+        )
+        for path, respond in answers:
+            router.add("GET", path, self._form.of(respond))
         calculations = Calculations(self._market_data, self._symbols)
         for path, calculate in (
             ("/v2/calc/trade/avg", calculations.trade_average),
             ("/v2/calc/fx", calculations.rate),
         ):
-            router.add_post(path, self._form.of(_calculated(calculate)))
-        router.add_route("*", "/v2/{path:.*}", self._form.of(_nothing))
+            router.add("POST", path, self._form.of(_calculated(calculate)))
+        router.missing("/v2/", self._form.of(_nothing))
 
-    async def _status(self, _request: web.Request) -> str:
+    def _status(self, _request: Request) -> str:
         return "[1]"
 
-    async def _conf(self, request: web.Request) -> str:
-        labels = request.match_info["labels"].split(",")
+    def _conf(self, request: Request) -> str:
+        labels = request.head.target.route.params["labels"].split(",")
         return orjson.dumps(
             [public_arrays.configuration(label, self._symbols) for label in labels]
         ).decode()
 
-    async def _tickers(self, request: web.Request) -> str:
+    def _tickers(self, request: Request) -> str:
         pairs = self._wanted(request)
         return public_arrays.array(
             public_arrays.named_ticker(pair, self._market_data) for pair in pairs
         )
 
-    def _wanted(self, request: web.Request) -> list[Pair]:
-        wanted = request.query.get("symbols", "")
+    def _wanted(self, request: Request) -> list[Pair]:
+        wanted = query_of(request).get("symbols", "")
         if wanted == "ALL":
             return list(self._symbols)
         names = wanted.split(",") if wanted else []
@@ -150,7 +175,7 @@ class Rest:
             raise BitfinexError(BAD_PARAMETER, "symbols: invalid")
         return [self._symbols[name] for name in names]
 
-    async def _past_tickers(self, request: web.Request) -> str:
+    async def _past_tickers(self, request: Request) -> str:
         start, end = _span(request)
         limit = min(_limit(request, TICKERS_HIST_DEFAULT), TICKERS_HIST_MAX)
         rows = []
@@ -162,11 +187,13 @@ class Rest:
         rows.sort(key=itemgetter(0))
         return public_arrays.array(text for _, text in rows[:limit])
 
-    async def _ticker(self, request: web.Request) -> str:
-        return public_arrays.ticker(self._symbols[request.match_info["symbol"]], self._market_data)
+    def _ticker(self, request: Request) -> str:
+        return public_arrays.ticker(
+            self._symbols[request.head.target.route.params["symbol"]], self._market_data
+        )
 
-    async def _trades(self, request: web.Request) -> str:
-        pair = self._symbols[request.match_info["symbol"]]
+    async def _trades(self, request: Request) -> str:
+        pair = self._symbols[request.head.target.route.params["symbol"]]
         start, end = _span(request)
         span = Span(
             start=start,
@@ -185,19 +212,19 @@ class Rest:
                 skip=part.skip,
             )
 
-        cursor = request.query.get("cursor")
+        cursor = query_of(request).get("cursor")
         records = await whole_page(request, cursor, span, read, lambda record: record.time)
         return public_arrays.array(public_arrays.trade(pair, record) for record in records)
 
-    async def _book(self, request: web.Request) -> str:
-        pair = self._symbols[request.match_info["symbol"]]
-        precision = check_precision(request.match_info["precision"])
-        length = check_length(request.query.get("len", BOOK_DEFAULT))
+    def _book(self, request: Request) -> str:
+        pair = self._symbols[request.head.target.route.params["symbol"]]
+        precision = check_precision(request.head.target.route.params["precision"])
+        length = check_length(query_of(request).get("len", BOOK_DEFAULT))
         return self._books.view(pair, precision, length).snapshot
 
-    async def _candles(self, request: web.Request) -> str:
-        frame, pair = candle_key(request.match_info["key"], self._symbols)
-        section = request.match_info["section"]
+    async def _candles(self, request: Request) -> str:
+        frame, pair = candle_key(request.head.target.route.params["key"], self._symbols)
+        section = request.head.target.route.params["section"]
         if section == "last":
             candles = await self._market_data.candles(pair.key, frame.name, limit=1)
             return public_arrays.candle(pair, candles[0]) if candles else "[]"
@@ -218,55 +245,34 @@ class Rest:
 def _calculated(calculate: Callable[[order_inputs.Body], str]) -> Respond:
     """Parameters come in the body or in the query."""
 
-    async def respond(request: web.Request) -> str:
-        raw = await body_of(request)
+    def respond(request: Request) -> str:
+        raw = request.body
         body = order_inputs.decode(raw) if raw.strip() else {}
         if not isinstance(body, dict):
             raise bad("body", "a JSON object is expected")
-        for name in request.query.keys() & body.keys():
+        query = query_of(request)
+        for name in query.keys() & body.keys():
             raise BitfinexError(
                 BAD_PARAMETER, f"{name}: invalid: it is in the query and the body", 400
             )
-        return calculate({**request.query, **body})
+        return calculate({**query, **body})
 
     return respond
 
 
-async def body_of(request: web.Request) -> bytes:
-    """Return the body, byte for byte.
-
-    Raises:
-        BitfinexError: it is too long, or does not come.
-    """
-    try:
-        return await read_body(request, READ_TIMEOUT)
-    except web.HTTPRequestEntityTooLarge:
-        raise bad("body", "it is too long") from None
-    except TimeoutError:
-        raise bad("body", "it did not come in time") from None
-
-
-def _check_query(request: web.Request) -> None:
+def check_query(request: Request) -> None:
     """Refuse parameters that are given twice."""
-    if not request.rel_url.raw_query_string:
-        return
-    given = Counter(request.query.keys())
-    for name, times in given.items():
+    for name, times in Counter(name for name, _ in request.head.target.query).items():
         if times > 1:
             raise BitfinexError(BAD_PARAMETER, f"{name[:40]}: invalid: it is given twice", 400)
 
 
-async def _nothing(_request: web.Request) -> str:
+def _nothing(_request: Request) -> str:
     raise unknown_path()
 
 
-def _json(body: str | bytes, status: int = 200) -> web.Response:
-    raw = body.encode() if isinstance(body, str) else body
-    return web.Response(status=status, body=raw, content_type="application/json")
-
-
-def _number(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name)
+def _number(request: Request, name: str, default: int) -> int:
+    text = query_of(request).get(name)
     if not text:
         return default
     digits = text.removeprefix("-")
@@ -275,21 +281,21 @@ def _number(request: web.Request, name: str, default: int) -> int:
     return int(text)
 
 
-def _limit(request: web.Request, default: int) -> int:
+def _limit(request: Request, default: int) -> int:
     limit = _number(request, "limit", default)
     if limit < 1:
         raise BitfinexError(BAD_PARAMETER, "limit: invalid")
     return min(limit, ROWS_MAX)
 
 
-def _span(request: web.Request) -> tuple[int, int]:
+def _span(request: Request) -> tuple[int, int]:
     """`start` and `end`, which are milliseconds and both included, in microseconds."""
     start = min(max(_number(request, "start", 0), 0), _LAST_MS)
     end = min(max(_number(request, "end", _LAST_MS), 0), _LAST_MS)
     return start * 1000, end * 1000 + 999
 
 
-def _newest_first(request: web.Request) -> bool:
+def _newest_first(request: Request) -> bool:
     sort = _number(request, "sort", -1)
     if sort not in (-1, 1):
         raise BitfinexError(BAD_PARAMETER, "sort: invalid")

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 from prometheus_client.core import Metric
 
 from node.annexes.standby.primary_service import PrimaryService
@@ -16,6 +14,9 @@ from node.api.problems import problem
 from node.daemon.machine_metrics import gauge
 from node.daemon.node import Node
 from node.daemon.process import EXIT_FAILED, StartError
+from node.http.http_messages import Response
+from node.http.http_server import Around
+from node.http.server_connection import Request
 from node.parts.annex import NodePart
 from node.views.node_views import StandbyView, StatusView
 
@@ -29,20 +30,20 @@ UNPROVEN: Final = (
 ANSWERED: Final = frozenset({"/v1/status", "/v1/health", "/v1/ready", "/metrics"})
 
 
-def only_while(serves: Callable[[], bool]) -> Middleware:
-    """Return a middleware that refuses requests while `serves` is false."""
+def only_while(serves: Callable[[], bool]) -> Around:
+    """Return a step that refuses requests while `serves` is false."""
 
-    @web.middleware
-    async def refuse_or_pass(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not serves() and request.path not in ANSWERED:
-            return problem(
-                request,
-                503,
-                "not_primary",
-                "this machine cannot prove that it is the node: its standby or the lease store have not answered. Try again, "
-                "or use the address of the other machine",
-            )
-        return await handler(request)
+    def refuse_or_pass(request: Request, inner: Callable[[Request], None]) -> Response | None:
+        if serves() or request.head.target.path in ANSWERED:
+            inner(request)
+            return None
+        return problem(
+            request.head.target.raw_path,
+            503,
+            "not_primary",
+            "this machine cannot prove that it is the node: its standby or the lease store have not answered. Try again, "
+            "or use the address of the other machine",
+        )
 
     return refuse_or_pass
 
@@ -57,7 +58,7 @@ class StandbyPart(NodePart):
         self._service = service
         self._settings = settings
         if settings.standby_ack != "first":
-            self.middleware = only_while(lambda: service.serves)
+            self.around = only_while(lambda: service.serves)
 
     def attach(self, node: Node) -> None:
         self._peers = node.overlay.peers

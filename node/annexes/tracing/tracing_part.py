@@ -8,20 +8,21 @@ OTEL_TRACES_SAMPLER and others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from aiohttp import web
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, use_span
 
 from node.annexes.tracing.order_spans import OrderSpans
 from node.annexes.tracing.trace_context import context_of, traceparent_of
 from node.daemon.node import Node
+from node.http.http_messages import Response
+from node.http.server_connection import Request
 from node.parts.annex import NodeContext, NodePart
 from node.version import VERSION
 from p2p.base.errors import CallError, HandlerError, RpcError
@@ -81,11 +82,8 @@ class CallSpans:
                 raise
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
 class RequestSpans:
-    """Middleware that opens a span for each request and continues the trace of its caller.
+    """Spans of requests, which continue the traces of their callers.
 
     A WebSocket connection is no request: the orders on it begin traces of their own.
     """
@@ -93,29 +91,33 @@ class RequestSpans:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
-    @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Handle a request inside a span."""
-        if "Upgrade" in request.headers:
-            return await handler(request)
-        resource = request.match_info.route.resource
-        route = "" if resource is None else resource.canonical
-        with self._tracer.start_as_current_span(
-            f"{request.method} {route}".rstrip(),
-            context_of(request.headers.get("traceparent", "")),
+    def around(self, request: Request, inner: Callable[[Request], None]) -> None:
+        """Serve a request inside a span, which ends with its answer."""
+        head = request.head
+        if "upgrade" in head.headers:
+            inner(request)
+            return
+        route = head.target.route.template
+        span = self._tracer.start_span(
+            f"{head.method} {route}".rstrip(),
+            context_of(head.headers.get("traceparent", "")),
             SpanKind.SERVER,
             {
-                "http.request.method": request.method,
+                "http.request.method": head.method,
                 "http.route": route,
                 "url.scheme": request.scheme,
             },
-            record_exception=False,
-        ) as span:
-            response = await handler(request)
+        )
+
+        def end(response: Response) -> None:
             span.set_attribute("http.response.status_code", response.status)
             if response.status >= 500:
                 span.set_status(Status(StatusCode.ERROR))
-            return response
+            span.end()
+
+        request.when_answered(end)
+        with use_span(span, record_exception=False, set_status_on_exception=False):
+            inner(request)
 
 
 class Tracing:
@@ -155,14 +157,13 @@ class TracingPart(NodePart):
     """Spans of requests, orders and service calls."""
 
     name = "tracing"
-    sees_orders = True
 
     def __init__(self, context: NodeContext) -> None:
         self._parts: Sequence[NodePart] = ()
         self._tracing = Tracing(context.identity.node_id, note=self._note)
         self.order_tracer = self.order_spans = self._tracing.orders
         self.call_tracer = self._tracing.calls
-        self.middleware = self._tracing.requests.middleware
+        self.around = self._tracing.requests.around
 
     def attach(self, node: Node) -> None:
         self._parts = node.parts

@@ -35,12 +35,12 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
-from p2p.base.direct_requests import DirectConnection, Head
 from p2p.base.host_port import format_host_port
 from p2p.grenache import grape_requests as data
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.errors import BadInput, GrenacheError
 from p2p.grenache.rpc import rpc_server
+from p2p.grenache.rpc.direct_requests import DirectConnection, Head
 from p2p.grenache.rpc.limits import Limits
 from p2p.ground.owned_tasks import OwnedTasks
 
@@ -110,7 +110,7 @@ class GrapeApi:
         max_payload: bytes of a request's body.
         limits: of connections; `max_payload` there is not used.
         time_limit: seconds that the Grape has for one answer.
-        direct: answer plain requests without aiohttp; see `p2p.base.direct_requests`.
+        direct: answer plain requests without aiohttp; see `p2p.grenache.rpc.direct_requests`.
     """
 
     def __init__(

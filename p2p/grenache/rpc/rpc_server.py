@@ -29,8 +29,8 @@ from typing import Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from p2p.base.direct_requests import DirectHandlers, response
 from p2p.grenache.directory import Address
+from p2p.grenache.rpc.direct_requests import DirectHandlers, response
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.rpc_wire import encode_reply
 from p2p.grenache.rpc.server_connections import WebServer, heard
@@ -129,7 +129,7 @@ class RpcServer:
         tls: serves HTTPS and WSS only. A context that verifies asks callers for their certificates.
         origins: web pages that may ask, as their browsers say it: "https://desk.example". None: `on_http`
             sees to it.
-        direct: answer requests without aiohttp; see `p2p.base.direct_requests`. They have no `Origin`, and `closing`
+        direct: answer requests without aiohttp; see `p2p.grenache.rpc.direct_requests`. They have no `Origin`, and `closing`
             is for them to look at.
     """
 

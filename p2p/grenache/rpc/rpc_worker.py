@@ -49,11 +49,11 @@ from typing import Final, Self
 
 from aiohttp import web
 
-from p2p.base.direct_requests import DirectConnection, Head
 from p2p.grenache.announcer import INTERVAL, Announcer
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.input_checks import check_service
 from p2p.grenache.rpc import rpc_server, rpc_wire
+from p2p.grenache.rpc.direct_requests import DirectConnection, Head
 from p2p.grenache.rpc.dispatcher import DispatchCounts, Dispatcher, Handler, Request
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.stream_server import (

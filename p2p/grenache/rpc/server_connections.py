@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 
-from p2p.base.direct_requests import DirectConnection, DirectHandlers
+from p2p.grenache.rpc.direct_requests import DirectConnection, DirectHandlers
 from p2p.grenache.rpc.limits import Limits
 
 log = logging.getLogger(__name__)

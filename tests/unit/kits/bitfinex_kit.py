@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
-from aiohttp import web
 from instruments_kit import COARSE
 from market_kit import ME, NOW, PEER, FakeMarkets
 
@@ -34,6 +33,8 @@ from exchange.model.records import (
 )
 from exchange.orders.engine_context import CommandRejected
 from node.annexes.bitfinex.dialect import add_bitfinex
+from node.api.problems import no_route, refusal_of
+from node.http.http_server import Application, HttpServer
 from node.service.trading import AccountNews, Balance, Span
 
 INSTRUMENTS = COARSE
@@ -450,15 +451,12 @@ async def running_exchange(**options: Any) -> AsyncIterator[Exchange]:
     markets, trading, accounts = FakeMarkets(), FakeTrading(), Accounts()
     for name in ("alice", "bob"):
         accounts.create(NOW, name)
-    app = web.Application(client_max_size=64 * 1024)
-    add_bitfinex(app, markets.data, ME, trading=trading, keys=accounts, **options)
-    runner = web.AppRunner(app)
-    await runner.setup()
+    application = Application(no_route, refusal_of)
+    add_bitfinex(application, markets.data, ME, trading=trading, keys=accounts, **options)
+    server = HttpServer(application)
+    host, port = await server.start("127.0.0.1", 0)
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
         async with aiohttp.ClientSession() as session:
-            yield Exchange(f"http://127.0.0.1:{port}", session, trading, accounts, markets)
+            yield Exchange(f"http://{host}:{port}", session, trading, accounts, markets)
     finally:
-        await runner.cleanup()
+        await server.stop()

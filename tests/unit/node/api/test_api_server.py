@@ -6,18 +6,15 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
-from typing import Any, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 from api_kit import Answer
-from trading_kit import PEER, Api, running_api, running_trading_node, server_of
+from trading_kit import PEER, Api, running_api, server_of
 
 from node.api import limits
-from node.api.api_server import make_app
-from node.http.http_requests import RequestFigures
+from node.http import limits as http_limits
 from node.http.request_guard import host_of
 
 BUY = {"market": "BTC-USD", "side": "buy", "quantity": "0.5", "price": "30000"}
@@ -173,11 +170,11 @@ async def test_a_wrong_method_is_a_problem_that_lists_the_right_ones(api: Api) -
 
 
 async def test_a_body_over_the_limit_is_refused(api: Api) -> None:
-    fits = b'{"market":"' + b"x" * (limits.MAX_BODY - 100) + b'"}'
+    fits = b'{"market":"' + b"x" * (http_limits.MAX_BODY - 100) + b'"}'
     headers = {"Content-Type": "application/json"}
     assert (await api.call("POST", "/v1/orders", data=fits, headers=headers)).status == 400
     answer = await api.call(
-        "POST", "/v1/orders", data=b"x" * (limits.MAX_BODY + 1), headers=headers
+        "POST", "/v1/orders", data=b"x" * (http_limits.MAX_BODY + 1), headers=headers
     )
     assert_problem(answer, 413, "body_too_large", "64 KiB")
 
@@ -185,7 +182,7 @@ async def test_a_body_over_the_limit_is_refused(api: Api) -> None:
 async def test_a_body_that_does_not_arrive_is_given_up(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "READ_TIMEOUT", 0.05)
+    monkeypatch.setattr(http_limits, "READ_TIMEOUT", 0.05)
     answer = await raw_request(
         api,
         b"POST /v1/orders HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
@@ -409,7 +406,6 @@ async def test_services_are_listed_and_called(api: Api) -> None:
 async def test_a_call_is_cancelled_when_its_client_has_gone(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.api.limits.GONE_CHECK", 0.05)
     call = Endless()
     monkeypatch.setattr(api.node.network, "call_service", call)
     with pytest.raises(TimeoutError):
@@ -439,22 +435,17 @@ async def test_ready_gives_the_reasons_against(api: Api) -> None:
     assert (await api.get("/v1/health")).status == 200, "it is alive all the same"
 
 
-async def test_requests_are_counted_by_operation_and_code() -> None:
-    figures = RequestFigures()
-    async with (
-        running_trading_node() as node,
-        TestClient(TestServer(make_app(cast(Any, node), figures=figures))) as client,
-    ):
-        await client.get("/v1/health")
-        await client.get("/v1/orders/unknown-1")
-        await client.get("/nowhere")
-        await client.get("/v1/ready")
-        stream = await client.ws_connect("/v1/stream")
+async def test_requests_are_counted_by_operation_and_code(api: Api) -> None:
+    figures = api.server.figures
+    await api.get("/v1/health")
+    await api.get("/v1/orders/unknown-1")
+    await api.get("/nowhere")
+    await api.get("/v1/ready")
+    async with api.session.ws_connect(f"{api.url}/v1/stream") as stream:
         await stream.send_str('{"op":"ping"}')
         await stream.send_str('{"op":"unsubscribe","stream":"none"}')
         await stream.receive()
         await stream.receive()
-        await stream.close()
     assert figures.requests == {
         ("getHealth", "200"): 1,
         ("getOrder", "404"): 1,

@@ -17,8 +17,8 @@ from node.api import limits
 from node.api.access import THE_OPERATOR
 from node.api.stream_orders import StreamOrders
 from node.api.stream_requests import ReadMessage
-from node.http.http_requests import RequestFigures
 from node.http.rate_limit import RateVerdict
+from node.http.request_figures import RequestFigures
 from node.service.account_trading import AccountTrading
 from node.streams.order_messages import AmendOrder, CancelOrder, SubmitOrder
 from node.views.views import AmendRequest, OrderRequest
@@ -90,9 +90,9 @@ class Taker:
         self.commit()
 
     async def take(self, *requests: Any, many: bool = False) -> None:
-        await self.orders.take(
-            ReadMessage("m" if many else requests[0].id, many, [*requests]), THE_OPERATOR
-        )
+        message = ReadMessage("m" if many else requests[0].id, many, [*requests])
+        if waits := self.orders.take(message, THE_OPERATOR):
+            await waits
 
     def shown(self) -> list[tuple[Any, ...]]:
         """Answers since the last look: event, id, decided, (filled, pending) of each order."""

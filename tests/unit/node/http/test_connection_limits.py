@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from trading_kit import Api, running_api
 
-from node.api import limits
+from node.api.access import AccessRules
+from node.http import limits
 from node.http.connection_limits import ConnectionLimits, address_group, connections_allowed
 
 FAR = "192.0.2.1"
@@ -152,9 +153,9 @@ async def test_connections_with_unfinished_headers_are_cut(
 async def test_a_full_server_serves_clients_that_send_a_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS", 20)
+    monkeypatch.setattr(limits, "CONNECTIONS", 18)
     async with (
-        running_api(tmp_path / "journal") as api,
+        running_api(tmp_path / "journal", rules=AccessRules(max_streams=1)) as api,
         connections(api, 60, b"GET ") as readers,
     ):
         for _ in range(30):

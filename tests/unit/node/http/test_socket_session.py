@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import aiohttp
-from aiohttp import web
 
-from node.http.socket_session import MAX_SHARED, SocketSession
+from node.api.problems import no_route, refusal_of
+from node.http.http_messages import Response
+from node.http.http_server import Application, HttpServer
+from node.http.server_connection import Request
+from node.http.server_socket import ServerSocket, SocketOptions, accept_key
+from node.http.socket_session import MAX_SHARED, SessionRules, SocketSession
 
 
 class Source:
@@ -19,77 +24,66 @@ class TooSlow(Exception):
     pass
 
 
+class Served:
+    """A connection that posts what it is told to."""
+
+    def __init__(self, socket: ServerSocket, begin: Callable[[Served], None]) -> None:
+        self.socket = socket
+        self.session = SocketSession[Source](socket, SessionRules(5.0, TooSlow), lambda *_: ())
+        begin(self)
+
+    def on_message(self, message: str | bytes) -> None:
+        pass
+
+    def on_writable(self) -> None:
+        self.session.on_writable()
+
+    def on_end(self) -> None:
+        self.session.stop()
+
+
+@asynccontextmanager
+async def connected(
+    begin: Callable[[Served], None],
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    def serve(request: Request) -> Response | None:
+        accept = accept_key(request.head)
+        assert accept is not None
+        ServerSocket(request, accept, SocketOptions(1 << 20, 20.0), lambda s: Served(s, begin))
+        return None
+
+    application = Application(no_route, refusal_of)
+    application.router.add("GET", "/", serve, head=False)
+    server = HttpServer(application)
+    host, port = await server.start("127.0.0.1", 0)
+    try:
+        async with (
+            aiohttp.ClientSession() as client,
+            client.ws_connect(f"http://{host}:{port}/") as socket,
+        ):
+            yield socket
+    finally:
+        await server.stop()
+
+
 async def test_texts_of_all_sizes_arrive_in_their_order() -> None:
     sizes = (0, 1, 125, 126, 127, 4096, MAX_SHARED, MAX_SHARED + 1, 200_000, 3)
 
-    async def serve(request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse(compress=False)
-        await socket.prepare(request)
-
-        def take(source: Source, now: float) -> Iterable[bytes]:
-            return ()
-
-        session = SocketSession(
-            request, socket, take, buffer=1 << 20, send_timeout=5.0, too_slow=TooSlow
-        )
+    def begin(served: Served) -> None:
         for size in sizes:
-            session.post(b"y" * size)
+            served.session.post(b"y" * size)
 
-        async def read() -> None:
-            await socket.receive()
-
-        await session.run(read())
-        return socket
-
-    app = web.Application()
-    app.router.add_get("/", serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-        async with (
-            aiohttp.ClientSession() as client,
-            client.ws_connect(url) as socket,
-        ):
-            found = [
-                len((await asyncio.wait_for(socket.receive(), 10)).data) for _ in range(len(sizes))
-            ]
-            assert found == list(sizes)
-    finally:
-        await runner.cleanup()
+    async with connected(begin) as socket:
+        found = [len((await asyncio.wait_for(socket.receive(), 10)).data) for _ in sizes]
+    assert found == list(sizes)
 
 
 async def test_no_data_follows_the_close_frame() -> None:
-    ended = asyncio.get_running_loop().create_future()
+    def begin(served: Served) -> None:
+        served.socket.close(1000, "enough")
+        served.session.post(b"late")
 
-    async def serve(request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse(compress=False)
-        await socket.prepare(request)
-        session = SocketSession(
-            request,
-            socket,
-            lambda source, now: (),
-            buffer=1 << 20,
-            send_timeout=5.0,
-            too_slow=TooSlow,
-        )
-        await socket.close(drain=False)
-        session.post(b"late")
-        ended.set_result(type(session._fault))
-        return socket
-
-    app = web.Application()
-    app.router.add_get("/", serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-        async with aiohttp.ClientSession() as client, client.ws_connect(url) as socket:
-            assert (await socket.receive()).type == aiohttp.WSMsgType.CLOSE
-        assert issubclass(await asyncio.wait_for(ended, 10), ConnectionError)
-    finally:
-        await runner.cleanup()
+    async with connected(begin) as socket:
+        message = await asyncio.wait_for(socket.receive(), 10)
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1000)
+        assert (await socket.receive()).type == aiohttp.WSMsgType.CLOSED

@@ -185,17 +185,15 @@ async def test_the_number_of_subscriptions_is_limited(
     assert (await socket.subscribe("trades"))[1]["event"] == "trades_snapshot"
 
 
-async def test_the_number_of_streams_is_limited(
-    api: Api, socket: Socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "STREAM_MAX_CLIENTS", 1)
-    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        await api.session.ws_connect(f"{api.url}/v1/stream")
-    assert refused.value.status == 503
-    await socket.raw.close()
-    await asyncio.sleep(0.01)
-    async with api.session.ws_connect(f"{api.url}/v1/stream") as raw:
-        assert (await Socket(raw).ask({"op": "ping"}))["event"] == "pong"
+async def test_the_number_of_streams_is_limited() -> None:
+    async with running_api(rules=AccessRules(max_streams=1)) as api:
+        async with api.session.ws_connect(f"{api.url}/v1/stream"):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await api.session.ws_connect(f"{api.url}/v1/stream")
+            assert refused.value.status == 503
+        await asyncio.sleep(0.01)
+        async with api.session.ws_connect(f"{api.url}/v1/stream") as raw:
+            assert (await Socket(raw).ask({"op": "ping"}))["event"] == "pong"
 
 
 async def test_a_plain_request_gets_the_advice_to_upgrade(api: Api) -> None:

@@ -16,9 +16,10 @@ from market_kit import NOW
 from trading_kit import Api, running_api
 
 from exchange.market.candles import MINUTE
-from node.annexes.bitfinex import bitfinex_socket, dialect, public_channels
+from node.annexes.bitfinex import bitfinex_socket, public_channels
 from node.annexes.bitfinex.bitfinex_socket import BitfinexConnection
 from node.annexes.bitfinex.limits import CHANNELS
+from node.api.access import AccessRules
 
 BTC = "BTC-USD"
 MS = NOW // 1000
@@ -323,13 +324,13 @@ async def test_a_reader_that_does_not_read_is_cut_and_costs_no_memory(
     monkeypatch.setattr(bitfinex_socket, "SEND_TIMEOUT", 0.2)
     monkeypatch.setattr(public_channels, "PACE", 0.0)
     ended = asyncio.Event()
-    close = BitfinexConnection.close
+    end = BitfinexConnection.on_end
 
     def closed(connection: BitfinexConnection) -> None:
-        close(connection)
+        end(connection)
         ended.set()
 
-    monkeypatch.setattr(BitfinexConnection, "close", closed)
+    monkeypatch.setattr(BitfinexConnection, "on_end", closed)
     host, port = api.url.removeprefix("http://").split(":")
     small = system_socket.socket()
     small.setsockopt(system_socket.SOL_SOCKET, system_socket.SO_RCVBUF, 4096)
@@ -386,9 +387,8 @@ async def test_pages_of_other_sites_cannot_connect(api: Api) -> None:
     assert refused.value.status == 403
 
 
-async def test_connections_are_limited(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialect, "CONNECTIONS", 1)
-    async with connected(api):
+async def test_connections_are_limited() -> None:
+    async with running_api(rules=AccessRules(max_streams=1)) as api, connected(api):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await api.session.ws_connect(f"{api.url}/ws/2")
         assert refused.value.status == 429

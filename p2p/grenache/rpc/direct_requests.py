@@ -1,7 +1,7 @@
 """Requests that are answered without aiohttp's machinery: one synchronous call from bytes to the handler.
 
-aiohttp spends a task, several coroutines and turns of the loop on a request, which is most of what an order to a node or
-a request to a Grape costs. A `DirectConnection` is aiohttp's connection with a shorter way for the few requests that have a
+aiohttp spends a task, several coroutines and turns of the loop on a request, which is most of what a request to a Grape
+costs. A `DirectConnection` is aiohttp's connection with a shorter way for the few requests that have a
 `DirectHandler`. Everything else goes to aiohttp, as the bytes that came.
 
 Rules of this file:
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -26,8 +27,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
-
-from p2p.base.http_errors import ErrorAnsweringConnection
 
 MAX_HEAD: Final = 4096  # bytes; aiohttp takes more,
 MAX_BODY: Final = 16 * 1024  # here too
@@ -37,10 +36,6 @@ KNOWN_HEADERS: Final = frozenset(
         "accept",
         "accept-encoding",
         "accept-language",
-        "authorization",
-        "bfx-apikey",
-        "bfx-nonce",
-        "bfx-signature",
         "cache-control",
         "connection",
         "content-length",
@@ -49,7 +44,6 @@ KNOWN_HEADERS: Final = frozenset(
         "host",
         "pragma",
         "user-agent",
-        "x-exchange-node",
     }
 )
 _HEAD_END: Final = b"\r\n\r\n"
@@ -70,13 +64,9 @@ class Head(NamedTuple):
     known: bool  # all headers are of KNOWN_HEADERS
 
 
+@lru_cache(maxsize=256)
 def read_head(data: bytes) -> Head | None:
     """The head of an HTTP/1.1 request without its empty line; None if it is not a plain one."""
-    # A signed head comes once: kept, it would only take the place of others.
-    return _parsed(data) if b"\r\nbfx-" in data else _remembered(data)
-
-
-def _parsed(data: bytes) -> Head | None:
     match = _PLAIN_HEAD.fullmatch(data)
     if match is None or len(data) > MAX_HEAD:
         return None
@@ -97,9 +87,6 @@ def _parsed(data: bytes) -> Head | None:
     ):
         return None
     return Head(method, target, headers, int(length), known)
-
-
-_remembered: Final = lru_cache(maxsize=256)(_parsed)
 
 
 class DirectHandler(Protocol):
@@ -124,6 +111,31 @@ def response(status: int, content_type: str, body: bytes, headers: str = "") -> 
 @lru_cache(maxsize=64)
 def _status_line(status: int) -> str:
     return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+
+
+class ErrorAnsweringConnection(web.RequestHandler):
+    """Answer malformed requests and unhandled failures with `error_response`, then close the connection."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def error_response(
+        self, request: web.BaseRequest, status: int, error: BaseException
+    ) -> web.Response:
+        """Return the response. Below 500 the request is at fault, otherwise this program."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer is not None and request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun, an error cannot follow")
+        response = self.error_response(request, status, exc or RuntimeError(message))
+        response.force_close()
+        return response
 
 
 class DirectConnection(ErrorAnsweringConnection):

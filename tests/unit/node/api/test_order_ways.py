@@ -1,7 +1,7 @@
-"""Orders of all kinds, generated: the short ways answer them as the general ways do, and leave equal books.
+"""Orders of all kinds, generated: one that is placed in the turn in which it comes is answered as one that has to wait
+before, over REST and the stream of both dialects, and leaves equal books.
 
-Two equal nodes with equal clocks get the same bytes, one over each way: the native REST API, signed REST of the
-Bitfinex dialect, and its WebSocket, where the general way gives an order a task of its own.
+Two equal nodes with equal clocks get the same bytes. On one of them no order is placed before its task runs.
 """
 
 from __future__ import annotations
@@ -17,19 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
-from direct_kit import KEY, WARM_UP, Connection, Pair, post, running
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from raw_kit import KEY, Connection, RawNode, post, running
 from trading_kit import TOKEN
 
-from node.annexes.bitfinex.account_inputs import AccountInputs
-from node.annexes.bitfinex.direct_submit import PATH, DirectSubmit
 from node.api.access import AccessRules
-from node.api.direct_orders import DirectOrders
-from node.service.account_trading import AccountTrading
 from node.views.account_views import MoneyRequest
 
+SUBMIT = "/v2/auth/w/order/submit"
 JUNK = st.sampled_from([None, True, -1, 0, 1.5, "", "x", "-1", "1e9", [], {}, 10**25, "\ud7ff"])
 PRICES = st.sampled_from(["30000", "29999.9", "30000.1", "31000", "29000", "30000.05", "1", "-5"])
 AMOUNTS = st.sampled_from(["0.1", "0.00000001", "0.02", "0.01", "3", "-0.01", "-0.02", "0", "1e-3"])
@@ -109,29 +105,34 @@ FEW = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Pair = tuple[RawNode, RawNode]
 
 
 @contextmanager
-def nodes(directory: Path, handler: type[Any]) -> Iterator[tuple[Run, Pair, AsyncExitStack]]:
+def nodes(directory: Path) -> Iterator[tuple[Run, Pair, AsyncExitStack]]:
     """Two nodes with an account; what is opened in the stack ends before they do."""
     rules = AccessRules(operator_token=TOKEN)
     with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        pair = runner.run(stack.enter_async_context(running(directory, rules, handler)))
-        runner.run(pair.account("read", "trade", per_minute=10**6))
-        for side in pair.sides:
+        outer, inner = AsyncExitStack(), AsyncExitStack()
+        made = [
+            runner.run(outer.enter_async_context(running(directory, rules, waiting=waiting)))
+            for waiting in (False, True)
+        ]
+        for node in made:
+            runner.run(node.account("read", "trade", per_minute=10**6))
             for asset in ("BTC", "ETH", "USD"):
                 money = MoneyRequest(asset=asset, amount="10000000")
-                runner.run(side.node.operations.deposit("alice", money))
+                runner.run(node.node.operations.deposit("alice", money))
         try:
-            yield runner.run, pair, stack
+            yield runner.run, (made[0], made[1]), inner
         finally:
-            runner.run(stack.aclose())
+            runner.run(inner.aclose())
+            runner.run(outer.aclose())
 
 
 def check_books(pair: Pair, least: int) -> None:
     """Both nodes have the same orders, and as many as make the test worth something."""
-    first, second = (side.node for side in pair.sides)
+    first, second = (side.node for side in pair)
     assert first.trading.order_count == second.trading.order_count >= least
     books = [[m.digest() for m in node.engine.markets.values()] for node in (first, second)]
     assert books[0] == books[1]
@@ -147,17 +148,17 @@ class Talk:
         self._stack = stack
         self._connections: list[Connection] = []
 
-    async def ask(self, sent: bytes) -> list[tuple[str, tuple[str, ...], bytes]]:
+    async def ask(self, sent: bytes) -> list[tuple[int, bytes]]:
         if not self._connections:
-            for side in self._pair.sides:
+            for side in self._pair:
                 connection = await self._stack.enter_async_context(side.connection())
-                await connection.ask(WARM_UP)
                 self._connections.append(connection)
-        return [await connection.ask(sent) for connection in self._connections]
+        found = [await connection.ask(sent) for connection in self._connections]
+        return [(answer.status, answer.body) for answer in found]
 
 
 def test_orders_over_the_native_api(tmp_path: Path) -> None:
-    with nodes(tmp_path, DirectOrders) as (run, pair, stack):
+    with nodes(tmp_path) as (run, pair, stack):
         talk = Talk(pair, stack)
         callers = ["", f"Authorization: Bearer {KEY}\r\n", "Authorization: Bearer a:b\r\n"]
 
@@ -168,13 +169,12 @@ def test_orders_over_the_native_api(tmp_path: Path) -> None:
             assert first == second, body
 
         check()
-        assert sum(pair.taken) > 20
         check_books(pair, 10)
 
 
 def test_orders_over_signed_rest(tmp_path: Path) -> None:
     key, secret = KEY.split(":")
-    with nodes(tmp_path, DirectSubmit) as (run, pair, stack):
+    with nodes(tmp_path) as (run, pair, stack):
         talk, nonces = Talk(pair, stack), itertools.count(1)
 
         @FEW
@@ -182,24 +182,17 @@ def test_orders_over_signed_rest(tmp_path: Path) -> None:
         @given(BITFINEX)
         def check(body: dict[str, Any]) -> None:
             raw, nonce = json.dumps(body).encode(), next(nonces)
-            message = f"/api{PATH}{nonce}".encode() + raw
+            message = f"/api{SUBMIT}{nonce}".encode() + raw
             signature = hmac.digest(secret.encode(), message, "sha384").hex()
             headers = f"bfx-nonce: {nonce}\r\nbfx-apikey: {key}\r\nbfx-signature: {signature}\r\n"
             first, second = (
                 (status, re.sub(rb"^\[\d{13},", b"[", body))
-                for status, _, body in run(talk.ask(post(raw, headers, path=PATH)))
+                for status, body in run(talk.ask(post(raw, headers, path=SUBMIT)))
             )
             assert first == second, body
 
         check()
-        assert sum(pair.taken) > 100
         check_books(pair, 10)
-
-
-class _Closed(AccountTrading):
-    """Trading whose orders all take the general way."""
-
-    open = False  # type: ignore[assignment]
 
 
 async def hear(socket: aiohttp.ClientWebSocketResponse) -> list[str]:
@@ -229,18 +222,9 @@ async def enter(stack: AsyncExitStack, port: int) -> aiohttp.ClientWebSocketResp
     return socket
 
 
-def test_orders_over_the_bitfinex_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once: list[object] = []
-    place = AccountInputs._place
-
-    def noted(self: AccountInputs, payload: object) -> None:
-        at_once.append(payload)
-        place(self, payload)
-
-    monkeypatch.setattr(AccountInputs, "_place", noted)
-    with nodes(tmp_path, DirectSubmit) as (run, pair, stack):
-        pair.sides[1].node.trading.__class__ = _Closed
-        sockets = [run(enter(stack, side.port)) for side in pair.sides]
+def test_orders_over_the_bitfinex_socket(tmp_path: Path) -> None:
+    with nodes(tmp_path) as (run, pair, stack):
+        sockets = [run(enter(stack, side.port)) for side in pair]
 
         async def ask(text: str) -> list[list[str]]:
             for socket in sockets:
@@ -255,5 +239,4 @@ def test_orders_over_the_bitfinex_socket(tmp_path: Path, monkeypatch: pytest.Mon
             assert first == second, body
 
         check()
-        assert len(at_once) >= 250  # those of one node
         check_books(pair, 10)
