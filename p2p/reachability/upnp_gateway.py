@@ -13,11 +13,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from p2p.reachability.upnp_lease import UpnpRefused
 
 if TYPE_CHECKING:
+    import aiohttp
     from async_upnp_client.client import UpnpService
 
 SSDP: Final = ("239.255.255.250", 1900)
@@ -174,6 +173,7 @@ def _is_of(url: str, gateway: str) -> bool:
 
 
 def _requester(gateway: str) -> Any:
+    import aiohttp  # as late as the library that needs it: it is a tenth of a node's start
     from async_upnp_client.client import UpnpRequester
     from async_upnp_client.const import HttpRequest, HttpResponse
     from async_upnp_client.exceptions import UpnpConnectionError, UpnpConnectionTimeoutError

@@ -1,4 +1,4 @@
-"""Start of a node that uses direct links alone: what it does not need is not loaded, and not read."""
+"""Start of a node that uses direct links alone: what it does not need is not loaded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from node.cli.heavy_imports import heavy_imports
 from node.cli.main import cli
 with heavy_imports():
     import node.daemon.run_node as run_node
-from aiohttp import connector
 
 def ready(node, settings):
-    certificates = connector._SSL_CONTEXT_VERIFIED.cert_store_stats()["x509"]
-    return json.dumps({"modules": sorted(sys.modules), "certificates": certificates})
+    return json.dumps({"modules": sorted(sys.modules)})
 
 run_node._ready_line = ready
 cli(["start", "--json", "--mode", "p2p", "--no-mdns", "--data-dir", sys.argv[1],
@@ -28,6 +26,7 @@ cli(["start", "--json", "--mode", "p2p", "--no-mdns", "--data-dir", sys.argv[1],
 """
 
 UNUSED = {
+    "aiohttp",  # UPnP, Grenache, lists of peers
     "ctypes",  # for the addresses of this machine
     "dns",  # DNS seeds
     "dotenv",  # no .env file here
@@ -71,5 +70,3 @@ def test_nothing_is_loaded_that_a_node_with_direct_links_alone_does_not_use(tmp_
         process.terminate()
     assert process.returncode == 0
     assert set(found["modules"]) & UNUSED == set()
-    assert "aiohttp.web" in found["modules"]
-    assert found["certificates"] == 0  # nor the system's certificates
