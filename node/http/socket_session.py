@@ -138,6 +138,7 @@ class SocketSession(Generic[S]):
     def _carry(self) -> None:
         """Write what sources have, as far as there is room."""
         self._planned = None
+        waiting, socket = self._waiting, self._socket
         try:
             now = self._loop.time()
             for source in tuple(self._ready):
@@ -146,8 +147,12 @@ class SocketSession(Generic[S]):
                 self._ready.pop(source, None)
                 for message in self._take(source, now):
                     shared = len(message) <= MAX_SHARED
-                    self._waiting.append(_shared_frame(message) if shared else frame(message))
-                if not self._flush():
+                    made = _shared_frame(message) if shared else frame(message)
+                    if waiting or socket.paused:
+                        waiting.append(made)
+                    else:
+                        socket.write(made)
+                if waiting and not self._flush():
                     return
         except Exception as error:
             self._fail(error)

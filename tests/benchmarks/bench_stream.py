@@ -31,9 +31,9 @@ sys.path.insert(
     0, str(Path(__file__).parents[1] / "unit" / "kits")
 )  # their node, whose book is changed past its engine
 
-READERS = (1, 10, 50)
+READERS = (1, 50, 1000)
 LEVELS = ("L2", "L3")
-CHANGES = {1: 8000, 10: 4000, 50: 1200}  # of one turn, by the number of readers
+CHANGES = {1: 8000, 50: 1200, 1000: 80}  # of one turn, by the number of readers
 ROUNDS = 5
 MARKET = "BTC-USD"
 SUBSCRIBE = '{"op":"subscribe","channel":"book","market":"BTC-USD","depth":"full","level":"%s"}'
@@ -193,11 +193,13 @@ async def measure(pipe: Pipe, rounds: int) -> dict[str, list[float]]:
 
 
 async def measured(service: Any, pipe: Pipe, rounds: int) -> dict[str, list[float]]:
+    from node.api.access import AccessRules
     from node.api.api_server import make_application
     from node.http.http_server import HttpServer
 
     bench = Bench(service, pipe)
-    server = HttpServer(make_application(service))
+    rules = AccessRules(max_streams=max(READERS))
+    server = HttpServer(make_application(service, rules=rules), more=max(READERS))
     _, bench.port = await server.start("127.0.0.1", 0)
     app = web.Application()
     app.router.add_get("/empty", bench.empty)
