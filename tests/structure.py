@@ -53,7 +53,7 @@ LINES = {
     "exchange/ledger": 2_050,
     "exchange/market": 1_600,
     "exchange/model": 1_420,  # one record of a trade, and how those of earlier journals are read
-    "exchange/orders": 2_030,  # which markets have changed
+    "exchange/orders": 2_050,  # which markets have changed
     "exchange/takes": 1_050,
     "node": 50,
     "node/annexes": 50,

@@ -304,7 +304,19 @@ async def measure(
                         clients, window = (CLIENTS, way.window) if many else (1, 1)
                         samples = await turn(of, connect, clients, window, seconds)
                         way.found.setdefault((name, many), []).append(samples)
+            await asyncio.to_thread(clear, node)
     return ways
+
+
+def clear(node: NodeProcess) -> None:
+    """Cancel all orders: a node takes only so many in a market."""
+    for account in (None, *map(name_of, range(CLIENTS))):
+        node.ask(lambda client, account=account: client.cancel_many(account=account))
+
+
+def name_of(number: int) -> str:
+    """Return the name of a client's account."""
+    return f"client{number}"
 
 
 @contextmanager
@@ -315,7 +327,7 @@ def trading_node(directory: Path) -> Iterator[tuple[NodeProcess, list[NewKeyView
         node = nodes.start("node", JOURNAL_SYNC="normal", LOG_LEVEL="warning", API_RATE_LIMIT="0")
         keys = []
         for number in range(CLIENTS):
-            name = f"client{number}"
+            name = name_of(number)
             request = AccountRequest(name=name, max_open_orders=MOST, orders_per_minute=MOST)
             node.ask(lambda client, request=request: client.create_account(request))
             node.ask(lambda client, name=name: client.deposit(name, "USD", MONEY))
