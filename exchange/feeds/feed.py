@@ -263,6 +263,7 @@ class Feed:
         self._next_hashes: list[bytes] | None = None  # ... and of the next snapshot's
         self.packing: OrderPacking | None = None  # for the next checkpoint
         self.packing_late = 0  # number at which it should have been ready for long
+        self._replaced = False  # batches are held that the snapshot has replaced
         self.working = False  # `step` has something to do
         self._packed: OrderPacking | None = None  # for the last one, until its memory is free
 
@@ -335,7 +336,8 @@ class Feed:
         if self.packing is None or not self.packing.step():
             if self._packed is not None and not self._packed.step():
                 self._packed = None
-            self._drop_batches()
+            if self._replaced:
+                self._drop_batches()
         self.working = self._has_work()
         return self.working
 
@@ -343,13 +345,16 @@ class Feed:
         return (
             self._packed is not None
             or (self.packing is not None and self.packing.pending)
-            or next(iter(self.batches), self.base + 1) <= self.base
+            or self._replaced
         )
 
     def _drop_batches(self) -> None:
         """Drop batches that the snapshot has replaced: all at once would take long after many small ones."""
-        for first in list(islice(self.batches, SLICE)):
+        some = list(islice(self.batches, SLICE))
+        self._replaced = len(some) == SLICE
+        for first in some:
             if first > self.base:
+                self._replaced = False
                 break
             del self.batches[first]
 

@@ -85,9 +85,9 @@ class OrderValidation:
         if market.halted:
             raise self.halted(market)
         if special:
-            stop = self._stop(market, new)
             if new.reduce_only:
                 quantity = self._reduced(new)
+            stop = self._stop(market, new)
         worst_price = self._worst_price(market, new) if price is None else 0
         self.check_rules(market, side, price, quantity, stop, worst_price)
         time = context.epoch_us + int(now * 1_000_000)

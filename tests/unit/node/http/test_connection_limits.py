@@ -93,6 +93,7 @@ async def test_a_full_server_parts_with_the_oldest_that_sent_nothing() -> None:
     held.close()
 
 
+@pytest.mark.looptime
 async def test_connections_without_headers_are_cut_in_time() -> None:
     held = table(header_timeout=0.05)
     silent, late, served = Line(), Line(), Line()

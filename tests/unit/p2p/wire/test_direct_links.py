@@ -20,6 +20,7 @@ from p2p.wire.connection import PeerConnection
 from p2p.wire.direct_links import DirectConnectionService, LinkSettings
 from p2p.wire.link import PeerInfo
 from p2p.wire.messages import Codec
+from tests.ports import free_port
 
 
 def on_every_way(test: Callable[[Nodes], Awaitable[None]]) -> Callable[[bool, bool], None]:
@@ -322,7 +323,7 @@ async def test_each_unspecified_address_takes_both_kinds(made: Nodes) -> None:
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine's loopback")
 @on_every_way
 async def test_a_port_that_is_taken_for_ipv6_alone_leaves_ipv4(made: Nodes) -> None:
-    with socket.create_server(("::", 0), family=socket.AF_INET6) as taken:
+    with socket.create_server(("::", free_port()), family=socket.AF_INET6) as taken:
         a, b = await made.node(1), await made.node(2, listen=None)
         _, port = await b.service.start("0.0.0.0", taken.getsockname()[1])
         await a.service.dial("127.0.0.1", port)
