@@ -201,9 +201,9 @@ class HttpServer:
         ):
             for connection in self.connections.all():
                 end(connection)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._all_ended()
+            if self.connections:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._empty.wait(), seconds)
         await self.application.close()
         self.connections.close()
 
@@ -212,7 +212,3 @@ class HttpServer:
         self.connections.remove(connection)
         if self.stopping and not self.connections:
             self._empty.set()
-
-    async def _all_ended(self) -> None:
-        if self.connections:
-            await self._empty.wait()
