@@ -100,7 +100,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for marker in item.iter_markers("looptime"):
             marker.kwargs.setdefault(
-                "noop_cycles", 2
+                "noop_cycles", 10
             )  # turns of the loop that wait for sockets before time passes
         if item.nodeid.startswith(OF_PROCESSES):
             item.add_marker("process")

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from typing import Any
 
-import looptime
 import msgspec
 import uvloop
 
@@ -27,8 +26,8 @@ WAY_NAMES = [f"{'tls' if s else 'plain'}-{'uvloop' if f else 'asyncio'}" for s, 
 
 
 def run(test: Coroutine[Any, Any, None], *, fast: bool = False) -> None:
-    """Run a test on asyncio's loop in virtual time, or on uvloop's in real time; what a handler or a callback raised
-    fails it."""
+    """Run a test on asyncio's or on uvloop's loop; what a handler or a callback raised fails it. In real time, since the
+    sockets are real."""
     failures: list[dict[str, Any]] = []
 
     async def watched() -> None:
@@ -38,9 +37,7 @@ def run(test: Coroutine[Any, Any, None], *, fast: bool = False) -> None:
         await asyncio.wait_for(test, 100)
 
     # Not asyncio.Runner, which changes the thread's current loop under pytest-asyncio.
-    loop: asyncio.AbstractEventLoop = (
-        uvloop.new_event_loop() if fast else looptime.new_event_loop(noop_cycles=5)
-    )
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop() if fast else asyncio.new_event_loop()
     try:
         loop.run_until_complete(watched())
         assert asyncio.all_tasks(loop) == set()
