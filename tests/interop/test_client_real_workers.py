@@ -215,7 +215,9 @@ async def test_a_dying_worker_fails_the_requests_under_way_at_once(
         asyncio.ensure_future(client.request(service, {"action": "no-reply"}, timeout=30.0))
         for _ in range(10)
     ]
-    await client.request(service, 2)
+    async with asyncio.timeout(20):
+        while await client.request(service, {"action": "unanswered"}) < len(waiting):
+            await asyncio.sleep(0.02)
     began = time.monotonic()
     await worker.stop()
     ended = await asyncio.gather(*waiting, return_exceptions=True)

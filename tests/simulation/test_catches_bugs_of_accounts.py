@@ -123,7 +123,11 @@ def leaves_the_orders_of_the_frozen(patch: Patch) -> None:
 
 def lets_the_frozen_trade(patch: Patch) -> None:
     """Orders of frozen accounts are accepted."""
-    patch.setattr(order_validation.OrderValidation, "check_active", lambda self, number: None)
+    patch.setattr(
+        order_validation.OrderValidation,
+        "check_active",
+        lambda self, number: self._context.accounts.by_number[number],
+    )
 
 
 # Keys
@@ -172,7 +176,7 @@ def takes_a_nonce_again(patch: Patch) -> None:
 
 def lets_revoked_keys_in(patch: Patch) -> None:
     """A revoked key is a key."""
-    patch.setattr(accounts.Accounts, "_account_of", lambda self, key: self._accounts[key.account])
+    patch.setattr(accounts.Accounts, "_account_of", lambda self, key: self.by_number[key.account])
 
 
 BUGS: list[tuple[Bug, set[str]]] = [

@@ -2,6 +2,8 @@
 // What the workers here do with a request: payload.action says it, anything else is echoed.
 // wire: {raw(text), status(code, text, headers) (HTTP only), cut(text), close()} past the library's own reply.
 
+let unanswered = 0 // requests that this process has got and never answers
+
 function answer (payload, handler, rid, wire, cert) {
   const ask = payload && typeof payload === 'object' ? payload : {}
   switch (ask.action) {
@@ -12,7 +14,10 @@ function answer (payload, handler, rid, wire, cert) {
     case 'pid': return handler.reply(null, process.pid)
     case 'certificate': return handler.reply(null, (cert && cert.fingerprint256) || null)
     case 'die': return process.exit(1)
-    case 'no-reply': return
+    case 'no-reply':
+      unanswered += 1
+      return
+    case 'unanswered': return handler.reply(null, unanswered)
     case 'twice':
       handler.reply(null, 1)
       return handler.reply(null, 2)
