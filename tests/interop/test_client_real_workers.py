@@ -216,7 +216,7 @@ async def test_a_dying_worker_fails_the_requests_under_way_at_once(
         for _ in range(10)
     ]
     async with asyncio.timeout(20):
-        while await client.request(service, {"action": "unanswered"}) < len(waiting):
+        while await client.request(service, {"action": "unanswered"}) < len(waiting):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     began = time.monotonic()
     await worker.stop()
