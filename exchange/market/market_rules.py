@@ -117,19 +117,6 @@ class MarketRules:
         if at is not None and not self.min_notional <= at * quantity <= self.max_notional:
             raise self._value(at, quantity)
 
-    def accepts(self, price: int, quantity: int, reference: int | None) -> bool:
-        """Report if `check` passes a limit order. Without a band the reference is not used."""
-        if not (
-            self.min_lots <= quantity <= self.max_lots
-            and self.min_notional <= price * quantity <= self.max_notional
-        ):
-            return False
-        band = self.band
-        if band is None or reference is None:
-            return True
-        moved = (price - reference) * PPM
-        return -self._band_below * reference <= moved <= band * reference
-
     def protect(self, side: int, best: int, reference: int | None = None) -> int:
         """Return the worst price in ticks of a market order when the best counterprice is `best`; within
         the band around `reference` if there is one.
