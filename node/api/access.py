@@ -32,6 +32,7 @@ from node.http.server_connection import Request
 from node.operations.operation import Access
 from node.views.node_views import Authentication
 from node.views.views import ServiceError
+from p2p.base.places import Rank, address_group
 from p2p.ground.bounded_map import BoundedMap
 
 # public: no key needed. read, trade: an account's key with that permission. node: the operator, or
@@ -71,6 +72,12 @@ class Caller(NamedTuple):
     operator: bool = False
     key: str = ""  # of the account
     authenticated_by: Authentication = "nothing"
+
+    @property
+    def rank(self) -> Rank:
+        if self.authenticated_by == "nothing":
+            return Rank.STRANGER
+        return Rank.OPERATOR if self.operator else Rank.KNOWN
 
     def may(self, access: Access) -> bool:
         if access == "public" or self.operator:
@@ -187,6 +194,7 @@ class AccessControl:
                 raise Answered(problem(path, 429, "rate_limited", detail, headers=headers))
         if caller is None:
             raise failure or RuntimeError("nobody")
+        request.connection.rise(caller.rank)
         return caller if caller.may(access) else check_access(caller, access)
 
     def identify(self, headers: Mapping[str, str], *, secure: bool, remote: str) -> Caller:
@@ -247,7 +255,7 @@ class AccessControl:
         if caller is not None and caller.operator:
             return RateVerdict(True, 0, 0, 0)
         key = caller.key if caller is not None else ""
-        return self._rates.ask(f"key {key}" if key else f"address {remote}", now)
+        return self._rates.ask(f"key {key}" if key else f"address {address_group(remote)}", now)
 
 
 def check_access(caller: Caller, access: Access) -> Caller:

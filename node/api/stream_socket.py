@@ -44,7 +44,7 @@ from node.http.json_members import RepeatedMember, check_members
 from node.http.rate_limit import RateVerdict
 from node.http.server_connection import Request
 from node.http.server_socket import GOING_AWAY, ServerSocket, SocketOptions, accept_key
-from node.http.socket_session import End, SessionRules, SocketSession
+from node.http.socket_session import End, SessionRules, SocketSession, stream_places
 from node.streams.order_messages import Refused, TradingMessage
 from node.streams.stream import Ended, Reader, ReaderTooSlow, encode
 from node.streams.stream_messages import (
@@ -85,6 +85,7 @@ class _Connection:
         self._service = streams.service
         self._door = streams.door
         self._figures = streams.application.figures
+        self._connection = request.connection
         self._remote, self._secure = request.remote, request.secure
         self._caller = caller
         self._loop = asyncio.get_running_loop()
@@ -249,6 +250,7 @@ class _Connection:
         # After a failure the connection has no account, and is not the operator's as one without a key is.
         self._caller = ANYBODY
         self._caller = self._identify(request)
+        self._connection.rise(self._caller.rank)
         self._answer(Authenticated(account=self._caller.account, id=request.id))
 
     def _identify(self, request: Auth) -> Caller:
@@ -298,6 +300,7 @@ class _Streams:
         self.service = service
         self.door = door
         self._open: dict[ServerSocket, None] = {}
+        self._places = stream_places(door.rules.max_streams)
 
     def serve(self, request: Request) -> Response | None:
         """Accept a connection."""
@@ -308,9 +311,11 @@ class _Streams:
             upgrade = {"Upgrade": "websocket"}
             return problem(path, 426, "upgrade_required", detail, headers=upgrade)
         query_values(request.head.target.query)
-        most = self.door.rules.max_streams
-        if len(self._open) >= most:
-            detail = f"{most} streams are open already; close one first"
+        if not request.connection.take_place(self._places):
+            most = self.door.rules.max_streams
+            detail = (
+                f"{most} streams are open, or a quarter of them from your address; close one first"
+            )
             return problem(path, 503, "too_many_streams", detail)
         options = SocketOptions(
             limits.STREAM_MAX_MESSAGE,

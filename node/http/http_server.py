@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -11,11 +12,12 @@ from contextlib import suppress
 from time import perf_counter
 
 from node.http import limits
-from node.http.connection_limits import ConnectionLimits, connections_allowed
 from node.http.http_messages import HeadReader, Malformed, Response
 from node.http.request_figures import RequestFigures
 from node.http.router import Handler, Router
 from node.http.server_connection import Request, ServerConnection
+from p2p.base.places import Places
+from p2p.base.tls_gate import Cuttable, listen
 from p2p.ground.owned_tasks import OwnedTasks
 
 log = logging.getLogger("node.api")
@@ -146,6 +148,12 @@ class Application:
         await self.endings.close(limits.SHUTDOWN_TIMEOUT)
 
 
+def connections_allowed(most: int) -> int:
+    """Return `most`, or half of the files that this process may open: the journal and the peers need some."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft // 2))
+
+
 class HttpServer:
     """Serves an application until it is stopped. `heads` and `connections` are for the connections."""
 
@@ -153,11 +161,10 @@ class HttpServer:
         """`more`: connections beside those of `limits.CONNECTIONS`."""
         self.application = application
         self.heads = HeadReader(application.router.find)
-        self.connections = ConnectionLimits[ServerConnection](
-            asyncio.get_running_loop(),
-            most=connections_allowed(limits.CONNECTIONS + more),
-            per_address=limits.CONNECTIONS_PER_ADDRESS,
-            header_timeout=limits.HEADER_TIMEOUT,
+        self.connections = Places[Cuttable](
+            connections_allowed(limits.CONNECTIONS + more),
+            limits.CONNECTIONS_PER_ADDRESS,
+            limits.CONNECTIONS_PER_NETWORK,
         )
         self.stopping = False
         self._empty = asyncio.Event()  # no connection is left, of a server that is stopping
@@ -171,12 +178,13 @@ class HttpServer:
         Raises:
             OSError: the address cannot be bound.
         """
-        self._server = await asyncio.get_running_loop().create_server(
+        self._server = await listen(
             lambda: ServerConnection(self),
             host,
             port,
-            ssl=context,
-            ssl_handshake_timeout=None if context is None else limits.TLS_TIMEOUT,
+            context=context,
+            places=self.connections,
+            tasks=self.application.tasks,
             backlog=limits.BACKLOG,
         )
         bound = self._server.sockets[0].getsockname()
@@ -195,20 +203,19 @@ class HttpServer:
             for task in late:
                 task.cancel()
             await asyncio.gather(*goodbyes, return_exceptions=True)
-        for end, seconds in (
-            (ServerConnection.finish, until - loop.time()),
-            (ServerConnection.cut, 1),
-        ):
+        for cut, seconds in ((False, until - loop.time()), (True, 1)):
             for connection in self.connections.all():
-                end(connection)
+                if isinstance(connection, ServerConnection) and not cut:
+                    connection.finish()
+                else:
+                    connection.cut()
             if self.connections:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._empty.wait(), seconds)
         await self.application.close()
-        self.connections.close()
 
     def left(self, connection: ServerConnection) -> None:
         """A connection has ended."""
-        self.connections.remove(connection)
+        self.connections.leave(connection)
         if self.stopping and not self.connections:
             self._empty.set()

@@ -42,7 +42,3 @@ class RateLimit:
     def allows(self, client: str, now: float) -> bool:
         """Count a request of `client` and return True if it may be served."""
         return self.ask(client, now).allowed
-
-    def left(self, client: str, now: float) -> bool:
-        """Return True if a request of `client` would be served; it is not counted."""
-        return self._table.tokens(now, client) >= 1.0

@@ -29,6 +29,7 @@ from node.http.http_messages import (
     Response,
     check_beginning,
 )
+from p2p.base.places import Places, Rank
 
 if TYPE_CHECKING:
     from node.http.http_server import HttpServer
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 _NO_REQUEST: Final = (
     b"\r\n"  # a client may send empty lines before a request (RFC 9112 section 2.2)
 )
+
+
+TRY_AGAIN: Final = 1013  # code of a close frame: the server has no place now
 
 
 class BodyTooLarge(Exception):
@@ -120,6 +124,8 @@ class ServerConnection(asyncio.Protocol):
         self._body_timer: asyncio.TimerHandle | None = None  # until it is given up
         self._request: Request | None = None  # not answered yet
         self._new = True  # no head has come yet
+        self._rank = Rank.STRANGER
+        self._places: Places[ServerConnection] | None = None  # of the kind that it was upgraded to
         self._advancing = False
         self._last = False  # no request is taken any more
         self._discarding = False  # the connection ends, and what still comes is not wanted
@@ -138,14 +144,18 @@ class ServerConnection(asyncio.Protocol):
         self.remote = str(peer[0]) if isinstance(peer, tuple) else ""
         self.local = str(local[0]) if isinstance(local, tuple) else ""
         self.secure = made.get_extra_info("sslcontext") is not None
-        if not self._server.connections.add(self, self.remote):
-            made.abort()
+        goes = self._server.connections.enter(self, self.remote)
+        if goes is not None:
+            goes.cut()
+        if goes is self:
             return
         own = made.get_extra_info("socket")
         if own is not None:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._idle_since = self._loop.time()
-        self._idle_timer = self._loop.call_later(limits.KEEPALIVE, self._check_idle)
+        self._idle_timer = self._loop.call_later(
+            min(limits.HEADER_TIMEOUT, limits.KEEPALIVE), self._check_idle
+        )
 
     def data_received(self, data: bytes) -> None:
         if self._socket is not None:
@@ -169,6 +179,8 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.left(self)
+        if self._places is not None:
+            self._places.leave(self)
         self._transport = None
         self._last = True
         for timer in (self._idle_timer, self._body_timer):
@@ -234,9 +246,7 @@ class ServerConnection(asyncio.Protocol):
         if end > limits.MAX_HEAD:
             raise Malformed("a head that is too long")
         head = self._server.heads.read(data[:end])
-        if self._new:
-            self._new = False
-            self._server.connections.requested(self)
+        self._new = False
         self._buffer = data[end:]
         if head.expects == "100-continue" and len(self._buffer) < head.length:
             self.write(CONTINUE)
@@ -272,10 +282,12 @@ class ServerConnection(asyncio.Protocol):
             self._last, self._discarding, self._buffer = True, True, b""
         self._request = request = Request(self, head, body)
         self._server.application.serve(request)
+        if self._request is request:
+            self._server.connections.work(self)
 
     def _refuse(self, error: Malformed) -> None:
         """Answer what is not a request, and end the connection."""
-        self._server.connections.requested(self)
+        self._new = False
         self._last, self._buffer = True, b""
         response = self._server.application.malformed(self.remote, error)
         self.write(response.encode("Connection: close\r\n"))
@@ -306,8 +318,28 @@ class ServerConnection(asyncio.Protocol):
             self.close()
         else:
             self._idle_since = self._loop.time()
+            self._server.connections.wait(self)
             if not self._advancing and (self._buffer or self._reading_paused):
                 self._advance()
+
+    def rise(self, rank: Rank) -> None:
+        """Note who the client has shown to be: others do not take the place of its connection."""
+        if rank > self._rank:
+            self._rank = rank
+            self._server.connections.rise(self, rank)
+            if self._places is not None:
+                self._places.rise(self, rank)
+
+    def take_place(self, places: Places[ServerConnection]) -> bool:
+        """Take a slot of `places` for a WebSocket, for as long as the connection lasts. False: there is none to have."""
+        goes = places.enter(self, self.remote, self._rank)
+        if goes is self:
+            return False
+        if goes is not None and goes._socket is not None:
+            goes._socket.close(TRY_AGAIN, "others need the place")
+        places.work(self)
+        self._places = places
+        return True
 
     def when_gone(self, call: Callable[[], object]) -> None:
         """Call if the client goes before the request in progress is answered."""
@@ -337,6 +369,7 @@ class ServerConnection(asyncio.Protocol):
     def upgrade(self, lines: str, made: ServerSocket, buffer: int) -> bytes:
         """Answer the request in progress with a change of protocol; return what came behind it."""
         self._request = None
+        self._server.connections.work(self)
         self.write(f"HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n".encode())
         self._socket = made
         if self._transport is not None:
@@ -382,7 +415,9 @@ class ServerConnection(asyncio.Protocol):
         left = self._idle_since + limits.KEEPALIVE - self._loop.time()
         if self._request is not None:
             left = limits.KEEPALIVE
-        if left > 0:
+        if self._new:
+            self.cut()
+        elif left > 0:
             self._idle_timer = self._loop.call_later(left, self._check_idle)
         else:
             self.close()

@@ -24,14 +24,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from node.http.server_connection import ServerConnection
 from node.http.server_socket import ServerSocket
+from p2p.base.places import Places
 from p2p.base.websocket import frame
 
 MAX_SHARED: Final = 0xFFFF  # bytes of a text whose frame is kept for the next reader
 
+LEAST_PER_ADDRESS: Final = 16  # WebSockets, ...
+SHARE_OF_ADDRESS: Final = 4  # ... or one of this many of all
+
 log = logging.getLogger("node.api")
 
 _shared_frame: Final = lru_cache(maxsize=8)(frame)  # readers of the same message share it
+
+
+def stream_places(most: int) -> Places[ServerConnection]:
+    """Return the slots of `most` WebSockets. An address other than this machine has a quarter of them."""
+    return Places(most, max(LEAST_PER_ADDRESS, most // SHARE_OF_ADDRESS))
 
 
 class MessageSource(Protocol):

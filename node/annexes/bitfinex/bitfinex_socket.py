@@ -54,6 +54,7 @@ from node.http.server_connection import Request
 from node.http.server_socket import ServerSocket
 from node.http.socket_session import End, SessionRules, SocketSession
 from node.streams.stream import ReaderTooSlow
+from p2p.base.places import Rank
 
 TIMESTAMPS: Final = 32_768
 SEQUENCE: Final = 65_536
@@ -85,6 +86,7 @@ class BitfinexConnection:
 
     def __init__(self, sockets: Sockets, request: Request, socket: ServerSocket) -> None:
         self._sockets = sockets
+        self._connection = request.connection
         self._secure, self._remote = request.secure, request.remote
         self._socket = socket
         self._public = sockets.public
@@ -267,6 +269,7 @@ class BitfinexConnection:
             await self._tell({"event": "auth", **told})
             return
         self._account = account
+        self._connection.rise(Rank.KNOWN)
         session = account.session
         read, write = int(session.may("read")), int(session.may("trade"))
         told = {

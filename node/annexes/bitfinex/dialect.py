@@ -27,6 +27,7 @@ from node.http.http_server import Application
 from node.http.rate_limit import RateLimit
 from node.http.server_connection import Request
 from node.http.server_socket import ServerSocket, SocketOptions, accept_key
+from node.http.socket_session import stream_places
 from node.service.market_data import MarketData
 from node.service.trading import Trading
 
@@ -36,24 +37,22 @@ class _Sockets:
 
     def __init__(
         self,
-        application: Application,
+        form: Form,
         public: Channels,
         private: PrivateSide | None,
         server_id: str,
-        rate: RateLimit,
         most: int,
     ) -> None:
-        self._most = most
+        self._places = stream_places(most)
         self.public = public
         self.private = private
         self.server_id = server_id
-        self._application = application
-        self._rate = rate
+        self._form = form
         self._open: dict[ServerSocket, BitfinexConnection] = {}
 
     def end(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what is left to do for a connection that has ended."""
-        self._application.endings.start(work)
+        self._form.application.endings.start(work)
 
     def serve(self, request: Request) -> Response | None:
         """Accept a connection."""
@@ -61,9 +60,8 @@ class _Sockets:
         if accept is None:
             text = b"/ws/2 accepts WebSocket only"
             return Response(426, text, _TEXT, {"Upgrade": "websocket"})
-        if len(self._open) >= self._most or not self._rate.allows(
-            request.remote, asyncio.get_running_loop().time()
-        ):
+        now = asyncio.get_running_loop().time()
+        if not (self._form.allows(request, now) and request.connection.take_place(self._places)):
             return Response(429, b"too many connections", _TEXT)
         options = SocketOptions(MAX_MESSAGE, PING, BUFFER)
 
@@ -122,7 +120,7 @@ def add_bitfinex(
         router.missing("/v2/auth/", form.of(_no_keys))
     Rest(market_data, symbols, books, form).add_to(router)
     public = Channels(market_data, symbols, books)
-    sockets = _Sockets(application, public, private, server_id, rate, connections)
+    sockets = _Sockets(form, public, private, server_id, connections)
     router.add("GET", "/ws/2", sockets.serve, head=False)
     application.goodbyes.append(sockets.close)
 

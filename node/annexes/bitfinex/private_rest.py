@@ -38,6 +38,7 @@ from node.annexes.bitfinex.symbols import Pair
 from node.http.http_messages import Response
 from node.http.router import Handler, Router
 from node.http.server_connection import Request
+from p2p.base.places import Rank
 
 Read = Callable[[KeySession, Request, Body], str | Awaitable[str]]
 Answer = Callable[[KeySession, Request, Body], str | Awaitable[str] | None]
@@ -114,7 +115,8 @@ class PrivateRest:
         router.missing("/v2/auth/", self._signed(_nothing))
 
     def _signed(self, answer: Answer) -> Handler:
-        """A handler of signed requests. They count for their key, and those that are not let in for their address."""
+        """A handler of signed requests. They count for their key, and those that are not let in for their
+        address, whose rate is not in the way of those with a key."""
         form = self._form
 
         def handler(request: Request) -> Response | Awaitable[Response] | None:
@@ -122,12 +124,11 @@ class PrivateRest:
                 if request.head.target.query:
                     check_query(request)
                 now = form.clock()
-                if not form.rate.left(request.remote, now):
-                    raise rate_limited()
                 raw = request.body
                 session = self._entered(request, raw, now)
             except Exception as error:
                 return form.refusal(request, error)
+            request.connection.rise(Rank.KNOWN)
             try:
                 if not form.rate.allows(f"key {session.key}", now):
                     raise rate_limited()
@@ -175,7 +176,8 @@ class PrivateRest:
             path = request.head.target.raw_path
             return self._gate.of_request(headers, path, raw, secure=request.secure, remote=remote)
         except BitfinexError:
-            self._form.rate.allows(remote, now)
+            if not self._form.allows(request, now):
+                raise rate_limited() from None
             raise
 
     def _submit(self, session: KeySession, request: Request, body: Body) -> Awaitable[str] | None:

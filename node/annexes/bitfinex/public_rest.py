@@ -43,6 +43,7 @@ from node.http.router import Handler, Router
 from node.http.server_connection import BodyTooLarge, BodyTooSlow, Request
 from node.service.market_data import MarketData
 from node.service.trading import Span
+from p2p.base.places import address_group
 
 log = logging.getLogger("node.api")
 
@@ -81,7 +82,7 @@ class Form:
 
         def handler(request: Request) -> Response | Awaitable[Response]:
             try:
-                if not self.rate.allows(request.remote, self.clock()):
+                if not self.allows(request, self.clock()):
                     raise rate_limited()
                 if request.head.target.query:
                     check_query(request)
@@ -93,6 +94,10 @@ class Form:
             return self.later(request, found)
 
         return handler
+
+    def allows(self, request: Request, now: float) -> bool:
+        """Count a request for its address."""
+        return self.rate.allows(f"address {address_group(request.remote)}", now)
 
     async def later(self, request: Request, found: Awaitable[str]) -> Response:
         try:

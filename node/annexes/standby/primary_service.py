@@ -34,6 +34,8 @@ from node.daemon import role_file
 from node.daemon.released_position import ReleasedPosition
 from node.daemon.role_file import Role
 from node.views.node_views import StandbyView
+from p2p.base.places import Places, Rank
+from p2p.base.tls_gate import Cuttable, listen
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.wire.tls import server_context
 
@@ -42,8 +44,20 @@ log = logging.getLogger(__name__)
 TURN: Final = 0.02  # s between two looks at the clock
 FIRST_MESSAGE: Final = 5.0  # s that a standby gets for its handshake, then to say Hello
 FIRST_ANSWER: Final = 2.0  # s that the lease store gets before the node starts without its answer
-MAX_LINKS: Final = 8  # connections at once, of the standby or not
+MAX_LINKS: Final = 8  # connections at once, of the standby or not, from their acceptance;
+LINKS_PER_ADDRESS: Final = 4  # those of one address other than this machine
 PART: Final = 2**20  # bytes of a copy in a message
+
+
+class _Visit:
+    """A connection with its slot."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.address = str(writer.get_extra_info("peername", ("",))[0])
+
+    def cut(self) -> None:
+        self._writer.transport.abort()
 
 
 class PrimaryService:
@@ -77,6 +91,8 @@ class PrimaryService:
         self._tail: Tail | None = None
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
+        self._places = Places[Cuttable](MAX_LINKS, LINKS_PER_ADDRESS)
+        self._handshakes = OwnedTasks(log)
         self._asking = OwnedTasks(log)
         self._trouble = ""  # of the store
 
@@ -143,13 +159,17 @@ class PrimaryService:
         Raises:
             OSError: not there.
         """
-        self._server = await asyncio.start_server(
-            self._accept,
+
+        def make() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(2**20), self._accept)
+
+        self._server = await listen(
+            make,
             host,
             port,
-            ssl=server_context(role_file.machine_identity(self._data_dir)),
-            ssl_handshake_timeout=FIRST_MESSAGE,
-            limit=2**20,
+            context=server_context(role_file.machine_identity(self._data_dir)),
+            places=self._places,
+            tasks=self._handshakes,
         )
 
     async def run(self) -> None:
@@ -162,6 +182,7 @@ class PrimaryService:
         """Close all connections."""
         if self._server is not None:
             self._server.close()
+        await self._handshakes.close()
         for task in self._links:
             task.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
@@ -211,8 +232,12 @@ class PrimaryService:
     # Link
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._links) >= MAX_LINKS:
-            return writer.close()
+        visit = _Visit(writer)
+        goes = self._places.enter(visit, visit.address)
+        if goes is not None:
+            goes.cut()
+        if goes is visit:
+            return
         task = asyncio.current_task()
         if task is not None:
             self._links.add(task)
@@ -220,10 +245,13 @@ class PrimaryService:
         link = None
         try:
             link = Link(reader, writer)
+            if link.peer == self.primary.standby:
+                self._places.rise(visit, Rank.OPERATOR)
             await self._serve(link)
         except (LinkError, JournalError, TimeoutError) as error:
             log.info("the connection of a standby ended: %s", error or "no message in time")
         finally:
+            self._places.leave(visit)
             if link is not None:
                 link.close()
             if link is not None and self._link is link:

@@ -21,7 +21,9 @@ class Limits:
     max_streams: int = MAX_STREAMS
     time_limit: float | None = None
     max_connections: int = 512
-    max_per_host: int = 128  # connections of one IPv4 address, also loopback, or /64 of IPv6
+    max_per_host: int = (
+        128  # connections of one IPv4 address or /64 of IPv6 other than this machine
+    )
     max_backlog: int = 16 * MAX_PAYLOAD
     heartbeat: float = 30.0
     first_head: float = 10.0  # after connecting, with TLS after its handshake

@@ -1,7 +1,7 @@
 """Server of HTTP requests and WebSockets on one port, with limits on everything that a client can make it hold.
 
     input                                            treatment
-    more than `max_connections`, or `max_per_host`   who has waited longest is cut (see `places`)
+    more than `max_connections`, or `max_per_host`   who has waited longest is cut (see `p2p.base.places`)
       of one host
     no first request head within `first_head`        closed
     no further request head for `idle` seconds       closed
@@ -29,15 +29,16 @@ from typing import Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from p2p.base.tls_gate import listen
 from p2p.grenache.directory import Address
 from p2p.grenache.rpc.direct_requests import DirectHandlers, response
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.rpc_wire import encode_reply
 from p2p.grenache.rpc.server_connections import WebServer, heard
+from p2p.ground.owned_tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
 
-TLS_HANDSHAKE: Final = 10.0  # seconds
 CLOSE_TIMEOUT: Final = 1.0  # seconds that the far sides have for their part of closing
 _TEXT: Final = (WSMsgType.TEXT, WSMsgType.BINARY)
 JSON: Final = "application/json"
@@ -154,6 +155,7 @@ class RpcServer:
         self.closing = False
         self._web: WebServer | None = None
         self._listener: asyncio.Server | None = None
+        self._handshakes = OwnedTasks(log)
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -185,9 +187,13 @@ class RpcServer:
             host = "127.0.0.1"  # one socket: port 0 would be another for each address family
         loop = asyncio.get_running_loop()
         web_server = WebServer(self._handle, self.limits, self._direct)
-        timeout = None if self._tls is None else TLS_HANDSHAKE
-        self._listener = await loop.create_server(
-            web_server, host, port, ssl=self._tls, ssl_handshake_timeout=timeout
+        self._listener = await listen(
+            web_server,
+            host,
+            port,
+            context=self._tls,
+            places=web_server.places,
+            tasks=self._handshakes,
         )
         self._web = web_server
         self.closing = False
@@ -204,6 +210,7 @@ class RpcServer:
     async def stop(self) -> None:
         """End all connections. Answers that are being written get a moment."""
         self.stop_listening()
+        await self._handshakes.close()
         web_server, self._web = self._web, None
         if web_server is None:
             return

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Hashable
 from http import HTTPStatus
-from socket import AF_INET6, inet_pton
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 
+from p2p.base.places import Places
+from p2p.base.tls_gate import Cuttable
 from p2p.grenache.rpc.direct_requests import DirectConnection, DirectHandlers
 from p2p.grenache.rpc.limits import Limits
 
@@ -47,7 +46,8 @@ class ServerConnection(DirectConnection):
         self._refused_bytes: int | None = None  # received since a body was refused as too large
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        goes = self._places.enter(self, host_of(transport.get_extra_info("peername")))
+        peer = transport.get_extra_info("peername")
+        goes = self._places.enter(self, str(peer[0]) if isinstance(peer, tuple) else "")
         if goes is self:  # not passed to aiohttp, which would begin to wait for requests
             log.debug("all connections are at work: a new one was cut")
             if isinstance(transport, asyncio.Transport):
@@ -55,14 +55,18 @@ class ServerConnection(DirectConnection):
             return
         super().connection_made(transport)
         self._first_head = self._loop.call_later(self._patience, self.force_close)
-        if goes is not None and goes.transport is not None:
-            log.debug("too many connections: %s has waited longest and was cut", goes.peername)
-            goes.transport.abort()
+        if goes is not None:
+            log.debug("too many connections: one was cut for %s", self.peername)
+            goes.cut()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._places.leave(self)
         self._forget_first_head()
         super().connection_lost(exc)
+
+    def cut(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
 
     def heard(self, whole: bool) -> None:
         """The head of a request has come; or the `whole` of it, then the connection is not cut for others."""
@@ -139,7 +143,7 @@ class WebServer(web.Server):
         self.direct = direct
         self.most_waiting = MAX_HEADS + 2 * limits.max_payload
         self.first_head = limits.first_head
-        self.places: Places[ServerConnection] = Places(limits.max_connections, limits.max_per_host)
+        self.places = Places[Cuttable](limits.max_connections, limits.max_per_host)
 
     def __call__(self) -> web.RequestHandler:
         return ServerConnection(self, loop=self._loop, **self._kwargs)
@@ -150,82 +154,3 @@ def heard(request: web.BaseRequest, *, whole: bool) -> None:
     connection = request.protocol
     if isinstance(connection, ServerConnection):
         connection.heard(whole)
-
-
-T = TypeVar("T", bound=Hashable)
-
-_MAPPED = bytes(10) + b"\xff\xff"  # IPv4 in IPv6, RFC 4291 section 2.5.5.2
-
-
-class Places(Generic[T]):
-    """Connection slots of a full port: bounded in all and by host, with a rule of eviction. Every call takes constant
-    time, except `enter` when there is no place.
-
-    A connection at work (with a complete request being answered, or a WebSocket) keeps its slot. The others are idle,
-    before their first request or the next. When a new connection finds no slot, the one that has been idle for longest
-    is evicted, of the same host if that host has too many: an honest request arrives in milliseconds, while a partial
-    request held to block others stays for ever. Without idle connections the new one is closed.
-
-    Args:
-        limit: places in all.
-        per_host: places of one host.
-    """
-
-    def __init__(self, limit: int, per_host: int) -> None:
-        self._limit = limit
-        self._per_host = per_host
-        self._hosts: dict[T, str] = {}
-        self._counts: Counter[str] = Counter()
-        self._waiting: OrderedDict[T, None] = OrderedDict()  # since longest first
-
-    def __len__(self) -> int:
-        return len(self._hosts)
-
-    def enter(self, who: T, host: str) -> T | None:
-        """Add an idle connection. Returns the connection to evict, which may be `who` itself."""
-        goes: T | None = None
-        if self._counts[host] >= self._per_host:
-            goes = next((each for each in self._waiting if self._hosts[each] == host), who)
-        elif len(self._hosts) >= self._limit:
-            goes = next(iter(self._waiting), who)
-        if goes is not None:
-            self.leave(goes)
-        if goes is not who:
-            self._hosts[who] = host
-            self._counts[host] += 1
-            self._waiting[who] = None
-        elif not self._counts[host]:
-            del self._counts[host]
-        return goes
-
-    def work(self, who: T) -> None:
-        """Mark a connection as at work: it cannot be evicted."""
-        self._waiting.pop(who, None)
-
-    def wait(self, who: T) -> None:
-        """Mark a connection as answered and idle from now on."""
-        if who in self._hosts:
-            self._waiting[who] = None
-            self._waiting.move_to_end(who)
-
-    def leave(self, who: T) -> None:
-        """Remove a connection; unknown connections are ignored."""
-        host = self._hosts.pop(who, None)
-        if host is None:
-            return
-        self._waiting.pop(who, None)
-        self._counts[host] -= 1
-        if not self._counts[host]:
-            del self._counts[host]
-
-
-def host_of(peername: object) -> str:
-    """Key of a host for the limits, from a socket's peername: an IPv4 address, or a /64 of IPv6, which is what one
-    subscriber has at least (RFC 6177)."""
-    host = str(peername[0]) if isinstance(peername, tuple) else ""
-    if ":" not in host:
-        return host
-    packed = inet_pton(AF_INET6, host.partition("%")[0])
-    if packed.startswith(_MAPPED):
-        return ".".join(map(str, packed[12:]))
-    return packed[:8].hex()

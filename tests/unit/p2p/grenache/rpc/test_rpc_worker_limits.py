@@ -19,14 +19,12 @@ from grenache_kit import (
     until,
 )
 from grenache_worker_kit import CHUNKED, Service, ask
-from hypothesis import given
-from hypothesis import strategies as st
 
+from p2p.base import places
 from p2p.grenache.rpc import rpc_wire
 from p2p.grenache.rpc.dispatcher import Dispatcher
 from p2p.grenache.rpc.limits import Limits
 from p2p.grenache.rpc.rpc_worker import Request
-from p2p.grenache.rpc.server_connections import Places, host_of
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -121,6 +119,13 @@ async def test_connections_above_the_limit_are_cut_in_silence(
                 assert await ask(connection, "echo", 1) == ["r1", None, 1]
 
 
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses of loopback count as those of other machines."""
+    monkeypatch.setattr(places, "address_group", lambda address: address)
+
+
+@pytest.mark.usefixtures("strangers")
 @pytest.mark.parametrize("secure", [False, True])
 async def test_a_crowd_of_connections_is_bounded_in_silence(
     service: Service, caplog: pytest.LogCaptureFixture, tmp_path: Path, secure: bool
@@ -142,6 +147,7 @@ async def test_a_crowd_of_connections_is_bounded_in_silence(
             await until(lambda: w.status().connections == 0)
 
 
+@pytest.mark.usefixtures("strangers")
 @pytest.mark.parametrize("sent", [b"", HALF, HALF + b"\r\n["], ids=["none", "head", "body"])
 async def test_a_host_with_half_requests_keeps_no_other_host_out(
     service: Service, sent: bytes
@@ -160,6 +166,7 @@ async def test_a_host_with_half_requests_keeps_no_other_host_out(
                 assert worker.status().connections == 8
 
 
+@pytest.mark.usefixtures("strangers")
 async def test_a_host_with_all_its_places_can_still_come_in(service: Service) -> None:
     async with service.worker(limits=Limits(max_connections=8, max_per_host=2)) as worker:
         address = await worker.start("127.0.0.1")
@@ -171,51 +178,6 @@ async def test_a_host_with_all_its_places_can_still_come_in(service: Service) ->
                 assert await crowd[2].ended(), "it has waited longer than crowd[1]"
                 for connection in (elder[0], crowd[1], late[0]):
                     assert await ask(connection, "echo", 1) == ["r1", None, 1]
-
-
-@pytest.mark.parametrize(
-    ("name", "host"),
-    [
-        (("192.0.2.1", 5), "192.0.2.1"),
-        (("::ffff:192.0.2.1", 5, 0, 0), "192.0.2.1"),
-        (("2001:db8:0:1::1", 5, 0, 0), "20010db800000001"),
-        (("2001:db8:0:1:ffff::2", 5, 0, 0), "20010db800000001"),
-        (("fe80::1%eth0", 5, 0, 2), "fe80000000000000"),
-        (None, ""),
-    ],
-)
-def test_a_host_is_an_ipv4_address_or_a_subnet_of_ipv6(name: object, host: str) -> None:
-    assert host_of(name) == host
-
-
-@given(st.lists(st.tuples(st.sampled_from(["enter", "work", "wait", "leave"]), st.integers(0, 9))))
-def test_places_are_bounded_and_those_at_work_keep_theirs(steps: list[tuple[str, int]]) -> None:
-    places: Places[int] = Places(4, 2)
-    inside: dict[int, str] = {}
-    waiting: list[int] = []  # the model: in the order in which they go
-    for step, who in steps:
-        if step == "enter" and who not in inside:
-            host = f"h{who % 3}"
-            same = [each for each in inside if inside[each] == host]
-            out = same if len(same) == 2 else list(inside) if len(inside) == 4 else []
-            expected = next((each for each in waiting if each in out), who) if out else None
-            assert places.enter(who, host) == expected
-            inside[who] = host
-            waiting.append(who)
-            if expected is not None:
-                del inside[expected]
-                waiting.remove(expected)
-        elif step == "work":
-            places.work(who)
-            waiting = [each for each in waiting if each != who]
-        elif step == "wait":
-            places.wait(who)
-            waiting = [each for each in waiting if each != who] + [who] * (who in inside)
-        elif step == "leave":
-            places.leave(who)
-            inside.pop(who, None)
-            waiting = [each for each in waiting if each != who]
-        assert len(places) == len(inside) <= 4
 
 
 async def test_too_much_at_once_is_refused_with_a_time_to_come_back(service: Service) -> None:
