@@ -20,10 +20,10 @@ import msgspec
 
 from p2p.addresses.peer_storage import PeerStorage
 from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
-from p2p.base.host_port import Scope, scope_of
 from p2p.base.identity import Identity
 from p2p.base.limits import PROTOCOL_VERSION
 from p2p.base.network_group import is_local, network_group
+from p2p.base.reach import Reach, reach
 from p2p.discovery.bootstrap import BootstrapStrategy, PersistedStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
 from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
@@ -176,7 +176,7 @@ class Overlay:
             core,
             self,
             random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
-            mapping=self._settings.port_mapping and scope_of(self.address[0]) is not Scope.LOOPBACK,
+            mapping=self._settings.port_mapping and reach(self.address[0]) is not Reach.LOOPBACK,
         )
 
     def _strategies(self) -> list[DiscoveryStrategy]:

@@ -9,10 +9,16 @@ from typing import Final
 import msgspec
 
 from p2p.base.host_port import format_host_port
+from p2p.base.reach import Reach, may_dial, reach, teller
 from p2p.wire.link import Carrier
 
 INBOUND: Final = "inbound"  # source of a listening address that a peer which dialled us reports
 MANUAL: Final = "manual"  # source of an address that the operator dialled
+OPERATOR: Final = (
+    MANUAL,
+    "bootstrap",
+    "persisted",
+)  # named by the operator, or proven in an earlier run
 
 # Order of dialling. Addresses of inbound peers come last: these peers have a link already.
 SOURCE_PRIORITY: Final = (
@@ -41,6 +47,17 @@ class PeerFound(msgspec.Struct, frozen=True):
     via: str = ""  # node id of the peer that sent it (peer exchange)
     carrier: Carrier = "tcp"  # how it is dialled
     via_address: str = ""  # IP address of the peer that sent it
+    by: Reach = Reach.PUBLIC  # without that: reach of the source
+
+    @property
+    def usable(self) -> bool:
+        """True for what the operator named, and for what its source may name."""
+        if self.source in OPERATOR:
+            return reach(self.host) is not Reach.NONE and 1 <= self.port <= 65535
+        by = teller(self.via_address) if self.via_address else self.by
+        if self.source == INBOUND:
+            by = reach(self.host)  # a peer names the port at which it listens, where it is
+        return may_dial(by, self.host, self.port)
 
 
 @dataclass(slots=True, eq=False)

@@ -26,7 +26,7 @@ from typing import Final
 
 from p2p.addresses.address import INBOUND, MANUAL, Address, Key, PeerFound, priority, quality
 from p2p.addresses.reconnect import Reconnect, Wait, rung_after_link
-from p2p.base.host_port import Scope, normal_host, scope_of
+from p2p.base.host_port import normal_host
 from p2p.base.limits import FORGET_AFTER_FAILURES, MAX_ADDRESSES_PER_SOURCE, MAX_KNOWN_ADDRESSES
 from p2p.base.network_group import is_local, keyed, network_group
 from p2p.wire.link import Carrier
@@ -95,12 +95,10 @@ class AddressBook:
     # -- addresses --------------------------------------------------------------------------------
 
     def add(self, found: PeerFound, now: float) -> Address | None:
-        """Add an address from a strategy. Returns None if it cannot be dialled or there is no room
+        """Add an address from a strategy. Returns None if it is not to be dialled or there is no room
         for it.
         """
-        if found.node_id == self._own_id or not 1 <= found.port <= 65535:
-            return None
-        if scope_of(found.host) is Scope.NONE:
+        if found.node_id == self._own_id or not found.usable:
             return None
         known = self.get(found.host, found.port, found.carrier)
         if known is not None:

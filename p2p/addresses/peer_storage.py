@@ -16,8 +16,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from p2p.base.host_port import Scope, normal_host, scope_of
+from p2p.base.host_port import normal_host
 from p2p.base.identity import is_node_id
+from p2p.base.reach import Reach, reach
 from p2p.ground.durable_file import replace_file
 from p2p.wire.link import Carrier
 
@@ -143,7 +144,7 @@ def _checked(peer: StoredPeer) -> StoredPeer:
         raise ValueError(f"nodeId {peer.node_id[:60]!r} is not a node id")
     if not 1 <= peer.port <= 65535:
         raise ValueError(f"port {peer.port} is not a number from 1 to 65535")
-    if not peer.address or scope_of(peer.address) is Scope.NONE:
+    if not peer.address or reach(peer.address) is Reach.NONE:
         raise ValueError(f"address {peer.address[:60]!r} is not the address of a host")
     return msgspec.structs.replace(
         peer, address=normal_host(peer.address), failures=max(peer.failures, 0)

@@ -1,25 +1,15 @@
-"""Parsing and formatting of HOST:PORT, and the scope of IP addresses."""
+"""Parsing and formatting of HOST:PORT."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from enum import Enum
+
+from p2p.base.reach import ip_of
 
 _EXAMPLE = "expected HOST:PORT, for example 192.168.1.10:3000 or [::1]:3000"
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _MAX_NAME = 253  # RFC 1035, 2.3.4
-
-_IP = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-class Scope(Enum):
-    """Part of the network from which an address can be reached."""
-
-    LOOPBACK = "loopback"  # this machine only
-    LINK = "link"  # this network segment only (RFC 3927, RFC 4291)
-    ROUTED = "routed"  # anything else that can be dialled, names included
-    NONE = "none"  # not a host: unspecified, multicast, broadcast, reserved
 
 
 def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str, int]:
@@ -38,7 +28,7 @@ def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str,
         if not bracket or (rest and not rest.startswith(":")):
             raise ValueError(f"{text!r} has no closing bracket before the port; {_EXAMPLE}")
         port_text = rest[1:] if rest else None
-        if not isinstance(_ip(host), ipaddress.IPv6Address):
+        if not isinstance(ip_of(host), ipaddress.IPv6Address):
             raise ValueError(f"{text!r}: {host!r} in brackets is not an IPv6 address; {_EXAMPLE}")
     elif entry.count(":") > 1:
         raise ValueError(
@@ -49,7 +39,7 @@ def parse_host_port(text: str, *, default_port: int | None = None) -> tuple[str,
         port_text = tail if colon else None
         if not host:
             raise ValueError(f"{text!r} has no host; {_EXAMPLE}")
-        if _ip(host) is None:
+        if ip_of(host) is None:
             if re.fullmatch(r"[0-9.]+", host):
                 raise ValueError(f"{text!r}: {host!r} is not an IPv4 address; {_EXAMPLE}")
             if len(host) > _MAX_NAME or not _NAME.fullmatch(host):
@@ -72,39 +62,10 @@ def normal_host(host: str) -> str:
     """Return the canonical spelling of a host: IP addresses compressed and unmapped (RFC 4291, 2.5.5.2),
     names in lower case without the trailing dot.
     """
-    ip = _ip(host)
+    ip = ip_of(host)
     return str(ip) if ip is not None else host.lower().rstrip(".")
 
 
 def is_ip(host: str) -> bool:
     """Return True if `host` is an IP address, not a name."""
-    return _ip(host) is not None
-
-
-def scope_of(host: str) -> Scope:
-    """Return the scope of `host`, as far as its text shows it."""
-    ip = _ip(host)
-    if ip is None:
-        return Scope.LOOPBACK if normal_host(host) == "localhost" else Scope.ROUTED
-    if ip.is_loopback:
-        return Scope.LOOPBACK
-    if ip.is_link_local:
-        return Scope.LINK
-    if ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
-        return Scope.NONE
-    if isinstance(ip, ipaddress.IPv4Address) and ip in _THIS_NETWORK:
-        return Scope.NONE
-    return Scope.ROUTED
-
-
-_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122, 3.2.1.3: never a destination
-
-
-def _ip(host: str) -> _IP | None:
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        return ip.ipv4_mapped
-    return ip
+    return ip_of(host) is not None

@@ -13,18 +13,21 @@ import ipaddress
 from functools import lru_cache
 
 from p2p.base.host_port import is_ip, normal_host
+from p2p.base.reach import Reach, ip_of, reach
 
-_SHARED = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598: behind a carrier's NAT
+# Networks for documentation (RFC 5737, RFC 3849) have no operator either.
+_DOCUMENTATION = tuple(
+    ipaddress.ip_network(network)
+    for network in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
+)
 
 
 @lru_cache(maxsize=8192)
 def is_local(host: str) -> bool:
-    """Return True for addresses of this machine or of a private network. A name is not local."""
-    host = normal_host(host.partition("%")[0])
-    if not is_ip(host):
-        return host == "localhost"
-    ip = ipaddress.ip_address(host)
-    return ip.is_loopback or ip.is_link_local or ip.is_private or ip in _SHARED
+    """Return True for addresses of this machine, of a private network or behind a carrier's NAT. A name is not local."""
+    ip = ip_of(host)
+    documents = ip is not None and any(ip in network for network in _DOCUMENTATION)
+    return documents or reach(host) < Reach.PUBLIC
 
 
 @lru_cache(maxsize=8192)

@@ -26,6 +26,7 @@ import dns.resolver
 from p2p.addresses.reconnect import Reconnect
 from p2p.base.host_port import is_ip, normal_host, parse_host_port
 from p2p.base.identity import is_node_id
+from p2p.base.reach import Reach
 from p2p.discovery.strategy import BaseStrategy, describe
 
 log = logging.getLogger(__name__)
@@ -157,9 +158,12 @@ class DnsSeedStrategy(BaseStrategy):
         names: Sequence[str],
         lookup: Lookup | None = None,
         *,
+        by: Reach = Reach.PUBLIC,
         rng: random.Random | None = None,
     ) -> None:
+        """`by`: narrowest reach of addresses that are taken from the seeds."""
         super().__init__()
+        self._by = by
         self._names = list(dict.fromkeys(names))
         self._lookup = lookup or DnsLookup()
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
@@ -224,7 +228,7 @@ class DnsSeedStrategy(BaseStrategy):
             addresses, its_ttl = answer
             ttl = min(ttl, its_ttl)
             for address in addresses[: MAX_ADDRESSES - count]:
-                self._report(address, peer.port, peer.node_id)
+                self._report(address, peer.port, peer.node_id, by=self._by)
                 count += 1
         if failure is not None and not count:
             raise failure

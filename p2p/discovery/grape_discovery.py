@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2p.base.own_addresses import own_addresses
+from p2p.base.reach import Reach
 from p2p.discovery.strategy import BaseStrategy, describe
 from p2p.grenache.directory import Directory
 from p2p.grenache.errors import GrenacheError
@@ -142,7 +143,8 @@ class GrapeStrategy(BaseStrategy):
         for service, carrier in self._services.items():
             for host, port in await self._directory.lookup(service, fresh=True):
                 if (service, port) not in self._announced or host not in own:
-                    self._report(host, port, None, carrier=carrier)
+                    # The directory has taken what each answering node may name.
+                    self._report(host, port, None, carrier=carrier, by=Reach.LOOPBACK)
         for service, port in await self._offers():
             self._announced[service, port] = None
             self._holders = await self._directory.announce(service, port)

@@ -25,9 +25,10 @@ from zeroconf import (
 )
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
+from p2p.base.host_port import is_ip, normal_host
 from p2p.base.identity import is_node_id
 from p2p.base.own_addresses import own_addresses
+from p2p.base.reach import Reach, may_name, reach
 from p2p.discovery.strategy import BaseStrategy, describe
 
 log = logging.getLogger(__name__)
@@ -77,12 +78,12 @@ def usable(addresses: Iterable[str], versions: Sequence[int]) -> list[str]:
     """Return the addresses of a host that others can dial: routed ones, else link-local ones, else (a host
     without a network) loopback.
     """
-    by_scope: dict[Scope, list[str]] = {scope: [] for scope in Scope}
-    for text in addresses:
-        if is_ip(text) and ipaddress.ip_address(text).version in versions:
-            by_scope[scope_of(text)].append(text)
-    best = by_scope[Scope.ROUTED] or by_scope[Scope.LINK] or by_scope[Scope.LOOPBACK]
-    return sorted(best)[:MAX_ANNOUNCED]
+    own = [
+        text for text in addresses if is_ip(text) and ipaddress.ip_address(text).version in versions
+    ]
+    routed = [text for text in own if reach(text) > Reach.LINK]
+    narrow = max((reach(text) for text in own), default=Reach.NONE)
+    return sorted(routed or [text for text in own if reach(text) is narrow])[:MAX_ANNOUNCED]
 
 
 class MdnsStrategy(BaseStrategy):
@@ -231,7 +232,7 @@ class MdnsStrategy(BaseStrategy):
         if name in self._present or len(self._present) < MAX_PRESENT:
             self._present[name] = node_id
         for address in self._dialable(info.parsed_scoped_addresses()):
-            self._report(address, info.port, node_id)
+            self._report(address, info.port, node_id, by=self._teller)
         self._describe()
 
     def _dialable(self, addresses: Iterable[str]) -> list[str]:
@@ -241,9 +242,15 @@ class MdnsStrategy(BaseStrategy):
         return [
             normal_host(address)
             for address in addresses
-            if scope_of(address) is not Scope.NONE
-            and (not only_loopback or scope_of(address) is Scope.LOOPBACK)
+            if may_name(self._teller, address)
+            and (not only_loopback or reach(address) is Reach.LOOPBACK)
         ][:MAX_REPORTED]
+
+    @property
+    def _teller(self) -> Reach:
+        """Reach of those who announce: the segment, or this machine where it has no network."""
+        own = [] if self._reach is None else self._reach.addresses
+        return min(Reach.LINK, max(map(reach, own), default=Reach.LINK))
 
     def _describe(self) -> None:
         if self._reach is not None and self._state != "failed":

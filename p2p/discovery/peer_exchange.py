@@ -20,9 +20,10 @@ import msgspec
 
 from p2p.addresses.address import PeerFound
 from p2p.base.errors import Code, MalformedMessage
-from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
+from p2p.base.host_port import normal_host
 from p2p.base.identity import is_node_id
 from p2p.base.limits import PEX_FIRST_DELAY, PEX_INTERVAL, PEX_MAX_PEERS
+from p2p.base.reach import Reach, may_dial, may_name, reach, teller
 from p2p.discovery.strategy import BaseStrategy
 from p2p.ground.tokens import TokenTable
 from p2p.wire.link import Carrier, PeerLink
@@ -137,36 +138,22 @@ class PeerExchangeCore:
         return candidates
 
 
-def may_pass(receiver: str, address: str) -> bool:
-    """Return True if the peer at `receiver` can use `address`: loopback and link-local addresses
-    are valid on their machine or segment only.
-    """
-    scope = scope_of(address)
-    if scope is Scope.ROUTED:
-        return True
-    if scope is Scope.NONE:
-        return False
-    return scope_of(receiver) is scope
-
-
 def _for(receiver: str, peer: PeerAddress) -> PeerAddress | None:
-    if not may_pass(receiver, peer.address):
+    if not may_name(teller(receiver), peer.address):
         return None
     # The zone of a link-local IPv6 address is the number of an interface of this machine.
     return PeerAddress(peer.node_id, peer.address.partition("%")[0], peer.port, peer.carrier)
 
 
 def believable(sender: str, peer: PeerAddress) -> str | None:
-    """Return the host to dial for an entry of `sender`'s list, None if it is not valid. Names are refused:
-    a stranger could make this node resolve any name.
-    """
+    """Return the host to dial for an entry of `sender`'s list, None if it is not to be dialled."""
     host = peer.address
-    if len(host) > 64 or "%" in host or not is_ip(host) or not is_node_id(peer.node_id):
+    if len(host) > 64 or "%" in host or not is_node_id(peer.node_id):
         return None
-    if not 1 <= peer.port <= 65535 or not may_pass(sender, host):
+    if not may_dial(teller(sender), host, peer.port):
         return None
     host = normal_host(host)
-    if scope_of(host) is Scope.LINK and ":" in host and "%" in sender:
+    if reach(host) is Reach.LINK and ":" in host and "%" in sender:
         host += "%" + sender.partition("%")[2]
     return host
 

@@ -12,6 +12,7 @@ from typing import Final
 import aiohttp
 
 from p2p.addresses.reconnect import Reconnect
+from p2p.base.reach import Reach
 from p2p.discovery.bootstrap import Resolve, resolve
 from p2p.discovery.peer_list import MAX_BYTES, PeerListError, read_list
 from p2p.discovery.strategy import BaseStrategy, describe
@@ -33,12 +34,14 @@ class PeerListStrategy(BaseStrategy):
         lists: Sequence[tuple[str, str]],
         network: str,
         *,
+        by: Reach = Reach.PUBLIC,
         resolver: Resolve = resolve,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
-        """`clock`: seconds since the epoch."""
+        """`by`: narrowest reach of addresses that are taken from the lists; `clock`: seconds since the epoch."""
         super().__init__()
+        self._by = by
         self._lists = list(dict.fromkeys(lists))
         self._network = network
         self._resolver = resolver
@@ -100,7 +103,7 @@ class PeerListStrategy(BaseStrategy):
                 failure = OSError(f"{host} cannot be resolved: {describe(error)}")
                 continue
             for address in addresses:
-                self._report(address, port, node_id)
+                self._report(address, port, node_id, by=self._by)
                 count += 1
         if failure is not None and not count:
             raise failure

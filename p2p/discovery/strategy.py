@@ -11,6 +11,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from p2p.addresses.address import SOURCE_PRIORITY, PeerFound
+from p2p.base.reach import Reach
 from p2p.ground.bounded_map import BoundedMap
 from p2p.wire.link import Carrier
 
@@ -140,12 +141,13 @@ class BaseStrategy:
         *,
         via_address: str = "",
         carrier: Carrier = "tcp",
+        by: Reach = Reach.PUBLIC,
     ) -> None:
         if self._found is not None:
             seen = (host, port, node_id)
             self._count += seen not in self._seen
             self._seen[seen] = None
-            self._found(PeerFound(host, port, node_id, self.name, via, carrier, via_address))
+            self._found(PeerFound(host, port, node_id, self.name, via, carrier, via_address, by))
 
     def _fail(self, error: BaseException) -> None:
         self._state = "failed"

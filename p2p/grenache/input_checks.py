@@ -11,7 +11,8 @@ from ipaddress import IPv4Address
 from typing import Final
 from urllib.parse import urlsplit
 
-from p2p.base.host_port import Scope, format_host_port, parse_host_port, scope_of
+from p2p.base.host_port import format_host_port, parse_host_port
+from p2p.base.reach import Reach, reach
 from p2p.grenache.bep44 import check_salt
 from p2p.grenache.directory import MAX_NAME
 from p2p.grenache.errors import BadInput
@@ -62,7 +63,7 @@ def check_host(host: str) -> str:
         text = str(IPv4Address(host))
     except ValueError:
         text = ""
-    if not text or scope_of(text) is Scope.NONE:
+    if not text or reach(text) is Reach.NONE:
         raise BadInput("ERR_GRAPE_SERVICE_HOST", f"expected an IPv4 address, not {host!r}")
     return text
 

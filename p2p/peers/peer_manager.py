@@ -24,7 +24,7 @@ from p2p.addresses.peer_storage import Storage, StoredPeer, epoch, moment
 from p2p.addresses.reconnect import Reconnect, wait_after
 from p2p.base.errors import Code, ConnectFailed
 from p2p.base.host_port import normal_host
-from p2p.discovery.peer_exchange import may_pass
+from p2p.base.reach import may_name, teller
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.peers.dial_loop import Dialer, DialLoop, Surroundings
 from p2p.peers.duplicate_links import UNCHANGED, LinkChange, LinkTable, SecondLinkVerdict
@@ -319,7 +319,7 @@ class PeerManager(LinkOwner):
             if peer.carrier == "tcp"
             and peer.node_id != info.node_id
             and "%" not in peer.address
-            and may_pass(info.address, peer.address)
+            and may_name(teller(info.address), peer.address)
         ]
         return tuple(self._rng.sample(known, min(len(known), MAX_OTHERS)))
 

@@ -20,8 +20,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from p2p.base.host_port import Scope, format_host_port, is_ip, normal_host, scope_of
+from p2p.base.host_port import format_host_port, normal_host
 from p2p.base.network_group import is_local
+from p2p.base.reach import Reach, ip_of, is_other_service, reach
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.tokens import Tokens, TokenTable
 
@@ -132,10 +133,10 @@ class DialBackRules:
 
 
 def _fault(seen: str, host: str, port: int) -> str:
-    if not is_ip(host) or "%" in host or scope_of(host) is not Scope.ROUTED:
+    if ip_of(host) is None or reach(host) <= Reach.LINK:
         return "not an IP address that can be dialled"
-    if not 1 <= port <= 65535:
-        return "not a port"
+    if is_other_service(port):
+        return "not a port of a node"
     if is_local(host) and normal_host(host) != normal_host(seen):
         return "a private address from which you are not seen"
     return ""

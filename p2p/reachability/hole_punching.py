@@ -28,8 +28,7 @@ from typing import Final
 
 import msgspec
 
-from p2p.base.host_port import Scope, is_ip, scope_of
-from p2p.base.network_group import is_local
+from p2p.base.reach import Reach, ip_of, is_other_service, may_name
 from p2p.ground.bounded_map import BoundedMap
 
 METHOD: Final = "punch"
@@ -129,10 +128,10 @@ class PunchPlan:
         self.moved(own)
         if NO_PORT in (own.nat, nat):
             return "a symmetric NAT has no endpoint that can be dialled"
-        if not is_ip(host) or scope_of(host) is not Scope.ROUTED or is_local(host):
+        if ip_of(host) is None or not may_name(Reach.PUBLIC, host):
             return "no public address"
-        if not 1 <= port <= 65535:
-            return "no port"
+        if is_other_service(port):
+            return "not a port of a node"
         if host == own.host:
             return "behind the same router"
         failed = self._networks.get((self._network, _router(host, nat)))

@@ -15,8 +15,9 @@ from typing import Final
 
 import msgspec
 
-from p2p.base.host_port import Scope, is_ip, normal_host, scope_of
+from p2p.base.host_port import is_ip, normal_host
 from p2p.base.network_group import is_local, network_group
+from p2p.base.reach import Reach, may_name
 from p2p.ground.bounded_map import BoundedMap
 
 CONFIRMING: Final = 3  # network groups that agree
@@ -55,9 +56,9 @@ class ObservedAddresses:
     def add(self, observation: Observation) -> bool:
         """Add or replace the vote of an observer; returns False if it has none."""
         seen = observation.seen_host
-        if not is_ip(seen) or scope_of(seen) is not Scope.ROUTED:
-            return False
         if is_local(observation.observer_address):
+            return False
+        if not is_ip(seen) or not may_name(Reach.PUBLIC, seen):
             return False
         self._votes[observation.observer] = observation
         self._expires.pop(observation.observer, None)

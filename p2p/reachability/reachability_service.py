@@ -243,7 +243,7 @@ class ReachabilityService:
         for host, port in stated:
             if host == seen:
                 self._peers.found(PeerFound(host, port, node, INBOUND))
-            elif (":" in host) != (":" in seen) and not is_local(host):
+            elif (":" in host) != (":" in seen):
                 # Its address of the other kind is a claim, as one that another peer passes on.
                 self._peers.found(PeerFound(host, port, node, "exchange", node, via_address=seen))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from p2p.grenache.dht.compact_addresses import Reach, pack_host, reach
+from p2p.base.reach import Reach, reach
+from p2p.grenache.dht.compact_addresses import pack_host
 from p2p.grenache.dht.krpc import ID_BYTES
 
 _MASK: Final = (0x03, 0x0F, 0x3F, 0xFF)

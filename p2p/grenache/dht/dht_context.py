@@ -6,8 +6,8 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+from p2p.base.reach import may_dial, reach
 from p2p.grenache.dht import bep42
-from p2p.grenache.dht.compact_addresses import Reach, reach, usable
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.iterative_search import (
     WHEN_ALL_FAILED,
@@ -119,11 +119,7 @@ class DhtContext:
     def may_ask(self, address: Address, told_by: Address) -> bool:
         """Return True if an address from another node may be queried: no node in the open network
         can make this node send into a private network, or to itself."""
-        return (
-            usable(address)
-            and not self.leads_here(address)
-            and not (reach(told_by[0]) is Reach.PUBLIC and reach(address[0]) is not Reach.PUBLIC)
-        )
+        return not self.leads_here(address) and may_dial(reach(told_by[0]), *address)
 
     def search(
         self,

@@ -18,8 +18,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable
 
+from p2p.base.reach import Reach, reach
 from p2p.grenache.dht import bep42, lookups
-from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, Reach, pack_host, reach, unpack, usable
+from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, pack_host, unpack, usable
 from p2p.grenache.dht.dht_context import DhtContext
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.krpc import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from p2p.grenache.dht.compact_addresses import Reach, reach
+from p2p.base.reach import Reach
+from p2p.grenache.dht.compact_addresses import ipv4_reach
 
 K: Final = 20  # nodes that store an entry, and nodes in a bucket, as in the Node.js Grape
 
@@ -38,7 +39,7 @@ class DhtSettings:
     bep42: bool = False  # require ids that fit public addresses, which Node.js Grapes do not have
 
     def __post_init__(self) -> None:
-        if self.public_host is not None and reach(self.public_host) is Reach.NONE:
+        if self.public_host is not None and ipv4_reach(self.public_host) is Reach.NONE:
             raise ValueError(
                 f"public_host is {self.public_host!r}; expected an IPv4 address that can be reached"
             )

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from p2p.grenache.dht.compact_addresses import pack_host
+from p2p.base.reach import may_name, reach
+from p2p.grenache.dht.compact_addresses import pack_host, unpack_host
 from p2p.grenache.dht.dht_context import DhtContext, of_our_kind
 from p2p.grenache.dht.iterative_search import QUORUM, Candidate, Ending, IterativeSearch
 from p2p.grenache.dht.krpc import (
@@ -114,8 +115,13 @@ def look_up(
     found: dict[bytes, None] = {}
 
     def visit(now: float, candidate: Candidate, reply: KrpcReply) -> bool:
+        by = reach(candidate.address[0])
         for peer in reply.peers or ():
-            if peer[4:] != b"\0\0" and len(found) < MAX_FOUND:
+            if (
+                peer[4:] != b"\0\0"
+                and len(found) < MAX_FOUND
+                and may_name(by, unpack_host(peer[:4]))
+            ):
                 found[peer] = None
         return True
 

@@ -21,7 +21,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from p2p.grenache.dht.compact_addresses import Reach, pack, reach
+from p2p.base.reach import Reach, reach
+from p2p.grenache.dht.compact_addresses import pack
 from p2p.ground.bounded_map import BoundedMap
 
 LOCAL_HOST = "127.0.0.1"
@@ -139,8 +140,8 @@ class SeenAs:
         if self._votes.get(voter) == host:
             self._votes.renew(voter)
             return
-        if reach(host) is Reach.NONE or reach(host) > reach(voter):
-            return  # a near node cannot see the address of a wider network
+        if reach(host) is not reach(voter):
+            return  # no node sees the address of a wider network, and none has a say about a narrower one
         self._votes[voter] = host
         self._best = self._count()
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, Reach, pack, reach, unpack_host
+from p2p.base.reach import Reach, may_name, reach
+from p2p.grenache.dht.compact_addresses import LOOPBACK_NET, pack, unpack_host
 from p2p.grenache.dht.dht_context import DhtContext
 from p2p.grenache.dht.dht_settings import K
 from p2p.grenache.dht.krpc import (
@@ -190,7 +191,7 @@ class QueryServer:
         host, port = source[0], ask.port or source[1]
         if ask.host is not None:
             given = unpack_host(ask.host)
-            if reach(given) is Reach.NONE or not self._may_give(host, given):
+            if not self._may_give(host, given):
                 core.counters["given_addresses_refused"] += 1
                 return KrpcFailure(
                     plain.transaction,
@@ -206,10 +207,12 @@ class QueryServer:
 
     def _may_give(self, sender: str, given: str) -> bool:
         accept = self._core.settings.accept_given_addresses
+        if given == sender or accept == "always":
+            return reach(given) is not Reach.NONE
         return (
-            given == sender
-            or accept == "always"
-            or (accept == "private" and reach(sender) in (Reach.LOOPBACK, Reach.PRIVATE))
+            accept == "private"
+            and reach(sender) <= Reach.PRIVATE
+            and may_name(reach(sender), given)
         )
 
     def _get(self, now: float, source: Address, plain: KrpcReply, ask: Get) -> KrpcReply:

@@ -12,7 +12,7 @@ import random
 from hashlib import blake2s
 from typing import Final
 
-from p2p.grenache.dht.compact_addresses import Reach, reach
+from p2p.base.reach import Reach, reach
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.tokens import Tokens
 

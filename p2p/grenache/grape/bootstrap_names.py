@@ -8,7 +8,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from p2p.grenache.dht.compact_addresses import Reach, reach
+from p2p.base.reach import Reach
+from p2p.grenache.dht.compact_addresses import ipv4_reach
 from p2p.grenache.directory import Address
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,9 @@ class BootstrapNames:
         while True:
             for address in self._configured:
                 await self._look_up(address)
-            if not told() or all(reach(host) is not Reach.NONE for host, _ in self._configured):
+            if not told() or all(
+                ipv4_reach(host) is not Reach.NONE for host, _ in self._configured
+            ):
                 return
             failures = failures + 1 if self._unknown else 0
             retry = RESOLVE_RETRY * 2 ** min(failures, 6) if self._unknown else RESOLVE_INTERVAL
@@ -41,7 +44,7 @@ class BootstrapNames:
 
     async def _look_up(self, configured: Address) -> None:
         host, port = configured
-        if reach(host) is not Reach.NONE:
+        if ipv4_reach(host) is not Reach.NONE:
             self.resolved[configured] = configured
             return
         try:

@@ -19,8 +19,9 @@ import socket
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from p2p.base.reach import Reach
 from p2p.grenache import bep44
-from p2p.grenache.dht.compact_addresses import Reach, reach
+from p2p.grenache.dht.compact_addresses import ipv4_reach
 from p2p.grenache.dht.dht_node import DhtNode
 from p2p.grenache.dht.lookups import LookupResult, PutResult
 from p2p.grenache.dht.stores import REFUSALS, Item
@@ -102,7 +103,7 @@ class Grape:
             self.settings,
             self._rng,
             now,
-            bound_host=None if reach(host) is Reach.NONE else host,
+            bound_host=None if ipv4_reach(host) is Reach.NONE else host,
             on_joined=self._joined.set,
         )
         self._introduced.clear()

@@ -36,6 +36,7 @@ import orjson
 from aiohttp import web
 
 from p2p.base.host_port import format_host_port
+from p2p.base.reach import may_name, teller
 from p2p.grenache import grape_requests as data
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.errors import BadInput, GrenacheError
@@ -315,8 +316,8 @@ class GrapeApi:
 
     # Operations
 
-    async def _announce(self, argument: Any, _own_host: str) -> int:
-        service, port, host = data.announcement(argument)
+    async def _announce(self, argument: Any, own_host: str) -> int:
+        service, port, host = _announced(argument, own_host)
         return await self._grape.announce(service, port, host=host)
 
     async def _unannounce(self, argument: Any, _own_host: str) -> int:
@@ -328,9 +329,9 @@ class GrapeApi:
         return [f"{host}:{port}" for host, port in found]
 
     def _begin_announce(
-        self, grape: CallbackGrape, argument: Any, _own_host: str, done: _Done
+        self, grape: CallbackGrape, argument: Any, own_host: str, done: _Done
     ) -> bool:
-        service, port, host = data.announcement(argument)
+        service, port, host = _announced(argument, own_host)
         return grape.start_announce(
             service,
             port,
@@ -368,6 +369,18 @@ class GrapeApi:
                 **dataclasses.asdict(self.counters),
             },
         }
+
+
+def _announced(argument: Any, own_host: str) -> tuple[str, int, str | None]:
+    """Read an announcement that came to `own_host`, which says from how far away.
+
+    Raises:
+        BadInput: it is none, or gives an address that its caller may not name.
+    """
+    service, port, host = data.announcement(argument)
+    if host is not None and not may_name(teller(own_host), host):
+        raise BadInput("ERR_GRAPE_HOST", f"{host!r} is not taken from another network")
+    return service, port, host
 
 
 def _listed(addresses: list[Address]) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from p2p.grenache.dht.compact_addresses import Reach, reach
+from p2p.base.reach import Reach
+from p2p.grenache.dht.compact_addresses import ipv4_reach
 from p2p.grenache.directory import MAX_NAME
 from p2p.grenache.errors import BadInput
 
@@ -22,7 +23,7 @@ def service_name(service: str) -> bytes:
 def check_address(port: int, host: str | None) -> None:
     if type(port) is not int or not 0 <= port < 65536:
         raise BadInput("ERR_GRAPE_SERVICE_PORT", f"expected a port from 0 to 65535, not {port!r}")
-    if host is not None and reach(host) is Reach.NONE:
+    if host is not None and ipv4_reach(host) is Reach.NONE:
         raise BadInput("ERR_GRAPE_HOST", f"{host!r} is not an IPv4 address that can be reached")
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from p2p.base.host_port import Scope, scope_of
+from p2p.base.reach import Reach, may_name
 from p2p.grenache import bep44
 from p2p.grenache.directory import Address, StoredValue
 from p2p.grenache.errors import GrapeRefused
@@ -96,9 +96,9 @@ def withdrawn(value: Any) -> int:
     raise _refusal(value)
 
 
-def addresses(value: Any) -> list[Address]:
-    """Return the addresses of a lookup. Unusable and repeated ones, and those beyond
-    `MAX_ADDRESSES`, are left out: a Grape returns unchecked announcements.
+def addresses(value: Any, by: Reach = Reach.LOOPBACK) -> list[Address]:
+    """Return the addresses of a lookup at a Grape of reach `by`. Those that it may not name, repeated ones, and those
+    beyond `MAX_ADDRESSES`, are left out: a Grape returns unchecked announcements.
 
     Raises:
         GrapeRefused
@@ -108,7 +108,7 @@ def addresses(value: Any) -> list[Address]:
     found: dict[Address, None] = {}
     for entry in value:
         address = _address(entry)
-        if address is not None:
+        if address is not None and may_name(by, address[0]):
             found[address] = None
             if len(found) == MAX_ADDRESSES:
                 break
@@ -169,10 +169,9 @@ def _address(entry: Any) -> Address | None:
     if match is None or int(match[2]) > 65535:
         return None
     try:
-        host = str(IPv4Address(match[1]))
+        return str(IPv4Address(match[1])), int(match[2])
     except ValueError:
         return None
-    return None if scope_of(host) is Scope.NONE else (host, int(match[2]))
 
 
 def _refusal(value: Any) -> GrapeRefused:

@@ -21,10 +21,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
 
+from p2p.base.reach import Reach, ip_of, reach, teller
 from p2p.grenache import bep44
 from p2p.grenache.announcer import INTERVAL, Repeater
 from p2p.grenache.directory import Address, MutableItem, StoredValue
@@ -64,6 +67,7 @@ MAX_GRAPES: Final = 16
 REQUEST_TIMEOUT: Final = 6.0  # seconds; a search past dead neighbours takes a Grape up to 4.6
 CACHE_FOR: Final = 2.0  # seconds
 MAX_CACHED: Final = 1024  # services
+REACH_KEPT: Final = 60.0  # seconds between resolutions of a Grape's name
 _REPAIRED: Final = (NO_NODES, ALL_FAILED)
 _CONFIRMED: Final = 2  # Grapes that have to confirm an empty lookup
 
@@ -105,6 +109,7 @@ class Link:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._given_post = post
         self._running: _Running | None = None
+        self._reaches: dict[str, tuple[float, Reach]] = {}  # of the Grapes; until when
         self._cache: BoundedMap[str, tuple[float, list[Address]]] = BoundedMap(MAX_CACHED)
 
     # Start and stop
@@ -279,7 +284,8 @@ class Link:
 
     async def _lookup(self, service: str) -> list[Address]:
         async def at(grape: int) -> list[Address]:
-            return addresses(await self._pool.ask(grape, "lookup", service))
+            answer = await self._pool.ask(grape, "lookup", service)
+            return addresses(answer, await self._reach_of(self.urls[grape]))
 
         answers = await self._pool.first(at, lambda got: bool(got[-1]) or len(got) >= _CONFIRMED)
         found = answers[-1]
@@ -289,6 +295,14 @@ class Link:
         if self._work.is_current(("lookup", service)):
             self._cache[service] = (self._now() + self._cache_for, found)
         return found
+
+    async def _reach_of(self, url: str) -> Reach:
+        """Return the reach of a Grape, which decides what it may name."""
+        until, known = self._reaches.get(url, (0.0, Reach.PUBLIC))
+        if self._now() >= until:
+            known = await _looked_up(urlsplit(url).hostname or "")
+            self._reaches[url] = self._now() + REACH_KEPT, known
+        return known
 
     def _turned(self, found: list[Address]) -> list[Address]:
         """Return a random rotation, which spreads the callers' first choice at less cost than
@@ -407,3 +421,14 @@ class _Running:
     pool: GrapePool
     work: SharedWork
     repeater: Repeater
+
+
+async def _looked_up(host: str) -> Reach:
+    """Return the reach of a host; of a name that has several addresses the widest."""
+    if ip_of(host) is not None or reach(host) is Reach.LOOPBACK:
+        return reach(host)
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return Reach.PUBLIC
+    return max((teller(str(info[4][0])) for info in infos), default=Reach.PUBLIC)

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from p2p.base.reach import is_other_service
 from p2p.flow.caller import Caller
 from p2p.grenache.directory import Address, Directory
 from p2p.grenache.errors import (
@@ -178,7 +179,7 @@ class WorkerList:
             self._error = GrapeUnreachable(f"lookup of {self._service!r}: {error!r}")
         else:
             self._error = None
-            self._learn(found[:MAX_WORKERS])
+            self._learn([a for a in found if not is_other_service(a[1])][:MAX_WORKERS])
         self._looked = self._loop.time()
 
     def _learn(self, found: Sequence[Address]) -> None:

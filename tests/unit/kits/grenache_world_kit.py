@@ -17,7 +17,7 @@ Work = Callable[[Any], Awaitable[Any]]
 
 
 def address(n: int) -> Address:
-    return f"10.0.0.{n}", 1000 + n
+    return f"10.0.0.{n}", 12_000 + n
 
 
 def echo(delay: float = 0.01) -> Work:

@@ -22,6 +22,7 @@ from p2p.addresses.address_book import (
 from p2p.addresses.dial_choice import OUTBOUND_PER_GROUP, DialChoice, outbound_groups
 from p2p.addresses.reconnect import Reconnect, Wait
 from p2p.base.limits import FORGET_AFTER_FAILURES, HEALTHY_AFTER, RECONNECT_MAX
+from p2p.base.reach import Reach
 
 OWN = node_id("z")
 A, B, C = node_id("a"), node_id("b"), node_id("c")
@@ -517,7 +518,7 @@ def test_dials_go_to_networks_without_an_outbound_link_first_and_few_share_one()
 def test_pinned_addresses_and_those_of_one_machine_are_exempt_from_diversity():
     book = make()
     for n in range(10):
-        book.add(PeerFound("127.0.0.1", 4000 + n, f"{n:032d}", "mdns"), 0.0)
+        book.add(PeerFound("127.0.0.1", 12_000 + n, f"{n:032d}", "mdns", by=Reach.LOOPBACK), 0.0)
         book.add(PeerFound(f"60.1.0.{n + 1}", 3000, None, "bootstrap"), 0.0)
     assert len(choose(book)) == 20
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.base.host_port import Scope, format_host_port, normal_host, parse_host_port, scope_of
+from p2p.base.host_port import format_host_port, normal_host, parse_host_port
 
 
 @pytest.mark.parametrize(
@@ -76,33 +76,6 @@ def test_any_text_is_read_or_refused_with_value_error(text):
         return
     assert host
     assert 1 <= port <= 65535
-
-
-@pytest.mark.parametrize(
-    ("host", "scope"),
-    [
-        ("127.0.0.1", Scope.LOOPBACK),
-        ("127.8.0.1", Scope.LOOPBACK),
-        ("::1", Scope.LOOPBACK),
-        ("::ffff:127.0.0.1", Scope.LOOPBACK),
-        ("localhost", Scope.LOOPBACK),
-        ("169.254.3.4", Scope.LINK),
-        ("fe80::1%eth0", Scope.LINK),
-        ("10.0.0.1", Scope.ROUTED),
-        ("192.0.2.1", Scope.ROUTED),
-        ("2001:db8::1", Scope.ROUTED),
-        ("fd00::1", Scope.ROUTED),
-        ("example.org", Scope.ROUTED),
-        ("0.0.0.0", Scope.NONE),
-        ("0.1.2.3", Scope.NONE),
-        ("::", Scope.NONE),
-        ("224.0.0.251", Scope.NONE),
-        ("ff02::fb", Scope.NONE),
-        ("255.255.255.255", Scope.NONE),
-    ],
-)
-def test_addresses_have_their_scope(host, scope):
-    assert scope_of(host) is scope
 
 
 def test_one_host_has_one_spelling():

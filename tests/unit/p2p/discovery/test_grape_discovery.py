@@ -11,6 +11,7 @@ import pytest
 from discovery_conformance import StrategyConformance
 
 from p2p.addresses.address import PeerFound
+from p2p.base.reach import Reach
 from p2p.discovery.grape_discovery import ALONE_ROUND, RETRY_MAX, SPREAD, GrapeStrategy, UsedGrapes
 from p2p.grenache.directory import Address, MutableItem, StoredValue
 from p2p.grenache.errors import GrapeUnreachable
@@ -109,8 +110,8 @@ async def test_addresses_found_are_reported_with_their_carrier() -> None:
     await asyncio.sleep(0.1)
     await here.strategy.stop()
     assert here.found == [
-        PeerFound("192.0.2.1", 3000, None, "grape", carrier="tcp"),
-        PeerFound("192.0.2.1", 3100, None, "grape", carrier="grenache"),
+        PeerFound("192.0.2.1", 3000, None, "grape", carrier="tcp", by=Reach.LOOPBACK),
+        PeerFound("192.0.2.1", 3100, None, "grape", carrier="grenache", by=Reach.LOOPBACK),
     ]
     assert [(service, port) for _, service, port in here.grape.announced] == [
         (TCP, 3000),

@@ -10,9 +10,9 @@ from peer_network import WORKER, MemoryLink, Network, info, node_id
 
 from p2p.addresses.address import PeerFound
 from p2p.base.errors import Code, MalformedMessage
-from p2p.base.host_port import Scope, scope_of
 from p2p.base.limits import PEX_FIRST_DELAY, PEX_INTERVAL, PEX_MAX_PEERS
-from p2p.discovery.peer_exchange import BURST, ExchangeStrategy, PeerExchangeCore, may_pass
+from p2p.base.reach import Reach, reach
+from p2p.discovery.peer_exchange import BURST, ExchangeStrategy, PeerExchangeCore
 from p2p.wire.messages import Envelope, PeerAddress, PeerExchange, pack
 
 OWN, A, B, C = node_id("z"), node_id("a"), node_id("b"), node_id("c")
@@ -28,7 +28,7 @@ def address(node, host="192.0.2.1", port=3000, carrier="tcp"):
 
 def many(count):
     letters = str.maketrans("0123456789", "abcdefghij")
-    return [address(f"{n:032d}".translate(letters), port=n + 1) for n in range(count)]
+    return [address(f"{n:032d}".translate(letters), port=20_000 + n) for n in range(count)]
 
 
 # Sending
@@ -83,10 +83,32 @@ def test_a_long_list_is_a_random_sample():
         ("fe80::1%2", "fe80::2", True),
         ("192.0.2.9", "fe80::2", False),
         ("127.0.0.1", "0.0.0.0", False),
+        ("127.0.0.1", "10.0.0.1", True),
+        ("192.168.1.5", "10.0.0.1", True),
+        ("192.168.1.5", "192.0.2.1", True),
+        ("192.168.1.5", "127.0.0.1", False),
+        ("fd00::9", "192.168.1.5", True),
+        ("100.64.0.9", "10.0.0.1", False),
+        ("10.0.0.1", "100.64.0.9", True),
+        *(
+            ("192.0.2.9", inside, False)
+            for inside in [
+                "10.0.0.1",
+                "192.168.1.1",
+                "172.16.0.1",
+                "100.64.0.1",
+                "fd00::1",
+                "::ffff:10.0.0.1",
+                "64:ff9b::a00:1",
+                "2002:a00:1::1",
+                "224.0.0.1",
+                "ff02::1",
+                "240.0.0.1",
+            ]
+        ),
     ],
 )
 def test_local_addresses_stay_local(receiver, host, passes):
-    assert may_pass(receiver, host) is passes
     pex = core()
     pex.link_up(A, receiver, 0.0)
     assert (pex.push(A, [address(B, host)], 1.0) is not None) is passes
@@ -216,7 +238,7 @@ def test_whatever_a_peer_sends_only_dialable_addresses_come_out(entries):
     pex = core()
     pex.link_up(A, "192.0.2.9", 0.0)
     for found in pex.received(A, PeerExchange(entries), 1.0):
-        assert scope_of(found.host) is Scope.ROUTED
+        assert reach(found.host) is Reach.PUBLIC
         assert 1 <= found.port <= 65535
         assert found.carrier in ("tcp", "grenache")
         assert found.node_id != OWN

@@ -321,12 +321,12 @@ async def test_addresses_that_a_full_node_names_are_bounded_and_checked(net, mon
     a, b = net.node("a"), net.node("b", max_peers=1)
     await start(a, b)
     claims = [
-        (C, "127.0.0.1", 1),
-        (C, "example.org", 2),
-        ("no id", "192.0.2.7", 3),
+        (C, "127.0.0.1", 3001),
+        (C, "example.org", 3002),
+        ("no id", "192.0.2.7", 3003),
         (C, "192.0.2.7", 0),
     ]
-    claims.append((C, "192.0.2.8", 4))
+    claims.append((C, "192.0.2.8", 3004))
     refusal = HandshakeRefused(Code.FULL, "full", by_us=False, others=tuple(claims))
 
     async def refuse(*args):
@@ -336,7 +336,7 @@ async def test_addresses_that_a_full_node_names_are_bounded_and_checked(net, mon
     a.manager.found(found(b))
     await asyncio.sleep(0.5)
     named = {(peer.address, peer.port) for peer in a.manager.get_all_peers()}
-    assert named - {(b.host, 3000)} <= {("192.0.2.8", 4)}
+    assert named - {(b.host, 3000)} <= {("192.0.2.8", 3004)}
     assert [(at.host, at.source) for at in a.manager._book.of(C)] == [("192.0.2.8", "exchange")]
 
 

@@ -83,7 +83,7 @@ def test_a_peer_that_does_not_know_its_address_yet_is_asked_again_soon() -> None
         (OWN, "192.168.1.9", 3000, "unknown", "no public address"),
         (OWN, "127.0.0.1", 3000, "unknown", "no public address"),
         (OWN, "victim.example", 3000, "unknown", "no public address"),
-        (OWN, THEIRS, 0, "unknown", "no port"),
+        (OWN, THEIRS, 0, "unknown", "not a port of a node"),
         (OWN, "11.9.0.1", 3000, "unknown", "same router"),
         (OWN, THEIRS, 3000, "port_restricted", ""),
         (OWN, THEIRS, 3000, "a kind of the future", ""),

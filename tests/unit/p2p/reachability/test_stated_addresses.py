@@ -64,7 +64,7 @@ def service_with(remembered: list[PeerFound]) -> ReachabilityService:
         handle=lambda kind, handler: None,
         follow=lambda follower: None,
         withdraw=lambda node, host, keep: None,
-        found=remembered.append,
+        found=lambda peer: remembered.append(peer) if peer.usable else None,
         links={},
     )
     host = SimpleNamespace(

@@ -131,7 +131,7 @@ async def test_a_call_without_an_answer_reports_the_reason(border: Border) -> No
     await border.worker(never=never)
     with pytest.raises(CallTimeout):
         await border.outside.ask("never", None, timeout=0.2, idempotent=False)
-    border.directory.calls.append(("gone", 9))
+    border.directory.calls.append(("gone", 19_999))
     with pytest.raises((ServiceUnreachable, CallTimeout)):
         await border.outside.ask("gone", None, timeout=0.3, idempotent=False)
     await border.outside.close()

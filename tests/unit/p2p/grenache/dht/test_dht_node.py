@@ -592,14 +592,17 @@ def test_a_dead_node_is_no_longer_passed_on():
 
 def test_no_node_in_the_open_network_directs_queries_into_a_private_one():
     core = Solo().core
-    public, private = ("203.0.113.5", 1), ("10.0.0.1", 1)
+    public, private = ("203.0.113.5", 4001), ("10.0.0.1", 4001)
     assert core.may_ask(public, public)
     assert core.may_ask(private, private)
     assert core.may_ask(public, private)
     assert not core.may_ask(private, public)
-    assert not core.may_ask(("127.0.0.1", 1), public)
-    assert not core.may_ask(("224.0.0.1", 1), private)
-    assert not core.may_ask(("10.0.0.1", 0), private)
+    for inside in ("127.0.0.1", "169.254.169.254", "100.64.0.1"):
+        assert not core.may_ask((inside, 4001), public)
+    assert not core.may_ask(("127.0.0.1", 4001), private)
+    assert not core.may_ask(("224.0.0.1", 4001), private)
+    for port in (0, 53, 11211):
+        assert not core.may_ask(("203.0.113.9", port), public)
 
 
 def test_answers_of_nodes_are_merged_and_a_lookup_is_bounded():
