@@ -273,6 +273,12 @@ class DiscoverySection(Section):
         (),
         "DNS servers to ask for them, each an IP address with a port; empty: the system's.",
     )
+    seeds_reach: Literal["public", "private", "loopback"] = field(
+        Choice(("public", "private", "loopback")),
+        "public",
+        "Addresses taken from DNS_SEEDS and PEER_LISTS: `private` adds those of private networks, `loopback` "
+        "those of this machine too.",
+    )
 
 
 class ApiSection(Section):

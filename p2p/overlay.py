@@ -72,6 +72,7 @@ class OverlaySettings:
     dns_seeds: Sequence[str] = ()
     peer_lists: Sequence[tuple[str, str]] = ()  # URL and the signer's node id
     dns_servers: Sequence[tuple[str, int]] = ()  # the system's if empty
+    seeds_reach: Reach = Reach.PUBLIC  # narrowest of addresses from DNS seeds and lists
     mdns: bool = True
     exchange: bool = True
     direct: bool = True
@@ -202,11 +203,16 @@ class Overlay:
         if settings.dns_seeds and settings.direct:
             from p2p.discovery.dns_seeds import DnsLookup, DnsSeedStrategy
 
-            strategies.append(DnsSeedStrategy(settings.dns_seeds, DnsLookup(settings.dns_servers)))
+            lookup = DnsLookup(settings.dns_servers)
+            strategies.append(DnsSeedStrategy(settings.dns_seeds, lookup, by=settings.seeds_reach))
         if settings.peer_lists and settings.direct:
             from p2p.discovery.peer_list_fetch import PeerListStrategy
 
-            strategies.append(PeerListStrategy(settings.peer_lists, settings.links.network))
+            strategies.append(
+                PeerListStrategy(
+                    settings.peer_lists, settings.links.network, by=settings.seeds_reach
+                )
+            )
         if settings.exchange:
             exchange = ExchangeStrategy(self.node_id, self.peers.proven_peers, codec=self._codec)
             self.peers.follow(exchange)

@@ -45,6 +45,7 @@ from node.service.topology import Topology
 from node.version import VERSION
 from p2p.base.host_port import format_host_port
 from p2p.base.identity import Identity
+from p2p.base.reach import Reach
 from p2p.flow import Gate
 from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.routed_messages import Received, RouterSettings
@@ -154,6 +155,7 @@ def _overlay(
             dns_seeds=settings.dns_seeds,
             peer_lists=settings.peer_lists,
             dns_servers=settings.dns_servers,
+            seeds_reach=Reach[settings.seeds_reach.upper()],
             port_mapping=settings.port_mapping,
             mdns=settings.discovery_mdns,
             exchange=settings.discovery_exchange,

@@ -146,8 +146,17 @@ class BaseStrategy:
         if self._found is not None:
             seen = (host, port, node_id)
             self._count += seen not in self._seen
+            known = seen in self._seen
             self._seen[seen] = None
-            self._found(PeerFound(host, port, node_id, self.name, via, carrier, via_address, by))
+            peer = PeerFound(host, port, node_id, self.name, via, carrier, via_address, by)
+            if not (known or via or peer.usable):
+                log.info(
+                    "discovery %s: %s:%d is not dialled: not an address of a node, or too near",
+                    self.name,
+                    host,
+                    port,
+                )
+            self._found(peer)
 
     def _fail(self, error: BaseException) -> None:
         self._state = "failed"

@@ -55,7 +55,9 @@ def test_a_node_finds_another_by_a_name_with_service_and_id(nodes: Nodes, server
     server.records[SEED, "SRV"] = [f"0 0 {port} a.nodes.example."]
     server.records[SEED, "TXT"] = [f'"node={known.node_id}@a.nodes.example:{port}"']
     server.records["a.nodes.example", "A"] = ["127.0.0.1"]
-    newcomer = nodes.start("new", DNS_SEEDS="nodes.example", DNS_SERVERS=server.address)
+    newcomer = nodes.start(
+        "new", DNS_SEEDS="nodes.example", DNS_SERVERS=server.address, SEEDS_REACH="loopback"
+    )
     see_each_other(known, newcomer)
     (view,) = [v for v in newcomer.status().discovery if v.name == "dns"]
     assert (view.state, view.detail) == ("on", "nodes.example (1 addresses)")
@@ -67,7 +69,9 @@ def test_another_node_at_the_address_of_a_named_one_is_not_linked(
     impostor = nodes.start("impostor")
     expected = Identity.from_seed(b"x" * 32).node_id
     server.records[SEED, "TXT"] = [f'"node={expected}@{impostor.p2p_address}"']
-    newcomer = nodes.start("new", DNS_SEEDS="nodes.example", DNS_SERVERS=server.address)
+    newcomer = nodes.start(
+        "new", DNS_SEEDS="nodes.example", DNS_SERVERS=server.address, SEEDS_REACH="loopback"
+    )
     eventually(
         lambda: any(view.name == "dns" and view.found for view in newcomer.status().discovery),
         what="the address",
@@ -89,8 +93,10 @@ def test_a_node_finds_others_by_a_signed_list_from_a_web_server(
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/peers.json"
-        newcomer = nodes.start("new", PEER_LISTS=f"{url}#{second.node_id}")
-        stranger = nodes.start("stranger", PEER_LISTS=f"{url}#{first.node_id}")
+        newcomer = nodes.start("new", PEER_LISTS=f"{url}#{second.node_id}", SEEDS_REACH="loopback")
+        stranger = nodes.start(
+            "stranger", PEER_LISTS=f"{url}#{first.node_id}", SEEDS_REACH="loopback"
+        )
         see_each_other(first, second, newcomer)
         detail = eventually(lambda: refusal(stranger), what="the refusal of the list")
         server.shutdown()

@@ -187,7 +187,7 @@ def test_settings_that_a_switch_makes_useless_are_reported() -> None:
 
 SEEDS = {  # names and defaults of the design documents
     "P2P_ENABLED": "true", "P2P_PORT": "3000", "P2P_HOST": "0.0.0.0", "DISCOVERY_MDNS": "true",
-    "PEER_LISTS": "", "DNS_SEEDS": "", "DNS_SERVERS": "",
+    "PEER_LISTS": "", "DNS_SEEDS": "", "DNS_SERVERS": "", "SEEDS_REACH": "public",
     "DISCOVERY_GRENACHE": "true", "BOOTSTRAP_PEERS": "", "PEER_STORAGE_PATH": ".peers.json",
     "MAX_PEERS": "50", "PEER_RECONNECT_INTERVAL": "30000", "GRAPE_URL": "http://127.0.0.1:30001",
     "GRAPE_DHT_PORT": "20001", "GRAPE_API_PORT": "30001", "GRAPE_BOOTSTRAP": "",

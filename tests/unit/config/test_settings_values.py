@@ -96,6 +96,7 @@ SWITCHES = (
 
 CHOICES = {
     "P2P_SECURITY": "tls, off",
+    "SEEDS_REACH": "public, private, loopback",
     "LOG_LEVEL": "debug, info, warning, error",
     "LOG_FORMAT": "text, json",
     "JOURNAL_SYNC": "full, normal",
