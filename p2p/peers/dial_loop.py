@@ -22,13 +22,17 @@ from p2p.discovery.bootstrap import Resolve, resolve
 from p2p.discovery.peer_exchange import believable
 from p2p.discovery.strategy import describe
 from p2p.flow.token_bucket import TokenBucket
-from p2p.peers.link_slots import outbound_reach, reserved_slots
+from p2p.peers.link_slots import TRIAL, outbound_reach, reserved_slots
 from p2p.wire.link import Carrier, PeerInfo, PeerLink
 from p2p.wire.messages import PeerAddress
 
 log = logging.getLogger(__name__)
 
 MAX_DIALS: Final = 8  # at once
+FULL_PATIENCE: Final = (
+    TRIAL + 1.0
+)  # seconds for which the operator's dial of a full node is repeated ...
+FULL_PAUSE: Final = 2.0  # ... after so many
 CROSSED_WAIT: Final = 1.0  # seconds for the other link, when two nodes dial each other at once
 GRAIN: Final = 0.01  # seconds; timers may fire slightly early, a shorter wait would spin
 RESERVE_FROM: Final = 8  # a maximum from which on some links are kept for peers that dial us
@@ -292,7 +296,7 @@ class DialLoop:
             try:
                 linked = address.node_id if address.tried else None
                 node_id = linked if linked in self._host.links else None
-                node_id = node_id or await self.attempt(address)
+                node_id = node_id or await self._persist(address)
             except (ConnectFailed, HandshakeRefused) as error:
                 crossed = await self._crossed(address, error)
                 if crossed is None:
@@ -306,6 +310,21 @@ class DialLoop:
                 return node_id
             failure = ConnectFailed(f"the link to {address} closed again at once")
         raise failure
+
+    async def _persist(self, address: Address) -> str:
+        """Dial as `attempt`, and again for a while at a full node: its links give way one after the other.
+
+        Raises:
+            ConnectFailed, HandshakeRefused: as `attempt`.
+        """
+        until = self._clock() + FULL_PATIENCE
+        while True:
+            try:
+                return await self.attempt(address)
+            except HandshakeRefused as refusal:
+                if refusal.by_us or refusal.code is not Code.FULL or self._clock() >= until:
+                    raise
+            await asyncio.sleep(FULL_PAUSE)
 
     def is_named(self, host: str, port: int) -> bool:
         """Return True for an address that is being dialled on behalf of the operator."""

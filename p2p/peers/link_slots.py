@@ -1,6 +1,6 @@
 """Link slots: which peers get one of the MAX_PEERS links. Pure functions over plain records: no I/O, no clock.
 
-An attacker with many connections must not get all slots. Four rules see to that:
+An attacker with many connections must not get all slots, nor keep newcomers out. Five rules see to that:
 
 1. Inbound links never take the slots reserved for outbound ones. An attacker chooses whom it dials, not whom this
    node dials.
@@ -10,6 +10,9 @@ An attacker with many connections must not get all slots. Four rules see to that
 4. Links that were hard to earn are never replaced: of the groups that come first under a secret key (an attacker does
    not know which), with the lowest round trip, with the latest useful news (first delivery of a valid batch), and the
    older half of the rest. Of what remains, the youngest link of the largest group goes (after Bitcoin Core).
+5. A newcomer that has not been tried lately is tried all the same, in the place of a link that had its time and brought
+   nothing useful, as long as that leaves the set as diverse: of its own group, or of a larger one. Who made room this
+   way waits before it takes another's place. So idle links fill a node, an address or a network for seconds only.
 
 Privileged links (pinned, configured, anchors, dialled by the operator) are outside of all limits and never replaced.
 An outbound dial that is privileged, or that the node needs to reach its reserve, replaces an inbound link in any case. So
@@ -22,6 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from typing import Final, NamedTuple
 
@@ -36,6 +40,9 @@ RESERVE_MAX: Final = 8  # ... up to this many
 PROTECT_GROUPS: Final = 4  # links protected by keyed network group
 PROTECT_ROUND_TRIP: Final = 8  # by lowest round trip
 PROTECT_USEFUL: Final = 4  # by latest useful news
+TRIAL: Final = 10.0  # seconds that every link has, whatever it brings
+USEFUL_FOR: Final = 600.0  # seconds since the last useful news
+REST: Final = 600.0  # seconds from giving way to taking another's place
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class LinkRecord(msgspec.Struct, frozen=True):
     opened_at: float = 0.0
     rtt: float | None = None
     useful_at: float = -inf  # last first delivery of a valid batch
+    lan: bool = False  # found on this network segment
+    gave_way_at: float = -inf  # of a newcomer: when it last made room for another
 
     @property
     def group(self) -> str:
@@ -103,14 +112,16 @@ def decide_slot(
     """Decide about a new link beside `links`. `key`: secret of this node, for the choice of groups."""
     if newcomer.outbound or newcomer.privileged:
         return _decide_wanted(newcomer, links, limits, key)
-    refusal = _over_limits(newcomer, links, limits)
+    shared, refusal = _over_limits(newcomer, links, limits)
     if refusal is not None:
-        return SlotDecision(refusal)
+        tried = _tried_long_enough(newcomer, shared, key)
+        return SlotDecision(refusal) if tried is None else SlotDecision(evict=tried.node_id)
     outbound = sum(link.outbound for link in links)
     held_back = max(0, reserved_slots(limits.max_peers) - outbound)
     if len(links) < limits.max_peers - held_back:
         return SlotDecision()
     evicted = _more_diverse_without(newcomer, links, key)
+    evicted = evicted or _tried_long_enough(newcomer, links, key)
     if evicted is None:
         taken = len(links) - outbound
         return _full(f"{taken} inbound links, the rest of MAX_PEERS={limits.max_peers} is reserved")
@@ -128,6 +139,7 @@ def _decide_wanted(
     farther = outbound_reach([*outbound, newcomer.address]) > outbound_reach(outbound)
     if (
         newcomer.privileged
+        or newcomer.lan
         or len(outbound) < reserve
         or (farther and outbound_reach(outbound) < reserve)
     ):
@@ -151,21 +163,19 @@ def _full(detail: str) -> SlotDecision:
 
 def _over_limits(
     newcomer: LinkRecord, links: Iterable[LinkRecord], limits: SlotLimits
-) -> LinkRefusal | None:
-    """Return the refusal of an inbound link whose address or group has its share already."""
-    inbound = [link for link in links if not link.outbound and not link.privileged]
-    same = sum(link.address == newcomer.address for link in inbound)
-    if is_local(newcomer.address):
-        if limits.per_address_local and same >= limits.per_address_local:
-            return _share("address", newcomer.address, same, "INBOUND_PER_ADDRESS_LOCAL")
-        return None
-    if limits.per_address and same >= limits.per_address:
-        return _share("address", newcomer.address, same, "INBOUND_PER_ADDRESS")
-    group = newcomer.group
-    same = sum(link.group == group for link in inbound)
-    if limits.per_network and same >= limits.per_network:
-        return _share("network", group, same, "INBOUND_PER_NETWORK")
-    return None
+) -> tuple[list[LinkRecord], LinkRefusal | None]:
+    """Return the refusal of an inbound link whose address or group has its share already, and the links of that share."""
+    inbound = _replaceable(links)
+    local, group = is_local(newcomer.address), newcomer.group
+    same = [link for link in inbound if link.address == newcomer.address]
+    limit = limits.per_address_local if local else limits.per_address
+    if limit and len(same) >= limit:
+        setting = "INBOUND_PER_ADDRESS_LOCAL" if local else "INBOUND_PER_ADDRESS"
+        return same, _share("address", newcomer.address, len(same), setting)
+    same = [link for link in inbound if link.group == group]
+    if not local and limits.per_network and len(same) >= limits.per_network:
+        return same, _share("network", group, len(same), "INBOUND_PER_NETWORK")
+    return [], None
 
 
 def _share(what: str, where: str, count: int, setting: str) -> LinkRefusal:
@@ -187,11 +197,42 @@ def _more_diverse_without(
 
 def choose_evicted(links: Iterable[LinkRecord], key: bytes) -> LinkRecord | None:
     """Return the inbound link that is worth least, None if all are protected."""
+    return _youngest_of_largest_group(_unprotected(links, key))
+
+
+def _unprotected(links: Iterable[LinkRecord], key: bytes) -> list[LinkRecord]:
     rest = _replaceable(links)
     for protected in (_by_group(rest, key), _by_round_trip(rest), _by_use(rest)):
         rest = [link for link in rest if link not in protected]
     rest.sort(key=lambda link: link.opened_at)
-    return _youngest_of_largest_group(rest[(len(rest) + 1) // 2 :])
+    return rest[(len(rest) + 1) // 2 :]
+
+
+def _tried_long_enough(
+    newcomer: LinkRecord, links: Collection[LinkRecord], key: bytes
+) -> LinkRecord | None:
+    """Return the link that gives way to a newcomer that is to be tried, None for none."""
+    now = newcomer.opened_at
+    if now - newcomer.gave_way_at < REST:
+        return None
+    inbound = _replaceable(links)
+    sizes = Counter(link.group for link in inbound)
+    own = newcomer.group
+    # Few links are all protected; those that bring nothing are not worth it.
+    idle = sorted(
+        (link for link in inbound if _is_idle(link, now)), key=lambda link: link.opened_at
+    )
+    pool = [link for link in _unprotected(links, key) if now - link.opened_at >= TRIAL]
+    fitting = [
+        link
+        for link in chain(pool, idle[len(idle) // 2 :])
+        if link.group == own or (_is_idle(link, now) and sizes[link.group] > sizes[own])
+    ]
+    return min(fitting, key=lambda link: (link.useful_at, link.opened_at), default=None)
+
+
+def _is_idle(link: LinkRecord, now: float) -> bool:
+    return now - link.opened_at >= TRIAL and now - link.useful_at >= USEFUL_FOR
 
 
 def _replaceable(links: Iterable[LinkRecord]) -> list[LinkRecord]:

@@ -47,6 +47,7 @@ class PeerAdmission:
         self._useful_at: dict[str, float] = {}
         self._outbound: set[str] = set()  # node ids whose slot is an outbound one
         self._delivered: BoundedMap[str, int] = BoundedMap(MAX_DELIVERED)
+        self._gave_way: BoundedMap[str, float] = BoundedMap(MAX_DELIVERED)
         self._key = secrets.token_bytes(16)
 
     def accepts_address(self, address: str) -> bool:
@@ -62,12 +63,15 @@ class PeerAdmission:
 
     def decide(self, info: PeerInfo) -> SlotDecision:
         """Decide about a slot for a peer that has no link yet."""
+        privilege = self.privilege(info.node_id, info.dialled)
         newcomer = LinkRecord(
             node_id=info.node_id,
             address=info.address,
             outbound=info.outbound,
-            privileged=self.privilege(info.node_id, info.dialled) is not None,
+            privileged=privilege not in (None, "lan"),
             opened_at=self._now(),
+            lan=privilege == "lan",
+            gave_way_at=self._gave_way.get(info.node_id, -inf),
         )
         decision = decide_slot(newcomer, self._records(), self.limits, self._key)
         if decision.refusal is not None:
@@ -80,7 +84,8 @@ class PeerAdmission:
         dialled: tuple[str, int] | None = None,
         pinned: Container[str] | None = None,
     ) -> Privilege | None:
-        """Return the reason why a peer is outside of all slots and never evicted, None if it is not.
+        """Return the reason why a peer is outside of all slots and never evicted, None if it is not. One on the LAN takes an
+        inbound link's slot where no other is free, and may itself give way to the operator's.
 
         `dialled`: where this node dialled it. `pinned`: `AddressBook.pinned_nodes`, if at hand.
         """
@@ -107,6 +112,11 @@ class PeerAdmission:
         """
         if outbound:
             self._outbound.add(node_id)
+
+    def gave_way(self, node_id: str) -> None:
+        """Record that a peer's link was ended for another one."""
+        self.counters["evicted"] += 1
+        self._gave_way[node_id] = self._now()
 
     def is_outbound(self, node_id: str) -> bool:
         return node_id in self._outbound
@@ -140,7 +150,7 @@ class PeerAdmission:
                 node_id=node_id,
                 address=link.peer.address,
                 outbound=node_id in self._outbound,
-                privileged=self.privilege(node_id, link.peer.dialled, pinned) is not None,
+                privileged=self.privilege(node_id, link.peer.dialled, pinned) not in (None, "lan"),
                 opened_at=link.stats.opened_at,
                 rtt=link.stats.rtt,
                 useful_at=self._useful_at.get(node_id, -inf),

@@ -354,8 +354,8 @@ class PeerManager(LinkOwner):
         if node_id is None:
             return
         log.info("peer %s makes room for another one", node_id)
-        self.admission.counters["evicted"] += 1
-        reason = "another peer adds more to the diversity of this node's links"
+        self.admission.gave_way(node_id)
+        reason = "this node tries another peer, or one of a network with fewer links"
         # A held link takes over when the one in use goes, so that it has to go as well.
         while (link := self._table.used.get(node_id)) is not None:
             link.close(Code.FULL, reason)

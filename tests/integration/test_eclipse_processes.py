@@ -20,15 +20,15 @@ WITHIN = 60.0  # seconds to an honest link
 
 
 class IdlePeer(JsonPeer):
-    """One identity for good, at another loopback address than the honest nodes."""
+    """One identity for good."""
 
-    def __init__(self, address: str, key: Ed25519PrivateKey) -> None:
+    def __init__(self, address: str, key: Ed25519PrivateKey, source: str) -> None:
         self.key, self.network, self.version = key, "main", "1.0.0"
         self.public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         digest = hashlib.sha256(b"exchange-node id\x00" + self.public).digest()
         self.node_id = base64.b32encode(digest[:20]).decode("ascii").lower()
         host, _, port = address.rpartition(":")
-        self.stream = socket.create_connection((host, int(port)), 5.0, ("127.0.0.9", 0))
+        self.stream = socket.create_connection((host, int(port)), 5.0, (source, 0))
         self.heard, self.node, self._buffer = [], "", b""
         try:
             self.shake_hands()
@@ -41,8 +41,9 @@ class IdlePeer(JsonPeer):
 class Flood:
     """Threads that keep a link of every identity to a node whenever the node lets them."""
 
-    def __init__(self, target: NodeProcess) -> None:
+    def __init__(self, target: NodeProcess, source: str = "127.0.0.9") -> None:
         self.target = target
+        self.source = source
         self.linked = 0
         self.most = 0
         self._stop = threading.Event()
@@ -77,7 +78,7 @@ class Flood:
 
     def _connected(self, key: Ed25519PrivateKey) -> IdlePeer | None:
         try:
-            return IdlePeer(self.target.p2p_address, key)
+            return IdlePeer(self.target.p2p_address, key, self.source)
         except (Refused, OSError, AssertionError):
             return None
 
@@ -133,3 +134,23 @@ def test_two_nodes_keep_and_find_each_other_among_fifty_attackers(
     assert c.ask(lambda client: client.connect(a.p2p_address)).status == "connected"
     assert linked(c, a)
     assert all(flood.most <= 42 for flood in floods)  # the reserve stays free
+
+
+def test_a_node_full_of_idle_links_of_its_own_machine_still_tries_newcomers(
+    nodes: Nodes, floods: list[Flood]
+) -> None:
+    full = nodes.start("full", P2P_SECURITY="off")
+    floods.append(Flood(full, "127.0.0.1").start())
+    eventually(lambda: floods[0].linked >= 42, 60.0)
+    for name in (
+        "one",
+        "two",
+        "three",
+    ):  # the operator's dial, each from the same address as the flood
+        newcomer = nodes.start(name, P2P_SECURITY="off")
+        begun = time.monotonic()
+        assert newcomer.ask(lambda c: c.connect(full.p2p_address)).status == "connected"
+        print(f"{name}: link {time.monotonic() - begun:.1f} s after connect")
+        assert linked(full, newcomer)
+    found = nodes.start("found", P2P_SECURITY="off", BOOTSTRAP_PEERS=full.p2p_address)
+    eventually(lambda: linked(full, found), WITHIN)

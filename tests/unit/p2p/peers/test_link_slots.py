@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from p2p.base.errors import Code
 from p2p.base.network_group import is_local, network_group
 from p2p.peers.link_slots import (
+    REST,
+    TRIAL,
+    USEFUL_FOR,
     LinkRecord,
     SlotLimits,
     choose_evicted,
@@ -86,7 +89,7 @@ def test_shares_of_an_address_and_of_a_network(limits, address, count, named):
     assert decide_slot(link("new", "198.18.0.1"), links, limits, KEY).refusal is None
 
 
-def test_a_peer_of_another_network_replaces_a_link_of_the_flood_and_not_the_other_way_round():
+def test_a_peer_of_another_network_replaces_a_link_of_the_flood_and_the_flood_its_own_alone():
     limits = SlotLimits(max_peers=50, per_address=0, per_network=0)
     links = flood(42)
     newcomer = decide_slot(link("honest", "12.5.0.1", at=500.0), links, limits, KEY)
@@ -96,8 +99,53 @@ def test_a_peer_of_another_network_replaces_a_link_of_the_flood_and_not_the_othe
     after.append(link("honest", "12.5.0.1", at=500.0))
     for n in range(100):
         again = decide_slot(link(f"more{n}", f"11.1.7.{n + 1}", at=600.0), after, limits, KEY)
-        assert again.evict is None
-        assert again.refusal is not None
+        assert again.evict is not None
+        assert again.evict.startswith("bad")
+
+
+@pytest.mark.parametrize(
+    ("newcomer", "places"),
+    [
+        ("127.0.0.1", ["127.0.0.1"] * 42),
+        ("192.168.1.9", [f"192.168.1.{n}" for n in range(100, 142)]),
+        ("fd00::9", [f"fd00::{n + 100}" for n in range(42)]),
+        ("13.5.0.1", [f"{n + 20}.1.0.1" for n in range(42)]),  # each in a network of its own
+        ("11.1.0.1", ["11.1.0.1"] * 4),  # the share of an address
+        ("11.1.0.1", [f"11.1.0.{n + 2}" for n in range(12)]),  # of a network
+    ],
+)
+def test_idle_links_give_way_to_a_newcomer_one_at_a_time(newcomer: str, places: list[str]):
+    limits = SlotLimits()
+    idle = [link(f"idle{n}", address, at=float(n)) for n, address in enumerate(places)]
+    now = len(places) + TRIAL
+    first = decide_slot(link("new", newcomer, at=now), idle, limits, KEY)
+    assert first.refusal is None
+    assert first.evict is not None
+    young = [link(each.node_id, each.address, at=now - 1.0) for each in idle]
+    assert decide_slot(link("new", newcomer, at=now), young, limits, KEY).refusal is not None
+    rested = link("new", newcomer, at=now, gave_way_at=now - REST + 1.0)
+    assert decide_slot(rested, idle, limits, KEY).refusal is not None
+    others = [each for each in idle if each.node_id != first.evict]
+    after = [*others, link("new", newcomer, at=now)]
+    second = decide_slot(link("next", newcomer, at=now + 1.0), after, limits, KEY)
+    assert second.evict != "new"
+
+
+def test_useful_links_of_other_networks_never_give_way_to_one_that_is_tried():
+    useful = [link(f"u{n}", f"{n + 20}.1.0.1", at=float(n), useful_at=100.0) for n in range(42)]
+    assert decide_slot(link("new", "13.5.0.1", at=200.0), useful, SlotLimits(), KEY).refusal
+    later = link("new", "13.5.0.1", at=100.0 + USEFUL_FOR)
+    assert decide_slot(later, useful, SlotLimits(), KEY).refusal is None
+
+
+def test_links_of_the_lan_give_way_to_the_operators_alone():
+    lan = [link(f"lan{n}", f"192.168.1.{n}", outbound=True, lan=True) for n in range(50)]
+    for other in (link("new", "192.168.1.99"), link("m", "192.168.1.98", outbound=True, lan=True)):
+        assert decide_slot(other, lan, SlotLimits(), KEY).refusal is not None
+    friend = LinkRecord("friend", "11.1.0.9", True, privileged=True)
+    assert decide_slot(friend, lan, SlotLimits(), KEY).evict is not None
+    found = link("found", "192.168.1.9", outbound=True, lan=True)
+    assert decide_slot(found, flood(50), SlotLimits(), KEY).evict is not None
 
 
 def test_a_flood_from_four_networks_cannot_evict_honest_links_either():
