@@ -105,9 +105,12 @@ class Delivery:
     def is_linked(self, node: str) -> bool:
         return node in self._links
 
-    def link_up(self, now: float, peer: str, way: Way, *, segments: bool) -> None:
-        """Add a link, and send what waits for it. `segments`: the peer understands the message type `relay_stream`."""
+    def link_up(self, now: float, peer: str, way: Way, *, segments: bool, group: str = "") -> None:
+        """Add a link, and send what waits for it. `segments`: the peer understands the message type `relay_stream`; `group`:
+        its network group, empty for a local address.
+        """
         self._links[peer] = way
+        self.relay.shares.link_up(peer, group)
         if segments:
             self._carriers.add(peer)
         self.flush(now, peer)

@@ -191,7 +191,7 @@ class MessageRouter:
         self.budgets.link_up(now, peer, address, exempt=exempt, notices=notices)
         group = network_group(address) if address and not is_local(address) else ""
         self.gossip.link_up(now, peer, able=branches, group=group)
-        self.delivery.link_up(now, peer, way, segments=segments)
+        self.delivery.link_up(now, peer, way, segments=segments, group=group)
 
     def link_down(self, now: float, peer: str) -> None:
         """Remove the link to `peer`, and the routes through it."""

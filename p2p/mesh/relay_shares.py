@@ -8,6 +8,8 @@ and what one leaves the others may use. There is no cap on the bytes of a pair: 
 Rules of this file:
 - A pair has a reservation from its first message until it was idle for `RESERVED` seconds. The peer that hands over the
   first message answers for it: each has at most `PAIRS_OF_PEER`.
+- Where all places are taken a pair with traffic in one direction only gives way to a new one, else one of a network group,
+  or of a peer, with more pairs. So places that cost nothing are held for as long as nobody else needs one.
 - A queue holds what its pair's share takes `QUEUE_TIME` seconds to send, at least one message. What exceeds that is refused, and
   the peer that brought it gets the reason.
 """
@@ -52,6 +54,8 @@ class RelayedPair(Generic[Item]):
     queue: deque[tuple[int, Item]] = field(default_factory=deque)
     queued_bytes: int = 0
     credit: int = 0
+    first: str = ""  # the node that sent first
+    answered: bool = False  # the other one has sent too
 
 
 class RelayRefusal(msgspec.Struct, frozen=True):
@@ -69,6 +73,7 @@ class RelayShares(Generic[Item]):
         self.bytes = 0
         self.queued_bytes = 0
         self._of_peer: Counter[str] = Counter()
+        self._groups: dict[str, str] = {}  # network group of a linked peer
         self._turns: deque[RelayedPair[Item]] = deque()  # pairs with a queue, the next one first
         self._level = rate * BURST  # bytes that may pass now; below zero after a large message
         self._at: float | None = None
@@ -92,6 +97,7 @@ class RelayShares(Generic[Item]):
                 f"more than the pair's share of P2P_RELAY_RATE, {share:.0f} bytes a second now",
             )
         pair.used_at = now
+        pair.answered = pair.answered or origin != pair.first
         if not pair.queue:
             self._turns.append(pair)
             pair.credit = 0
@@ -113,15 +119,40 @@ class RelayShares(Generic[Item]):
         if pair is not None:
             return pair
         self._sweep(now)
-        if len(self.pairs) >= MAX_PAIRS:
-            return RelayRefusal(PAIRS, f"this node relays for {MAX_PAIRS} pairs, its limit")
         if self._of_peer[via] >= PAIRS_OF_PEER:
-            return RelayRefusal(
-                PAIRS, f"this node relays for {PAIRS_OF_PEER} pairs of one peer, its limit"
-            )
+            if not self._make_room(via, [p for p in self.pairs.values() if p.via == via]):
+                text = f"this node relays for {PAIRS_OF_PEER} pairs of one peer, its limit"
+                return RelayRefusal(PAIRS, text)
+        elif len(self.pairs) >= MAX_PAIRS and not self._make_room(via, list(self.pairs.values())):
+            return RelayRefusal(PAIRS, f"this node relays for {MAX_PAIRS} pairs, its limit")
         self._of_peer[via] += 1
-        pair = self.pairs[key] = RelayedPair(*key, via, now, now)
+        pair = self.pairs[key] = RelayedPair(*key, via, now, now, first=origin)
         return pair
+
+    def _make_room(self, via: str, pairs: list[RelayedPair[Item]]) -> bool:
+        """End one of `pairs` for a new pair of peer `via`, if one has to give way."""
+        sizes = Counter(self._group(pair.via) for pair in pairs)
+
+        def weight(pair: RelayedPair[Item]) -> tuple[int, int, float]:
+            return sizes[self._group(pair.via)], self._of_peer[pair.via], -pair.used_at
+
+        unanswered = [pair for pair in pairs if not pair.answered]
+        heaviest = max(unanswered or pairs, key=weight)
+        if not unanswered:
+            own = self._group(via)
+            larger = sizes[self._group(heaviest.via)] > sizes[own] + 1
+            same = self._group(heaviest.via) == own
+            if not larger and not (same and self._of_peer[heaviest.via] > self._of_peer[via] + 1):
+                return False
+        self._end(heaviest)
+        return True
+
+    def _group(self, via: str) -> str:
+        return self._groups.get(via, via)
+
+    def link_up(self, via: str, group: str) -> None:
+        """Note the network group of a peer."""
+        self._groups[via] = group or via
 
     def due(self, now: float) -> list[Item]:
         """Return the messages to send now, in order."""
@@ -161,6 +192,7 @@ class RelayShares(Generic[Item]):
         """End the reservations that a peer answers for: its link is gone. Their queues are sent still."""
         for pair in [p for p in self.pairs.values() if p.via == via]:
             self._end(pair)
+        self._groups.pop(via, None)
 
     def active(self, now: float) -> list[RelayedPair[Item]]:
         """Return the present reservations."""

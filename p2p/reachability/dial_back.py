@@ -8,8 +8,8 @@ to make nodes dial third parties cheaply, so:
 - an address from which the peer is not seen costs it 30 to 100 kB of upload first, which is more than the dial costs the
   address's owner;
 - no host is dialled more than once a minute for peers that are seen elsewhere, for all requesters and ports together, and no
-  address (host and port) more than once a minute for peers that are seen there;
-- limits for each requester and for all.
+  address (host and port) more than once a minute for peers that are seen there; what others had dialled is not held against these;
+- limits for each requester, for the network group in which it is seen, and for all, which takes many groups to reach.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final, Literal
 import msgspec
 
 from p2p.base.host_port import format_host_port, normal_host
-from p2p.base.network_group import is_local
+from p2p.base.network_group import is_local, network_group
 from p2p.base.reach import Reach, ip_of, is_other_service, reach
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.tokens import Tokens, TokenTable
@@ -41,8 +41,10 @@ PROOF_BYTES: Final = (30_000, 100_000)  # uploaded first where the address is no
 PROOF_TIME: Final = 30.0  # seconds for the upload
 REQUESTER_RATE: Final = 1 / 10  # requests a second of one peer ...
 REQUESTER_BURST: Final = 6.0
-ALL_RATE: Final = 1.0  # ... and of all
-ALL_BURST: Final = 20.0
+GROUP_RATE: Final = 1 / 5  # of all peers that are seen in one network group ...
+GROUP_BURST: Final = 12.0
+ALL_RATE: Final = 10.0  # ... and of all
+ALL_BURST: Final = 100.0
 MAX_REQUESTERS: Final = 1000
 # Seconds at most before a dial elsewhere, so that many nodes do not dial together
 THIRD_PARTY_DELAY: Final = 3.0
@@ -84,6 +86,7 @@ class DialBackRules:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._requesters = TokenTable(REQUESTER_RATE, REQUESTER_BURST, MAX_REQUESTERS)
+        self._groups = TokenTable(GROUP_RATE, GROUP_BURST, MAX_REQUESTERS)
         self._demands: BoundedMap[str, _Demand] = BoundedMap(MAX_REQUESTERS)
         self._all = Tokens(ALL_BURST)
         # Never evicted early, or the limit could be flushed: `ALL_RATE` bounds the entries of a minute.
@@ -98,31 +101,29 @@ class DialBackRules:
             return DialBackDecision("refuse", fault)
         host = normal_host(host)
         own = host == normal_host(seen)
-        keys = [format_host_port(host, port)]
-        if not own:
-            keys = [_target(host), *keys]
         self._forget(now)
-        if any(key in self._dialled for key in keys):
+        if (format_host_port(host, port) if own else _target(host)) in self._dialled:
             return DialBackDecision("refuse", "this address was dialled within the last minute")
         demand = self._demands.get(requester)
         owed = not own and not _paid(demand, (host, port), proof, now)
         if owed and demand is not None and demand.until > now and demand.target == (host, port):
             return DialBackDecision("proof", proof=demand.size)
-        if not self._within_rates(requester, now):
+        if not self._within_rates(requester, network_group(seen), now):
             return DialBackDecision("refuse", "too many requests")
         if owed:
             size = self._rng.randint(*PROOF_BYTES)
             self._demands[requester] = _Demand((host, port), size, now + PROOF_TIME)
             return DialBackDecision("proof", proof=size)
         self._demands.pop(requester, None)
-        for key in (_target(host), format_host_port(host, port)):
-            self._dialled[key] = now
+        self._dialled[_target(host)] = now
+        if own:
+            self._dialled[format_host_port(host, port)] = now
         return DialBackDecision(
             "dial", delay=0.0 if own else self._rng.uniform(0.0, THIRD_PARTY_DELAY)
         )
 
-    def _within_rates(self, requester: str, now: float) -> bool:
-        if not self._requesters.take(now, requester):
+    def _within_rates(self, requester: str, group: str, now: float) -> bool:
+        if not self._requesters.take(now, requester) or not self._groups.take(now, group):
             return False
         return self._all.take(now, ALL_RATE, ALL_BURST)
 

@@ -14,9 +14,9 @@ was dialled by both; the node with the smaller id takes the dialling role in TLS
 another port for each destination: with one on either side there is nothing to dial, and the relay stays.
 
 Every connection of a punch begins with a confirmation made of its nonce, so that another connection from the same address is not taken
-for it. A failure is remembered for the two routers, whichever nodes are behind them, until this node has another one.
-
-An endpoint is a claim, so that no host is dialled more often than once a minute, for all peers together.
+for it. A failure is remembered for the peer alone: an endpoint is a claim, and whoever names another's router would have its
+punches refused. For the same reason no host is dialled more often than once a minute for all peers that offer punches, and
+as often for those to which this node offers them.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class PunchTarget(msgspec.Struct, frozen=True):
     port: int
     nonce: bytes
     since: float
-    nat: str = ""
+    offered: bool = False  # by the peer
 
 
 class PunchPlan:
@@ -104,10 +104,9 @@ class PunchPlan:
         self._own_id = own_id
         self._rng = rng
         self._records: BoundedMap[str, _Record] = BoundedMap(MAX_PEERS)
-        # Punches that failed, by the routers of both sides: the other nodes behind them would fail too.
-        self._networks: BoundedMap[tuple[str, str], _Record] = BoundedMap(MAX_PEERS)
         self._network = ""  # the own router
-        self._hosts: dict[str, float] = {}  # never evicted early: one punch at a time bounds it
+        # By host, and whether the punch was offered to this node; never evicted early: one punch at a time bounds it
+        self._hosts: dict[tuple[str, bool], float] = {}
 
     def next_peer(self, relayed: Collection[str], punched: int, now: float) -> str | None:
         """Return the peer to offer a punch to, None for none. `relayed`: reached without a link; `punched`: links."""
@@ -121,8 +120,17 @@ class PunchPlan:
         record = self._records.get(node)
         return "" if record is None else record.reason
 
-    def refusal(self, own: PunchEndpoint | None, host: str, port: int, nat: str, now: float) -> str:
-        """Return why a punch with a peer at this endpoint is not possible now, empty if it is."""
+    def refusal(
+        self,
+        own: PunchEndpoint | None,
+        host: str,
+        port: int,
+        nat: str,
+        now: float,
+        *,
+        offered: bool = False,
+    ) -> str:
+        """Return why a punch with a peer at this endpoint is not possible now, empty if it is. `offered`: by the peer."""
         if own is None:
             return NOT_YET
         self.moved(own)
@@ -134,17 +142,14 @@ class PunchPlan:
             return "not a port of a node"
         if host == own.host:
             return "behind the same router"
-        failed = self._networks.get((self._network, _router(host, nat)))
-        if failed is not None and now < failed.next_try:
-            return f"a punch between these two routers failed: {failed.reason}"
         self._hosts = {h: at for h, at in self._hosts.items() if now - at < HOST_INTERVAL}
-        if host in self._hosts:
+        if (host, offered) in self._hosts:
             return "this address was dialled within the last minute"
         return BUSY if self._busy(now) else ""
 
     def moved(self, own: PunchEndpoint) -> None:
         """Note the own router. Behind another one each peer is tried again at once."""
-        router = _router(own.host, own.nat)
+        router = f"{own.host} {own.nat}"
         if router != self._network:
             self._network = router
             self._records.clear()
@@ -152,7 +157,7 @@ class PunchPlan:
     def begin(self, target: PunchTarget) -> None:
         """Record a punch that both sides agreed on."""
         self.current = target
-        self._hosts[target.host] = target.since
+        self._hosts[target.host, target.offered] = target.since
 
     def synced(self, node: str, nonce: bytes) -> PunchTarget | None:
         """Return the punch that a peer's sync belongs to."""
@@ -168,7 +173,6 @@ class PunchPlan:
         target = self.current
         if target is not None and target.node == node:
             self.current = None
-            self._note_network(target, reason, now)
         if not reason:
             self._records.pop(node, None)
         else:
@@ -182,21 +186,9 @@ class PunchPlan:
         wait = pause * self._rng.uniform(1.0, 1.2)
         self._records[node] = _Record(now + wait, pause, reason)
 
-    def _note_network(self, target: PunchTarget, reason: str, now: float) -> None:
-        """Record the result of a punch for all nodes behind the two routers."""
-        key = self._network, _router(target.host, target.nat)
-        known = self._networks.pop(key, None)
-        if reason:
-            pause = FIRST_PAUSE if known is None else min(2 * known.pause, MAX_PAUSE)
-            self._networks[key] = _Record(now + pause, pause, reason)
-
     def _due(self, node: str, now: float) -> bool:
         record = self._records.get(node)
         return record is None or record.next_try <= now
 
     def _busy(self, now: float) -> bool:
         return self.current is not None and now - self.current.since < UNDER_WAY
-
-
-def _router(host: str, nat: str) -> str:
-    return f"{host} {nat}"

@@ -124,7 +124,7 @@ class PunchService:
             refused = EARLIER
         if refused:
             return refused
-        target = PunchTarget(node, host, answer.port, nonce, self._now(), answer.nat)
+        target = PunchTarget(node, host, answer.port, nonce, self._now())
         self._begin(target)
         sync = self._syncs.start(
             self._rpc.call(node, SYNC_METHOD, PunchSync(nonce), timeout=OFFER_TIMEOUT)
@@ -142,7 +142,7 @@ class PunchService:
     async def _on_offer(self, caller: str, offer: PunchOffer) -> PunchAnswer:
         own, host = self._endpoint(), normal_host(offer.host)
         now = self._now()
-        refused = self.plan.refusal(own, host, offer.port, offer.nat, now)
+        refused = self.plan.refusal(own, host, offer.port, offer.nat, now, offered=True)
         if caller in self._peers.links:
             refused = "linked already"
         elif len(offer.nonce) != NONCE_LENGTH:
@@ -154,7 +154,7 @@ class PunchService:
         if refused or own is None:
             self.plan.note(caller, refused, now)
             return PunchAnswer(reason=refused, nat="" if own is None else own.nat)
-        self._begin(PunchTarget(caller, host, offer.port, offer.nonce, now, offer.nat))
+        self._begin(PunchTarget(caller, host, offer.port, offer.nonce, now, offered=True))
         return PunchAnswer(own.host, own.port, own.nat, confirm=True)
 
     async def _on_sync(self, caller: str, sync: PunchSync) -> bool:

@@ -90,19 +90,61 @@ def test_reservations_are_limited_for_each_peer_and_for_all_and_end_when_idle() 
     shares: RelayShares[int] = RelayShares(RATE)
     for peer in range(MAX_PAIRS // PAIRS_OF_PEER):
         for number in range(PAIRS_OF_PEER):
-            assert shares.offer(1.0, f"{peer}/{number}", "z", f"{peer}", 1, 0) is None
+            both_ways(shares, 1.0, f"{peer}/{number}", f"{peer}")
         refusal = shares.offer(1.0, f"{peer}/more", "z", f"{peer}", 1, 0)
         assert refusal is not None
         assert refusal.kind == "pairs"
-    refusal = shares.offer(1.0, "x", "z", "x", 1, 0)
-    assert refusal is not None
-    assert f"{MAX_PAIRS} pairs" in refusal.reason
     assert shares.of_peer("0") == PAIRS_OF_PEER
     shares.forget_peer("0")
     assert shares.offer(1.0, "x", "z", "x", 1, 0) is None
     shares.due(1.0)
     assert shares.offer(1.0 + RESERVED, "y", "z", "y", 1, 0) is None
     assert [(p.one, p.other) for p in shares.active(1.0 + RESERVED)] == [("y", "z")]
+
+
+def both_ways(shares: RelayShares[int], now: float, node: str, via: str) -> None:
+    assert shares.offer(now, node, "z", via, 1, 0) is None
+    assert shares.offer(now, "z", node, "z", 1, 0) is None
+
+
+GREEDY = {
+    "five links of one address": (["11.1.0.0/16"] * 5, False),
+    "five links of this machine": ([""] * 5, False),
+    "five networks": ([f"11.{n}.0.0/16" for n in range(5)], False),
+    "five links of one network, and answers": (["11.1.0.0/16"] * 5, True),
+    "five networks, and answers": ([f"11.{n}.0.0/16" for n in range(5)], True),
+}
+
+
+@pytest.mark.parametrize("attack", GREEDY)
+def test_places_that_cost_nothing_give_way_to_an_honest_pair_and_it_keeps_its_own(
+    attack: str,
+) -> None:
+    groups, answers = GREEDY[attack]
+    shares: RelayShares[int] = RelayShares(RATE)
+    for n, group in enumerate(groups):
+        shares.link_up(f"bad{n}", group)
+    shares.link_up("good", "31.7.0.0/16" if groups[0] else "")
+    for n in range(1280):  # in a minute
+        if n == 1100:
+            both_ways(shares, n * 0.047, "honest", "good")
+        sender = f"{n}"
+        if shares.offer(n * 0.047, sender, "y", f"bad{n % 5}", 300, 0) is None and answers:
+            shares.offer(n * 0.047, "y", sender, "y", 300, 0)
+        shares.due(n * 0.047)
+    held = shares.active(60.2)
+    assert len(held) > 900
+    assert [pair.via for pair in held if "honest" in (pair.one, pair.other)] == ["good"]
+    assert shares.offer(60.2, "second", "z", "good", 1, 0) is None
+
+
+def test_equal_peers_keep_their_places() -> None:
+    shares: RelayShares[int] = RelayShares(RATE)
+    for n in range(MAX_PAIRS):
+        both_ways(shares, 1.0, f"{n}", f"peer {n}")
+    refusal = shares.offer(1.0, "x", "z", "x", 1, 0)
+    assert refusal is not None
+    assert f"{MAX_PAIRS} pairs" in refusal.reason
 
 
 def test_without_a_rate_nothing_is_relayed() -> None:

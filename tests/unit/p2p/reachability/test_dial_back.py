@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from p2p.reachability.dial_back import (
+    ALL_BURST,
     PROOF_BYTES,
     PROOF_TIME,
     TARGET_INTERVAL,
@@ -124,7 +125,37 @@ def test_one_requester_and_all_of_them_are_limited() -> None:
     own = [server.decide("a", SEEN, SEEN, port, 0, 0.0).action for port in range(3001, 3020)]
     assert own.count("dial") == 6
     many = [
-        server.decide(f"n{n}", f"11.2.0.{n}", f"11.2.0.{n}", 3000, 0, 0.0).action
-        for n in range(1, 100)
+        server.decide(f"n{n}", host, host, 3000, 0, 0.0).action
+        for n in range(1, 200)
+        for host in [f"{20 + n}.2.0.1"]
     ]
-    assert own.count("dial") + many.count("dial") == 20
+    assert own.count("dial") + many.count("dial") == ALL_BURST
+
+
+@pytest.mark.parametrize(
+    ("attackers", "newcomers"),
+    [
+        ("11.2.0.1", "31.{n}.0.1"),  # of one address
+        ("11.2.{n}.1", "31.{n}.0.1"),  # of one network
+        ("2a00:1:2:3::{n:x}", "31.{n}.0.1"),
+        ("{m}.2.0.{n}", "31.{n}.0.1"),  # of eight networks
+        ("127.0.0.1", "192.168.1.{n}"),  # of this machine
+    ],
+)
+def test_a_hundred_identities_of_few_networks_keep_no_newcomer_from_its_dial_back(
+    attackers: str, newcomers: str
+) -> None:
+    server, refused = rules(), 0
+    for n in range(120):
+        for again in range(3):  # a second
+            seen = attackers.format(n=n, m=11 + (n + again) % 8)
+            server.decide(f"bad{n}", seen, seen, 3000 + again, 0, n + again / 3)
+        seen = newcomers.format(n=n)
+        refused += server.decide(f"good{n}", seen, seen, 3000, 0, n + 0.9).action != "dial"
+    assert not refused
+
+
+def test_what_others_had_dialled_is_not_held_against_the_node_itself() -> None:
+    server = rules()
+    assert pay(server, "a", VICTIM, 3000, 0.0).action == "dial"
+    assert server.decide("victim", VICTIM, VICTIM, 3000, 0, 1.0).action == "dial"
