@@ -83,6 +83,7 @@ class Address:
     ourselves: bool = False  # it leads back to this node
     duplicate: bool = False  # it leads to a connected peer, but which is unknown
     bucket: int = -1  # of untried addresses; -1 for none
+    teller: str = ""  # network group, or else name, of its source
     anchor: bool = False  # an outbound link of the last run: dialled first
     tested: bool = False  # oldest of an overflowing tried bucket: the next dial decides
 

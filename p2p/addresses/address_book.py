@@ -26,6 +26,7 @@ from typing import Final
 
 from p2p.addresses.address import INBOUND, MANUAL, Address, Key, PeerFound, priority, quality
 from p2p.addresses.reconnect import Reconnect, Wait, rung_after_link
+from p2p.addresses.tip_budget import is_tip, tip_wait
 from p2p.base.host_port import normal_host
 from p2p.base.limits import FORGET_AFTER_FAILURES, MAX_ADDRESSES_PER_SOURCE, MAX_KNOWN_ADDRESSES
 from p2p.base.network_group import is_local, keyed, network_group
@@ -107,6 +108,7 @@ class AddressBook:
         fresh = Address(host, found.port, found.node_id, found.source, found.via, found.carrier)
         fresh.added = now
         fresh.next_dial = now + self._delay(fresh)
+        fresh.teller = _teller(found)
         fresh.bucket = self._new_bucket(found)
         if found.source == INBOUND:
             fresh.next_dial += FEELER_DELAY
@@ -188,9 +190,7 @@ class AddressBook:
         return True
 
     def _new_bucket(self, found: PeerFound) -> int:
-        source = (
-            network_group(found.via_address) if found.via_address else f"{found.source} {found.via}"
-        )
+        source = _teller(found)
         group = network_group(found.host)
         slot = keyed(self._key, "slot", source, group) % NEW_BUCKETS_PER_SOURCE
         return keyed(self._key, "new", source, str(slot)) % NEW_BUCKETS
@@ -255,7 +255,8 @@ class AddressBook:
         address.rung += 1
         address.last_error = error
         address.refused = wait is Wait.LONG
-        address.next_dial = now + self._reconnect.wait(address.rung, rng, wait)
+        pause = self._reconnect.wait(address.rung, rng, wait)
+        address.next_dial = now + (max(pause, tip_wait(address)) if is_tip(address, now) else pause)
         if address.tested:
             address.tested = address.tried = False  # evicted from its bucket
         if address.failures < FORGET_AFTER_FAILURES or address.pinned(now):
@@ -308,6 +309,10 @@ class AddressBook:
                 address.next_dial = min(address.next_dial, soon)
                 if address.carrier == "grenache":
                     address.next_dial = max(address.next_dial, now + self._delay(address))
+
+
+def _teller(found: PeerFound) -> str:
+    return network_group(found.via_address) if found.via_address else f"{found.source} {found.via}"
 
 
 def _origin(address: Address) -> tuple[Carrier, str, str]:

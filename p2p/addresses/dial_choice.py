@@ -23,11 +23,15 @@ class DialChoice:
     """Choices among `addresses`, a live view (an `AddressBook`). `now` is in monotonic seconds."""
 
     def __init__(
-        self, addresses: Iterable[Address], banned: Callable[[Address], bool] = lambda _: False
+        self,
+        addresses: Iterable[Address],
+        banned: Callable[[Address], bool] = lambda _: False,
+        ready_at: Callable[[Address, float], float] = lambda _, now: now,
     ) -> None:
-        """`banned`: an address must not be dialled now."""
+        """`banned`: an address must not be dialled now; `ready_at`: from when on it is within its budget."""
         self._addresses = addresses
         self._banned = banned
+        self._ready_at = ready_at
 
     def candidates(
         self,
@@ -51,7 +55,9 @@ class DialChoice:
         an outbound link.
         """
         due = [
-            a for a in self._addresses if a.next_dial <= now and self._dialable(a, connected, busy)
+            a
+            for a in self._addresses
+            if self._due_at(a, now) <= now and self._dialable(a, connected, busy)
         ]
         pinned = [a for a in due if a.pinned(now)]
         pinned.sort(key=quality)
@@ -110,18 +116,23 @@ class DialChoice:
             and ((a.node_id in unproven and not a.tried) or a.node_id in indirect)
             and not a.ourselves
             and a.key not in busy
-            and a.next_dial <= now
+            and self._due_at(a, now) <= now
         )
         return sorted(due, key=quality)[:limit]
 
     def next_due(self, now: float, *, skip: Container[str], busy: Container[Key]) -> float | None:
         """Return the time at which the next address comes due (monotonic seconds), later than `now`."""
         times = [
-            a.next_dial
+            at
             for a in self._addresses
-            if now < a.next_dial < math.inf and self._dialable(a, skip, busy)
+            if now < (at := self._due_at(a, now)) < math.inf and self._dialable(a, skip, busy)
         ]
         return min(times, default=None)
+
+    def _due_at(self, address: Address, now: float) -> float:
+        if address.next_dial > now:
+            return address.next_dial
+        return max(address.next_dial, self._ready_at(address, now))
 
     def _dialable(self, address: Address, connected: Container[str], busy: Container[Key]) -> bool:
         if address.ourselves or address.key in busy or self._banned(address):

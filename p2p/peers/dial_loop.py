@@ -15,6 +15,7 @@ from p2p.addresses.address import MANUAL, Address, Key, PeerFound
 from p2p.addresses.address_book import FEELER_DELAY, AddressBook
 from p2p.addresses.dial_choice import DialChoice, outbound_groups
 from p2p.addresses.reconnect import wait_after
+from p2p.addresses.tip_budget import TipBudget
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.host_port import normal_host
 from p2p.base.limits import DIALS_PER_SECOND
@@ -135,7 +136,8 @@ class DialLoop:
         self._answered_by: dict[Key, str] = {}  # dialled address: node that answered there
         self._book = book
         self._host = host
-        self._choice = DialChoice(book, host.is_banned)
+        self._tips = TipBudget()
+        self._choice = DialChoice(book, host.is_banned, self._tips.ready_at)
         self._max_peers = max_peers
         self._rng = surroundings.rng
         self._resolver = surroundings.resolver
@@ -170,6 +172,9 @@ class DialLoop:
                     if not self._pace.try_take(self._clock()):
                         held_back = True
                         break
+                    if not self._tips.take(address, self._clock()):
+                        self._wake.set()  # those chosen before have used the budget up
+                        continue
                     self.busy[address.key] = address
                     if feeler:
                         self._feelers.add(address.key)
@@ -244,6 +249,7 @@ class DialLoop:
         self._book.attempt(address, self._clock())
         self.busy[address.key] = address
         expect = self._expected(address)
+        answered_there = True
         try:
             link = await dialer.dial(address.host, address.port, expect)
             node_id = link.peer.node_id
@@ -253,12 +259,14 @@ class DialLoop:
                 raise
             node_id = answered
         except (ConnectFailed, OSError) as error:
+            answered_there = False
             self._failed(address, describe(error), None)
             raise ConnectFailed(describe(error)) from error
         finally:
             self.busy.pop(address.key, None)
             self._feelers.discard(address.key)
             self._answered_by.pop(address.key, None)
+            self._tips.ended(address, self._clock(), answered=answered_there)
             self.wake()
         self._book.succeeded(address, node_id, self._wall(), self._clock())
         if node_id not in self._host.links or (

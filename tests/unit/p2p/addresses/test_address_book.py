@@ -21,6 +21,7 @@ from p2p.addresses.address_book import (
 )
 from p2p.addresses.dial_choice import OUTBOUND_PER_GROUP, DialChoice, outbound_groups
 from p2p.addresses.reconnect import Reconnect, Wait
+from p2p.addresses.tip_budget import TIP_LADDER
 from p2p.base.limits import FORGET_AFTER_FAILURES, HEALTHY_AFTER, RECONNECT_MAX
 from p2p.base.reach import Reach
 
@@ -306,15 +307,15 @@ def test_feelers_go_to_unproven_connected_nodes_only(book):
     assert feelers(FEELER_DELAY) == [unproven]
     assert feelers(FEELER_DELAY, busy=[unproven.key]) == []
     fail(book, unproven, now=1.0)
-    assert feelers(1.9) == []
-    assert feelers(2.0) == [unproven]
+    assert feelers(1.0 + TIP_LADDER[0] - 0.1) == []
+    assert feelers(1.0 + TIP_LADDER[0]) == [unproven]
     assert book.proven(A) is None
     assert book.proven(B) is proven
 
 
 def test_the_next_due_time_skips_addresses_that_are_not_dialled(book):
-    first = book.add(found("192.0.2.1", node=A), 0.0)
-    second = book.add(found("192.0.2.2", node=B), 0.0)
+    first = book.add(found("192.0.2.1", node=A, source="persisted"), 0.0)
+    second = book.add(found("192.0.2.2", node=B, source="persisted"), 0.0)
     fail(book, first)
     fail(book, second, times=2)
     assert DialChoice(book).next_due(0.5, skip=set(), busy=set()) == 1.0
