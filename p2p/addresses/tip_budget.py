@@ -20,7 +20,11 @@ PER_NEAR_HOST: Final = 12.0  # ... of this machine or a private network, where m
 PER_TELLER: Final = 24.0  # named by one network group
 IN_ALL: Final = 96.0
 MAX_HOSTS: Final = 10_000
-TIP_LADDER: Final = (30.0, 120.0, 600.0)  # seconds from a failure of such an address to its next dial
+TIP_LADDER: Final = (
+    30.0,
+    120.0,
+    600.0,
+)  # seconds from a failure of such an address to its next dial
 
 
 class TipBudget:
