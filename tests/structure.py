@@ -80,15 +80,15 @@ LINES = {
     "node/virtual": 1_600,
     "p2p": 450,
     "p2p/adaptive": 2_050,
-    "p2p/addresses": 800,
-    "p2p/base": 1_940,  # the slots of all ports, and TLS that takes one first
+    "p2p/addresses": 930,  # the budget of first contacts
+    "p2p/base": 2_080,  # the slots of all ports, and TLS that takes one first; the reach of addresses
     "p2p/discovery": 1_650,
     "p2p/flow": 3_000,
     "p2p/grenache": 11_050,  # the connection that only it has
     "p2p/grenache_links": 950,
     "p2p/ground": 550,
-    "p2p/mesh": 4_050,
-    "p2p/peers": 2_150,
+    "p2p/mesh": 4_090,  # relay places that give way
+    "p2p/peers": 2_200,  # newcomers of a full node are tried
     "p2p/reachability": 2_550,
     "p2p/rpc": 700,
     "p2p/services": 1_750,

@@ -1,7 +1,7 @@
-"""Budget of dials that strangers cause: first contacts with addresses that nobody has proven. Pure: no I/O, no clock.
+"""Budget of dials that strangers cause: first contacts with unproven addresses. Pure: no I/O, no clock.
 
-Whoever names an address has this node open a connection there, with the first bytes of TLS or of a Grenache request. So
-these dials are bounded for each host, whatever the ports, for each teller (its network group), and in all. Those that
+A peer that names an address has this node open a connection there, with the first bytes of TLS or of a Grenache
+request. So these dials are bounded for each host, whatever the ports, for each teller (its network group), and in all. Those that
 reach a node of this kind cost nothing.
 """
 

@@ -1,8 +1,8 @@
 """Reach of addresses: how far away a host can be to use one, and which addresses and ports a stranger may name.
 
-Everybody who tells this node an address (a peer, a DNS seed, a Grape, a router) is at an address too. Only addresses of
-the same reach or a wider one are taken from it: whoever is on the internet has nothing to say about the private
-networks that this machine is in. What the operator configured is not restricted.
+A source of addresses (a peer, a DNS seed, a Grape, a router) is at an address too. Only addresses of the same reach or
+a wider one are taken from it: a peer on the internet has no say about the private networks that this machine is in.
+What the operator configured is not restricted.
 
 Ports below 1024 and those of well-known databases and consoles are never dialled because a stranger named them.
 """
@@ -75,146 +75,16 @@ _ISATAP: Final = (0x00005EFE, 0x02005EFE)  # RFC 5214: before an IPv4 address
 _MIN_PORT: Final = 1024
 # Ports from 1024 on that browsers refuse (https://fetch.spec.whatwg.org/#port-blocking), and those of databases, brokers,
 # file systems, remote desktops and consoles of administrators. None is in the range that systems give to any program.
-_OTHER_SERVICES: Final = frozenset(
-    int(port)
-    for port in [
-        "1080",
-        "1099",
-        "1352",
-        "1433",
-        "1434",
-        "1521",
-        "1526",
-        "1719",
-        "1720",
-        "1723",
-        "1883",
-        "1900",
-        "2049",
-        "2181",
-        "2222",
-        "2375",
-        "2376",
-        "2377",
-        "2379",
-        "2380",
-        "2483",
-        "2484",
-        "3050",
-        "3128",
-        "3260",
-        "3268",
-        "3269",
-        "3306",
-        "3351",
-        "3389",
-        "3632",
-        "3659",
-        "3690",
-        "4045",
-        "4190",
-        "4222",
-        "4369",
-        "4505",
-        "4506",
-        "4646",
-        "4848",
-        "4899",
-        "5038",
-        "5060",
-        "5061",
-        "5222",
-        "5269",
-        "5353",
-        "5432",
-        "5433",
-        "5555",
-        "5601",
-        "5666",
-        "5671",
-        "5672",
-        "5800",
-        "5900",
-        "5901",
-        "5902",
-        "5903",
-        "5938",
-        "5984",
-        "5985",
-        "5986",
-        "6000",
-        "6001",
-        "6002",
-        "6003",
-        "6082",
-        "6379",
-        "6380",
-        "6432",
-        "6443",
-        "6514",
-        "6566",
-        "6665",
-        "6666",
-        "6667",
-        "6668",
-        "6669",
-        "6679",
-        "6697",
-        "7077",
-        "7199",
-        "7473",
-        "7474",
-        "7687",
-        "8009",
-        "8086",
-        "8089",
-        "8091",
-        "8092",
-        "8123",
-        "8200",
-        "8300",
-        "8301",
-        "8302",
-        "8500",
-        "8501",
-        "8529",
-        "8649",
-        "8883",
-        "8983",
-        "9042",
-        "9091",
-        "9092",
-        "9093",
-        "9094",
-        "9100",
-        "9160",
-        "9200",
-        "9300",
-        "9418",
-        "10000",
-        "10050",
-        "10051",
-        "10080",
-        "10250",
-        "10255",
-        "11210",
-        "11211",
-        "11214",
-        "11215",
-        "11434",
-        "15672",
-        "16379",
-        "19530",
-        "25672",
-        "26257",
-        "26379",
-        "27017",
-        "27018",
-        "27019",
-        "28015",
-        "28017",
-    ]
-)
+_LISTED: Final = """
+1080 1099 1352 1433 1434 1521 1526 1719 1720 1723 1883 1900 2049 2181 2222 2375 2376 2377 2379 2380 2483 2484 3050
+3128 3260 3268 3269 3306 3351 3389 3632 3659 3690 4045 4190 4222 4369 4505 4506 4646 4848 4899 5038 5060 5061 5222
+5269 5353 5432 5433 5555 5601 5666 5671 5672 5800 5900 5901 5902 5903 5938 5984 5985 5986 6000 6001 6002 6003 6082
+6379 6380 6432 6443 6514 6566 6665 6666 6667 6668 6669 6679 6697 7077 7199 7473 7474 7687 8009 8086 8089 8091 8092
+8123 8200 8300 8301 8302 8500 8501 8529 8649 8883 8983 9042 9091 9092 9093 9094 9100 9160 9200 9300 9418 10000 10050
+10051 10080 10250 10255 11210 11211 11214 11215 11434 15672 16379 19530 25672 26257 26379 27017 27018 27019 28015
+28017
+"""
+_OTHER_SERVICES: Final = frozenset(map(int, _LISTED.split()))
 
 
 @lru_cache(maxsize=8192)
@@ -266,7 +136,7 @@ def ip_of(host: str) -> _IP | None:
 
 
 def teller(address: str) -> Reach:
-    """Return the reach of somebody who tells addresses; PUBLIC where none is known."""
+    """Return the reach of a source at `address`; PUBLIC where none is known."""
     return reach(address) or Reach.PUBLIC if ip_of(address) else Reach.PUBLIC
 
 

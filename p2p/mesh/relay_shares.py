@@ -9,7 +9,7 @@ Rules of this file:
 - A pair has a reservation from its first message until it was idle for `RESERVED` seconds. The peer that hands over the
   first message answers for it: each has at most `PAIRS_OF_PEER`.
 - Where all places are taken a pair with traffic in one direction only gives way to a new one, else one of a network group,
-  or of a peer, with more pairs. So places that cost nothing are held for as long as nobody else needs one.
+  or of a peer, with more pairs. So places that cost nothing are held only until another pair needs one.
 - A queue holds what its pair's share takes `QUEUE_TIME` seconds to send, at least one message. What exceeds that is refused, and
   the peer that brought it gets the reason.
 """

@@ -33,7 +33,7 @@ MAX_DIALS: Final = 8  # at once
 FULL_PATIENCE: Final = (
     TRIAL + 1.0
 )  # seconds for which the operator's dial of a full node is repeated ...
-FULL_PAUSE: Final = 2.0  # ... after so many
+FULL_PAUSE: Final = 2.0  # ... after each refusal
 CROSSED_WAIT: Final = 1.0  # seconds for the other link, when two nodes dial each other at once
 GRAIN: Final = 0.01  # seconds; timers may fire slightly early, a shorter wait would spin
 RESERVE_FROM: Final = 8  # a maximum from which on some links are kept for peers that dial us

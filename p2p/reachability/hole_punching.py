@@ -14,8 +14,8 @@ was dialled by both; the node with the smaller id takes the dialling role in TLS
 another port for each destination: with one on either side there is nothing to dial, and the relay stays.
 
 Every connection of a punch begins with a confirmation made of its nonce, so that another connection from the same address is not taken
-for it. A failure is remembered for the peer alone: an endpoint is a claim, and whoever names another's router would have its
-punches refused. For the same reason no host is dialled more often than once a minute for all peers that offer punches, and
+for it. A failure is remembered for the peer alone: an endpoint is a claim, and a peer that names another's router would have
+that one's punches refused. For the same reason no host is dialled more often than once a minute for all peers that offer punches, and
 as often for those to which this node offers them.
 """
 

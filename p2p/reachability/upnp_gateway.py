@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from p2p.base.reach import is_other_service
 from p2p.reachability.upnp_lease import UpnpRefused
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ CONNECTIONS: Final = tuple(
 MAX_BODY: Final = 256 * 1024  # bytes
 # Until a gateway is found: a description and one document for each service
 MAX_REQUESTS: Final = 32
+HTTP_PORTS: Final = (80, 1900)  # of routers, besides those that are no other service's
 REQUEST_TIME: Final = 10.0  # seconds; the standard allows a router 30
 DESCRIPTION: Final = "exchange-node"
 NO_SUCH_ENTRY: Final = 714
@@ -168,7 +170,9 @@ async def _search(gateway: str, client: str, target: tuple[str, int]) -> str:
 def _is_of(url: str, gateway: str) -> bool:
     with suppress(ValueError):
         parts = urlsplit(url)
-        return parts.scheme == "http" and parts.hostname == gateway and len(url) < 500
+        port = parts.port or HTTP_PORTS[0]
+        fits = port in HTTP_PORTS or not is_other_service(port)
+        return parts.scheme == "http" and parts.hostname == gateway and fits and len(url) < 500
     return False
 
 

@@ -524,6 +524,45 @@ def test_pinned_addresses_and_those_of_one_machine_are_exempt_from_diversity():
     assert len(choose(book)) == 20
 
 
+@pytest.mark.parametrize(
+    ("source", "via_address", "by", "takes"),
+    [
+        ("exchange", "8.8.8.8", Reach.PUBLIC, Reach.PUBLIC),
+        ("exchange", "::ffff:8.8.8.8", Reach.PUBLIC, Reach.PUBLIC),
+        ("exchange", "100.64.0.1", Reach.PUBLIC, Reach.SHARED),
+        ("exchange", "192.168.1.5", Reach.PUBLIC, Reach.PRIVATE),
+        ("exchange", "fe80::5", Reach.PUBLIC, Reach.LINK),
+        ("exchange", "127.0.0.1", Reach.PUBLIC, Reach.LOOPBACK),
+        ("exchange", "", Reach.PUBLIC, Reach.PUBLIC),
+        ("dns", "", Reach.PUBLIC, Reach.PUBLIC),
+        ("list", "", Reach.PRIVATE, Reach.PRIVATE),
+        ("grape", "", Reach.LOOPBACK, Reach.LOOPBACK),
+        ("mdns", "", Reach.LINK, Reach.LINK),
+        ("inbound", "", Reach.PUBLIC, Reach.LOOPBACK),  # at the address that the link shows
+        ("manual", "", Reach.PUBLIC, Reach.LOOPBACK),
+        ("bootstrap", "8.8.8.8", Reach.PUBLIC, Reach.LOOPBACK),
+        ("persisted", "", Reach.PUBLIC, Reach.LOOPBACK),
+    ],
+)
+def test_addresses_are_taken_that_are_no_nearer_than_their_source(source, via_address, by, takes):
+    hosts = {
+        Reach.NONE: "224.0.0.1",
+        Reach.LOOPBACK: "127.0.0.1",
+        Reach.LINK: "169.254.1.1",
+        Reach.PRIVATE: "fd00::1",
+        Reach.SHARED: "100.64.3.4",
+        Reach.PUBLIC: "60.1.1.1",
+    }
+    for at, host in hosts.items():
+        for port in (3000, 5432):
+            found = PeerFound(host, port, None, source, via_address=via_address, by=by)
+            taken = make().add(found, 0.0) is not None
+            operators = source in ("manual", "bootstrap", "persisted")
+            assert taken is (at >= takes and (operators or port == 3000)), (host, port)
+    named = PeerFound("inside.example", 3000, None, source, via_address=via_address, by=by)
+    assert (make().add(named, 0.0) is not None) is operators
+
+
 def prove(book, n, at):
     address = book.add(PeerFound(f"60.1.{n}.1", 3000, f"{n:032d}", "exchange", f"s{n}"), at)
     book.succeeded(address, address.node_id, at, at)
