@@ -142,7 +142,7 @@ async def test_refusals_carry_their_reason(nodes):
         await node.start()
     await a.manager.connect("127.0.0.1", b.port)
     with pytest.raises(HandshakeRefused) as caught:
-        await c.manager.connect("127.0.0.1", b.port)
+        await c.direct.dial("127.0.0.1", b.port)
     assert caught.value.code is Code.FULL
     with pytest.raises(HandshakeRefused) as caught:
         await a.manager.connect("127.0.0.1", a.port)
