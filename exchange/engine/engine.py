@@ -124,7 +124,7 @@ class Engine:
         self.halts = context.halts
         self.markets = context.markets
         self.feeds = context.feeds  # by (owner, market), the own ones included
-        self.orders = OrderManager(context)
+        self.orders = OrderManager(context, self._leases)
         self.order_store = self.orders.store
         self._kept_presences = PresenceTable()
         self._ingest = FeedIngest(
@@ -133,6 +133,7 @@ class Engine:
             self.orders.matching.uncross,
             limits,
             presences=lambda: self._kept_presences.stated,
+            filled=self.orders.taker_side.on_filled,
         )
         self._replicator = self._ingest.replicator
         self._presences = PresenceExchange(
@@ -172,6 +173,12 @@ class Engine:
         return any(order.account == account for order in context.orders.values()) or any(
             balance.key[0] == account for balance in context.ledger.changed
         )
+
+    def decided_by(self, now: float, order: int) -> int | None:
+        """Return when takes of an order are decided at the latest if their makers stay connected, in us since the epoch;
+        None without a bound, because a maker is of an earlier version or a reservation is being committed."""
+        left = self.orders.takes.expected_end(order, self._leases.renewal)
+        return None if left is None else self.us(now + left)
 
     def us(self, now: float) -> int:
         """Return the wall clock at `now`, in microseconds since the epoch."""
@@ -381,6 +388,7 @@ class Engine:
         if self._leases.mark(owner) != before:
             if left is None:
                 self._ingest.confirm(now, owner, presence.heads)
+            self.orders.takes.signed(owner, presence.heads)
             until = self._leases.until(owner)
             if until is not None:
                 self._kept_presences.put(owner, presence, until)

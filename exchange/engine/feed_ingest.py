@@ -60,7 +60,7 @@ class FeedIngest:
     """Feeds of all other owners, for every market that this node trades.
 
     `uncross(now, market)` is called when a change of the book may have crossed own orders. `presences`: number of
-    presences that can be handed on.
+    presences that can be handed on. `filled(owner, market, event, number)` is called for fills of this node's takes.
     """
 
     def __init__(
@@ -70,7 +70,9 @@ class FeedIngest:
         uncross: Callable[[float, Market], None],
         limits: FeedLimits | None = None,
         presences: Callable[[], int] = lambda: 0,
+        filled: Callable[[str, str, Filled, int], None] = lambda *_: None,
     ) -> None:
+        self._filled = filled
         self._context = context
         self._uncross = uncross
         self._ids: dict[bytes, str] = {}
@@ -393,6 +395,7 @@ class FeedIngest:
                         self._context.add_trade(market, Trade(feed.owner, event, number))
                     if event.taker == self._context.node_id:
                         self._check_remembered(feed.owner, event)
+                        self._filled(feed.owner, market.key, event, number)
                 if not isinstance(event, Checkpoint):
                     market.refresh(feed.owner, event.order)
         self._context.save_snapshot(feed)

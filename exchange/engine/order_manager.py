@@ -40,7 +40,7 @@ from exchange.orders.reduce_only import ReduceOnly
 from exchange.takes.credit import CreditCheck
 from exchange.takes.fill_or_kill import FillOrKill
 from exchange.takes.maker_side import MakerSide
-from exchange.takes.take_protocol import PendingTakes, TakeDecisions
+from exchange.takes.take_protocol import OwnerMarks, PendingTakes, TakeDecisions
 from exchange.takes.taker_side import TakerSide
 
 EXPIRED = 200  # orders that are cancelled at once because their date has come: about a millisecond
@@ -52,10 +52,10 @@ class OrderManager:
     Acknowledge a command to the client only after the records of the next drain are durable.
     """
 
-    def __init__(self, context: EngineContext) -> None:
+    def __init__(self, context: EngineContext, marks: OwnerMarks) -> None:
         self._context = context
-        self.decisions = TakeDecisions()
-        self.takes = takes = PendingTakes()
+        self.decisions = TakeDecisions(marks)
+        self.takes = takes = PendingTakes(marks)
         self.store = store = OrderStore(context, takes)
         self.fills = fills = FillRecorder(context, store)
         credit = CreditCheck(context, store, takes, self.decisions)
@@ -366,7 +366,11 @@ class OrderManager:
             return  # `tick` does it
         store = self.store
         work, unseen = store.work_queue, self._context.unseen
-        while work or (unseen and self._conditional.process_trade(now)):
+        while (
+            work
+            or (unseen and self._conditional.process_trade(now))
+            or self.taker_side.next_signed(now)
+        ):
             while work:
                 order = store.open.get(work.popleft())
                 if order is not None:
@@ -418,6 +422,7 @@ class OrderManager:
         if not self._context.writes or self.expire_some(now):
             return
         self.maker_side.tick(now)
+        self.taker_side.tick(now)
         self._fill_or_kill.tick()
         self._conditional.store_trailing_stops(now)
         self.run_queue(now)

@@ -107,6 +107,9 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
 
     The take of a fill-or-kill order is sent twice: `phase` "reserve" reserves the whole quantity or
     nothing, "commit" fills the reserved quantity.
+
+    `until` is the take's end: the owner refuses it if it is undecided when the owner's newest presence has a later mark,
+    (incarnation, counter). Earlier versions do not know it.
     """
 
     take: int
@@ -118,6 +121,7 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
     below: int
     void: bool = False
     phase: Literal["", "reserve", "commit"] = ""
+    until: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TakeResult(msgspec.Struct, frozen=True, rename="camel"):

@@ -253,6 +253,7 @@ class Feed:
         self.batches: dict[int, StoredBatch] = {}  # by first number
         self._next_snapshot: Snapshot | None = None
         self.fault: str | None = None
+        self.unbroken = 0  # number since which each event was applied here, in this run
         self.replaced = (
             False  # a later snapshot is about to take its place: its orders are not shown
         )
@@ -370,7 +371,7 @@ class Feed:
     def adopt_state(self, snapshot: Snapshot, state: FeedState) -> None:
         """Restart from a snapshot whose content `state` has."""
         self.state = state
-        self.signed = self.state.number
+        self.signed = self.unbroken = self.state.number
         if self.changes is not None:
             self.changes[self.owner, self.market] = None
         self._next_snapshot = None
@@ -386,6 +387,7 @@ class Feed:
             for event in batch.events:
                 self.state.apply(event)
             self.hold(batch, batch.digest(network))
+        self.unbroken = self.number
         self.snapshot_moved = False
 
     def page_hashes(self) -> list[bytes]:

@@ -10,6 +10,9 @@ and the time between two renewals grow with the number of owners present. And up
 answered with a presence at once; beyond that it gets the presences that its neighbours keep
 (`exchange.feeds.presence_exchange`), or one join would cost a broadcast of each node.
 
+The mark of an owner, (incarnation, counter) of its newest presence, is also the clock by which takes of its orders end
+(`exchange.takes.take_protocol`). Counters from `BINDING` on say so: those of earlier versions begin with 1.
+
 To show and to hide the orders of an owner costs a replica time, so an owner that comes and goes has to stay away: the longer the
 more orders it has, and twice as long with each return, until RETURNS_REMEMBERED without one.
 """
@@ -25,6 +28,7 @@ from exchange.model.ports import SigningKeys
 
 MAX_LEASE_MS = 600_000
 MAX_HEADS = 1000
+BINDING = 2**32  # first counter of owners that refuse a take after its end
 MAX_KNOWN = 100_000  # owners remembered: keys cost nothing to make
 STRETCH_FROM = 500  # owners present from which leases grow with their number
 ANSWER_UP_TO = 64  # owners present up to which a newcomer is answered
@@ -60,7 +64,7 @@ class PresenceLeases:
         self._network = network
         self._incarnation = incarnation
         self._lease_ms = lease_ms
-        self._counter = 0
+        self._counter = BINDING
         self._known: dict[str, tuple[int, int]] = {}  # owner -> (incarnation, counter)
         self._until: dict[str, float] = {}
         self._ended: dict[str, float] = {}  # owner -> end of its last lease
@@ -87,12 +91,17 @@ class PresenceLeases:
         stretched = self._lease_ms * len(self._until) // STRETCH_FROM
         return max(self._lease_ms, min(stretched, MAX_LEASE_MS))
 
+    @property
+    def renewal(self) -> float:
+        """Seconds between two presences of this node; others mostly have the same."""
+        return self.own_lease_ms / 1000 / RENEWALS_PER_LEASE
+
     def make(self, now: float, heads: list[tuple[str, int]], *, leaving: bool = False) -> Presence:
         """Sign this node's next presence."""
         self._counter += 1
         self._last_renewal = now
         lease_ms = self.own_lease_ms
-        self._next_renewal = now + lease_ms / 1000 / RENEWALS_PER_LEASE
+        self._next_renewal = now + self.renewal
         draft = Presence(
             self._keys.public_key,
             self._incarnation,
@@ -103,6 +112,11 @@ class PresenceLeases:
         return msgspec.structs.replace(
             draft, signature=self._keys.sign(_signed(self._network, draft))
         )
+
+    @property
+    def own_mark(self) -> tuple[int, int]:
+        """(incarnation, counter) of this node's newest presence."""
+        return self._incarnation, self._counter
 
     def mark(self, owner: str) -> tuple[int, int] | None:
         """(incarnation, counter) of the latest presence of an owner."""

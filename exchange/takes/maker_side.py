@@ -11,6 +11,8 @@ Rules of this file:
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from exchange.feeds.exchange_messages import Take, pack
 from exchange.market.market import Market
 from exchange.model.events import MAX_ORDER, MAX_PRICE, MAX_QUANTITY
@@ -55,6 +57,7 @@ class MakerSide:
             and 0 < request.taker_order < MAX_ORDER
             and len(request.market) <= 80
             and len(taker) <= 64
+            and (request.until is UNSET or all(0 <= part < 2**62 for part in request.until))
         ):
             return False
         if self._decisions.stale(taker, request.take) or not self._decisions.answers(taker):
@@ -132,6 +135,8 @@ class MakerSide:
             return "stale_data"
         if request.void:
             return "void"
+        if self._decisions.is_late(request.until):
+            return "late"
         if market.halted:
             return "halted"
         if (

@@ -16,6 +16,13 @@ is over, is final.
                      <-------   take_result
     journal the fill
 
+Every take has an end, so that a maker that waits to see where the price goes gains nothing. Its clock is what the maker signs: the
+take names a mark of the maker's presence, `TAKE_PRESENCES` after the newest one that the taker has. The maker refuses
+the take if it is undecided when it has signed a later presence. That presence names the last number of each feed, so
+a taker that has all events up to there, and no fill among them, knows that there is none: the quantity is free again.
+A fill behind it is a breach by the maker. While the maker signs nothing the take stays pending, because a maker that is
+cut off may have decided it. Owners of earlier versions are not bound, which the counters of their presences show.
+
 Rules of this file:
 - The two classes hold state and no policy: `taker_side` and `maker_side` decide.
 - Take numbers of a node grow. `below` in a request tells the maker which decisions to forget.
@@ -24,13 +31,16 @@ Rules of this file:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from exchange.feeds.exchange_messages import Take, TakeResult
+from exchange.feeds.presence import BINDING
 from exchange.model.records import Decision, PendingTake
+from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.keyed_heap import KeyedHeap
 
 RETRY = 0.5  # seconds from the first request to the second; doubles
@@ -43,7 +53,27 @@ RESERVED = "reserved"  # reason of a decision that is not final
 RESERVATION_US = 60_000_000  # lifetime of a reservation
 PATIENCE = 10.0  # seconds without an answer until the request wants a refusal if undecided
 
+TAKE_PRESENCES: Final = (
+    4  # of its maker within which a take is decided: 9 to 12 s with the usual lease
+)
+MOST_PRESENCES: Final = (
+    32  # within which a take of a maker is decided whose earlier ones came too late
+)
+MAX_ENDED: Final = 10_000  # ended takes that are remembered, to notice late fills
+
 _Key = TypeVar("_Key", str, int)
+
+
+Mark = tuple[int, int]  # (incarnation, counter) of a presence
+
+
+class OwnerMarks(Protocol):
+    """Marks of presences (`exchange.feeds.presence.PresenceLeases`)."""
+
+    @property
+    def own_mark(self) -> Mark: ...
+
+    def mark(self, owner: str) -> Mark | None: ...
 
 
 @dataclass(slots=True)
@@ -51,6 +81,8 @@ class _Request:
     take: PendingTake
     since: float
     wait: float  # until the next copy of the request
+    end: int = 0  # number of the maker's feed that it has signed after the take's end
+    filled: bool = False  # the maker's feed has a fill for it
 
 
 def _remove(index: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
@@ -63,8 +95,14 @@ def _remove(index: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
 class PendingTakes:
     """Takes of this node without a final answer, and the schedule of their requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, marks: OwnerMarks) -> None:
+        self._marks = marks
         self._requests: dict[int, _Request] = {}
+        self._ending: dict[int, None] = {}  # takes after whose end the maker has signed a head
+        self._ended: BoundedMap[int, str] = BoundedMap(MAX_ENDED)  # maker by take
+        self._allowed: BoundedMap[str, int] = BoundedMap(
+            MAX_ENDED
+        )  # presences by maker, if others than usual
         self._by_order: dict[int, dict[int, None]] = {}
         self._by_maker: dict[str, dict[int, None]] = {}  # take numbers, ascending
         self._due: KeyedHeap[int, float] = KeyedHeap()  # time of the next request by take number
@@ -97,6 +135,76 @@ class PendingTakes:
             self._by_order.setdefault(take.order, {})[take.take] = None
         self._due.set(take.take, now)
 
+    # Ends
+
+    def end_of(self, maker: str) -> Mark | None:
+        """Return the end of a take that is requested now; None if its maker is not bound by any."""
+        mark = self._marks.mark(maker)
+        if mark is None or mark[1] < BINDING:
+            return None
+        return mark[0], mark[1] + self._allowed.get(maker, TAKE_PRESENCES)
+
+    def learn(self, maker: str, *, late: bool) -> None:
+        """Allow a maker twice the presences after a take that came too late, because the way there may take that long, and
+        half of that again after one that did not."""
+        allowed = self._allowed.pop(maker, TAKE_PRESENCES)
+        allowed = min(2 * allowed, MOST_PRESENCES) if late else allowed // 2
+        if allowed > TAKE_PRESENCES:
+            self._allowed[maker] = allowed
+
+    def signed(self, maker: str, heads: Iterable[tuple[str, int]]) -> None:
+        """Process the heads of a maker's newest presence."""
+        numbers, mark = self._by_maker.get(maker), self._marks.mark(maker)
+        if not numbers or mark is None or mark[1] < BINDING:
+            return
+        of_market = dict(heads)
+        for number in numbers:
+            request = self._requests[number]
+            until, head = request.take.until, of_market.get(request.take.market)
+            if until is not None and mark > until and head is not None and not request.end:
+                request.end = head
+                self._ending[number] = None
+
+    def ending(self) -> list[tuple[PendingTake, int]]:
+        """Return the takes that have ended if the maker's feed up to this number has no fill for them."""
+        return [
+            (request.take, request.end)
+            for request in map(self._requests.__getitem__, self._ending)
+            if not request.filled
+            and not self.is_late(request.take.maker, request.take.take)
+            and request.take.phase != "granted"
+        ]
+
+    def filled(self, maker: str, take: int) -> None:
+        """Note that the maker's feed has a fill for a take."""
+        request = self._requests.get(take)
+        if request is not None and request.take.maker == maker:
+            request.filled = True
+
+    def end(self, take: int) -> None:
+        """Remember that a take has ended without a fill. Resolve it as well."""
+        self._ended[take] = self._requests[take].take.maker
+
+    def is_late(self, maker: str, take: int) -> bool:
+        """Report if a take of this maker's order has ended."""
+        return self._ended.get(take) == maker
+
+    def expected_end(self, order: int, renewal: float) -> float | None:
+        """Return the seconds until all takes of an order have ended if their makers stay connected and sign a presence
+        every `renewal` seconds; None if one of them has no end."""
+        longest = 0.0
+        for take in self.of_order(order):
+            mark = self._marks.mark(take.maker)
+            if take.until is None or mark is None:
+                return None
+            left = take.until[1] - mark[1] + 1 if mark[0] == take.until[0] else 1
+            longest = max(longest, left * renewal)
+        return longest
+
+    def age(self, now: float, take: int) -> float:
+        """Return the seconds since the first request."""
+        return now - self._requests[take].since
+
     def retry_now(self, now: float, maker: str) -> None:
         """Repeat the requests to a maker at once: it is reachable again."""
         for number in self._by_maker.get(maker, ()):
@@ -115,7 +223,12 @@ class PendingTakes:
 
     def commit(self, now: float, take: int) -> None:
         """Request the fill of a reservation from now on. A commit is never taken back."""
-        self._requests[take].take.phase = "commit"
+        request = self._requests[take]
+        request.take.phase = "commit"
+        request.take.until = (
+            None  # a commit outlives restarts of the maker: it ends with its minute
+        )
+        self._ending.pop(take, None)
         self._schedule(take, now)
 
     def void(self, now: float, take: int) -> None:
@@ -136,6 +249,7 @@ class PendingTakes:
     def resolve(self, take: int) -> PendingTake:
         """Remove a take with a final answer."""
         pending = self._requests.pop(take).take
+        self._ending.pop(take, None)
         self._due.discard(take)
         _remove(self._by_maker, pending.maker, take)
         if pending.phase != "given_up":
@@ -167,6 +281,7 @@ class PendingTakes:
             below=below,
             void=take.void,
             phase="commit" if take.phase == "commit" else "reserve" if take.phase else "",
+            until=msgspec.UNSET if take.until is None else take.until,
         )
 
     @staticmethod
@@ -193,7 +308,8 @@ class PendingTakes:
 class TakeDecisions:
     """Decisions of this node on takes by others: each is made once and kept until the taker knows it."""
 
-    def __init__(self) -> None:
+    def __init__(self, marks: OwnerMarks) -> None:
+        self._owner = marks
         self._decisions: dict[str, dict[int, Decision]] = {}
         self._marks: dict[str, int] = {}  # by taker: decisions below are forgotten
         self._kept = 0  # decisions
@@ -229,6 +345,10 @@ class TakeDecisions:
             if not decisions:
                 del self._decisions[taker]
         return True
+
+    def is_late(self, until: Mark | msgspec.UnsetType) -> bool:
+        """Report if a take with this end may not be filled any more: this node has signed a later presence."""
+        return until is not msgspec.UNSET and self._owner.own_mark > until
 
     def stale(self, taker: str, take: int) -> bool:
         """Report if a request is a late copy: the taker has announced that it knows the outcome."""

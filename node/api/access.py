@@ -194,7 +194,8 @@ class AccessControl:
                 raise Answered(problem(path, 429, "rate_limited", detail, headers=headers))
         if caller is None:
             raise failure or RuntimeError("nobody")
-        request.connection.rise(caller.rank)
+        if caller.authenticated_by != "nothing" and request.connection.rank is Rank.STRANGER:
+            request.connection.rise(caller.rank)
         return caller if caller.may(access) else check_access(caller, access)
 
     def identify(self, headers: Mapping[str, str], *, secure: bool, remote: str) -> Caller:

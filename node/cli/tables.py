@@ -303,6 +303,13 @@ def policy_table(policy: PeerPolicyView, *, full: bool) -> list[Line]:
 
 # Outcomes of orders
 
+
+def _decided_by(view: OrderView) -> str:
+    if view.pending_until is None:
+        return "outcome not known yet"
+    return f"decided by {view.pending_until[11:19]} UTC if they stay connected"
+
+
 WORKING = ("open", "pending", "untriggered")  # orders that can still trade
 
 # Reasons of an order's end that its status does not show.
@@ -343,8 +350,8 @@ def describe_order(view: OrderView) -> list[Line]:
     parts = []
     if view.average_price is not None:
         parts.append(f"filled {view.filled} at {view.average_price} on average")
-    if view.status == "pending":
-        parts.append(f"{view.pending} asked of other nodes, outcome not known yet")
+    if view.pending.strip("0."):
+        parts.append(f"{view.pending} asked of other nodes, {_decided_by(view)}")
     if view.status == "untriggered" and view.stop is None:
         parts.append("waits for the market's first trade, which it then follows")
     elif view.status == "untriggered":

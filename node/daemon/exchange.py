@@ -61,7 +61,12 @@ def make_exchange(
         take_answer_wait=take_answer_wait,
         tracer=next((part.order_tracer for part in parts if part.order_tracer), None),
     )
-    texts = OrderMapping(steps.instruments, engine.node_id, trading.decimals)
+    texts = OrderMapping(
+        steps.instruments,
+        engine.node_id,
+        trading.decimals,
+        lambda order: engine.decided_by(clock(), order),
+    )
     return Exchange(
         engine,
         committer,

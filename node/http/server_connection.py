@@ -124,7 +124,7 @@ class ServerConnection(asyncio.Protocol):
         self._body_timer: asyncio.TimerHandle | None = None  # until it is given up
         self._request: Request | None = None  # not answered yet
         self._new = True  # no head has come yet
-        self._rank = Rank.STRANGER
+        self.rank = Rank.STRANGER  # who the client has shown to be
         self._places: Places[ServerConnection] | None = None  # of the kind that it was upgraded to
         self._advancing = False
         self._last = False  # no request is taken any more
@@ -324,15 +324,15 @@ class ServerConnection(asyncio.Protocol):
 
     def rise(self, rank: Rank) -> None:
         """Note who the client has shown to be: others do not take the place of its connection."""
-        if rank > self._rank:
-            self._rank = rank
+        if rank > self.rank:
+            self.rank = rank
             self._server.connections.rise(self, rank)
             if self._places is not None:
                 self._places.rise(self, rank)
 
     def take_place(self, places: Places[ServerConnection]) -> bool:
         """Take a slot of `places` for a WebSocket, for as long as the connection lasts. False: there is none to have."""
-        goes = places.enter(self, self.remote, self._rank)
+        goes = places.enter(self, self.remote, self.rank)
         if goes is self:
             return False
         if goes is not None and goes._socket is not None:

@@ -7,9 +7,17 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from exchange.engine.engine import Engine
+from exchange.takes.maker_conduct import Conduct
 from node.version import VERSION
 from node.views.field_types import ADDRESS_PATTERN, MAX_ADDRESS_TEXT, refusal_status
-from node.views.node_views import PeerBanView, PeerPolicyRequest, PeerPolicyView, PeerView, PingView
+from node.views.node_views import (
+    PeerBanView,
+    PeerPolicyRequest,
+    PeerPolicyView,
+    PeerView,
+    PingView,
+    TakeConductView,
+)
 from node.views.views import ServiceError
 from p2p.adaptive.circuit_breaker import BreakerState
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RpcError
@@ -24,6 +32,8 @@ from p2p.services.service_mesh import ServiceMesh
 from p2p.wire.link import LinkStats, PeerLink
 
 PING_TIMEOUT = 5.0  # seconds
+MANY_FAULTS = 3  # answers that a waiting maker gives, from which it is unreliable ...
+FAULTY_SHARE = 0.05  # ... if they are this share of its answers
 
 
 class PeerService:
@@ -90,6 +100,15 @@ class PeerService:
         )
         found = reputation(facts)
         view.reputation, view.reputation_reasons = found.standing, list(found.reasons)
+        conduct = _conduct(self._engine, peer.node_id)
+        if conduct is not None:
+            view.takes = TakeConductView(
+                answered=conduct.answers,
+                answered_late=conduct.late,
+                refused_shown=conduct.refused_shown,
+                ended=conduct.ended,
+                filled_late=conduct.filled_late,
+            )
 
     def _relayed(self) -> dict[str, tuple[str, bool | None]]:
         """Return the present nodes without a link that a neighbour relays to, with that neighbour, and if messages are
@@ -302,6 +321,7 @@ def peer_facts(
     answered, degraded = (0, "") if services is None else _service_calls(services, node, now)
     _, dropped = overlay.router.budgets.figures().get(node, (0.0, 0))
     ban = overlay.peers.policy.banned(node, peer.address)
+    conduct = _conduct(engine, node) or Conduct()
     return PeerFacts(
         reached=reached,
         news=overlay.peers.admission.delivered_first(node),
@@ -312,9 +332,24 @@ def peer_facts(
         invalid=overlay.router.invalid_messages(node),
         ban="" if ban is None else ban.reason or "by the operator",
         fraud=any(owner == node and feed.fault for (owner, _), feed in engine.feeds.items()),
+        breaches=_counted(conduct.filled_late, "take", "filled {} after the end"),
+        doubts=(
+            *_counted(conduct.ended, "take", "left {} undecided until the end"),
+            *_counted(conduct.refused_shown, "order", "refused {} that it went on to show"),
+            *_counted(conduct.late, "take", "answered {} late"),
+        ),
+        unreliable=conduct.faults >= max(MANY_FAULTS, FAULTY_SHARE * conduct.answers),
         failures=peer.failures,
         last_error=peer.last_error or "",
     )
+
+
+def _conduct(engine: Engine, node: str | None) -> Conduct | None:
+    return engine.orders.taker_side.conduct.known(node or "")
+
+
+def _counted(count: int, noun: str, text: str) -> tuple[str, ...]:
+    return (text.format(f"{count:,} {noun}{'s' if count > 1 else ''}"),) if count else ()
 
 
 def _service_calls(services: ServiceMesh, node: str, now: float) -> tuple[int, str]:

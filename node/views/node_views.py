@@ -16,6 +16,16 @@ Mode = Literal["p2p", "hybrid", "grenache"]
 Way = Literal["own", "direct", "grenache", "relayed", "absent"]
 
 
+class TakeConductView(msgspec.Struct, kw_only=True):
+    """Counts of what an owner did with this node's takes since this node's start."""
+
+    answered: int
+    answered_late: int  # after more than 10 s
+    refused_shown: int  # as gone, of orders that its feed went on to show
+    ended: int  # left undecided until the take's end
+    filled_late: int  # filled after the take's end: not booked here
+
+
 class PeerView(msgspec.Struct, kw_only=True):
     node_id: str | None  # not known before the first handshake
     address: str
@@ -49,8 +59,11 @@ class PeerView(msgspec.Struct, kw_only=True):
     relay_refusal: str | None = None  # why `via` refused to relay to it within the last minute
     relayed_pairs: int = 0  # pairs of nodes for which this node relays, brought by this peer
     # By this node's own experience, the worst that holds; null before any.
-    reputation: Literal["useful", "ordinary", "slow", "abusive", "unreachable"] | None = None
+    reputation: (
+        Literal["useful", "ordinary", "slow", "unreliable", "abusive", "unreachable"] | None
+    ) = None
     reputation_reasons: list[str] = []  # what it rests on, the weightiest first
+    takes: TakeConductView | None = None  # what it did with this node's takes; null without any
     # Its own statement: can it be dialled from outside of its network, and the kind of NAT before it.
     reachable: bool | None = None
     nat: str | None = None

@@ -58,11 +58,17 @@ class _Scales(dict[str, Scale]):
 
 
 class OrderMapping:
-    """Conversion between texts and integers for one node. `decimals` gives those of an asset's unit."""
+    """Conversion between texts and integers for one node. `decimals` gives those of an asset's unit, `decided_by` the
+    latest time of an order's takes (us since the epoch)."""
 
     def __init__(
-        self, instruments: Instruments, node_id: str, decimals: Callable[[str], int]
+        self,
+        instruments: Instruments,
+        node_id: str,
+        decimals: Callable[[str], int],
+        decided_by: Callable[[int], int | None] = lambda order: None,
     ) -> None:
+        self._decided_by = decided_by
         self._instruments = instruments
         self._node_id = node_id
         self._decimals = decimals
@@ -214,7 +220,12 @@ class OrderMapping:
             linked_order_id=self.order_id(terms.linked_order) if terms.linked_order else None,
             group=order.group,
             updated=iso(order.updated) if order.updated not in (0, order.time) else created,
+            pending_until=self._pending_until(order.number) if terms.pending else None,
         )
+
+    def _pending_until(self, number: int) -> str | None:
+        until = self._decided_by(number)
+        return None if until is None else iso(until)
 
     def fill(self, fill: Fill) -> FillView:
         scale = self.scales[fill.market]

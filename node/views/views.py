@@ -116,6 +116,8 @@ class OrderView(msgspec.Struct, kw_only=True):
     linked_order_id: str | None = None
     group: int = 0
     updated: Timestamp | None = None  # its last change
+    # When what is pending is decided at the latest, if the other owners stay connected; null if nothing bounds it.
+    pending_until: Timestamp | None = None
 
 
 class FillView(msgspec.Struct, kw_only=True):

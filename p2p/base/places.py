@@ -127,20 +127,21 @@ class Places(Generic[T]):
 
     def work(self, who: T) -> None:
         """Mark a connection as at work."""
-        self._move(who, self._waiting, self._working)
+        rank = self._held.get(who)
+        if rank is not None:
+            self._waiting[rank].pop(who, None)
+            self._working[rank][who] = None
 
     def wait(self, who: T) -> None:
         """Mark a connection as waiting, from now on."""
-        self._move(who, self._working, self._waiting)
-
-    def _move(
-        self, who: T, here: dict[Rank, dict[T, None]], there: dict[Rank, dict[T, None]]
-    ) -> None:
         rank = self._held.get(who)
         if rank is not None:
-            here[rank].pop(who, None)
-            there[rank].pop(who, None)
-            there[rank][who] = None
+            waiting = self._waiting[rank]
+            if who in waiting:
+                del waiting[who]
+            else:
+                self._working[rank].pop(who, None)
+            waiting[who] = None
 
     def leave(self, who: T) -> None:
         """Take a slot back; unknown connections are ignored."""

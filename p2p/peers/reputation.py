@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Standing = Literal["useful", "ordinary", "slow", "abusive", "unreachable"]
+Standing = Literal["useful", "ordinary", "slow", "unreliable", "abusive", "unreachable"]
 
 SLOW_TRIP: Final = 1.0  # seconds
 USEFUL_NEWS: Final = 10  # first deliveries of valid batches
@@ -29,6 +29,9 @@ class PeerFacts:
     invalid: int = 0  # messages that no correct node sends
     ban: str = ""  # reason of a ban for abuse
     fraud: bool = False  # it signed two different events under one number
+    breaches: tuple[str, ...] = ()  # of what it has signed
+    doubts: tuple[str, ...] = ()  # answers to takes that a maker gives who waits for the price
+    unreliable: bool = False  # the doubts are many
     failures: int = 0  # dials that failed in a row
     last_error: str = ""
 
@@ -43,16 +46,19 @@ def reputation(facts: PeerFacts) -> Reputation:
     """Return the standing that the facts give; the worst one counts."""
     abuse, away, slow, useful = _abuse(facts), _away(facts), _slow(facts), _useful(facts)
     if abuse:
-        return Reputation("abusive", (*abuse, *slow, *useful))
+        return Reputation("abusive", (*abuse, *facts.doubts, *slow, *useful))
     if away:
-        return Reputation("unreachable", (*away, *useful))
+        return Reputation("unreachable", (*away, *facts.doubts, *useful))
+    if facts.unreliable:
+        return Reputation("unreliable", (*facts.doubts, *slow, *useful))
     if slow:
-        return Reputation("slow", (*slow, *useful))
-    return Reputation("useful" if useful else "ordinary", tuple(useful))
+        return Reputation("slow", (*slow, *facts.doubts, *useful))
+    return Reputation("useful" if useful else "ordinary", (*facts.doubts, *useful))
 
 
 def _abuse(facts: PeerFacts) -> list[str]:
     found = ["signed two events under one number"] if facts.fraud else []
+    found += facts.breaches
     if facts.ban:
         found.append(f"banned: {facts.ban}")
     if facts.invalid:

@@ -43,15 +43,15 @@ class WatchedFills(FillRecorder):
 
 
 class WatchedTakerSide(TakerSide):
-    """Production taker side that reports every answer before processing it."""
+    """Production taker side that reports every outcome before carrying it out."""
 
     watch: Watch
     engine: Engine
     number: int
 
-    def on_result(self, now, maker, result):
-        self.watch.result(self.engine, self.number, now, maker, result)
-        return super().on_result(now, maker, result)
+    def _conclude(self, now, take, result, hold):
+        self.watch.result(self.engine, self.number, now, take.maker, result)
+        super()._conclude(now, take, result, hold)
 
 
 def watched(engine: Engine, number: int, watch: Watch) -> Engine:

@@ -229,7 +229,7 @@ class Watch:
             return
         self._due[node].add(take.order)
         order = (take.market, maker, take.maker_order)
-        if result.reason not in ("", "gone", "void"):
+        if result.reason not in ("", "gone", "void", "late"):
             self._refused[node][order] = now + REFUSED  # its feed says nothing of that
             self.refusals += 1
             return

@@ -128,7 +128,8 @@ class PrivateRest:
                 session = self._entered(request, raw, now)
             except Exception as error:
                 return form.refusal(request, error)
-            request.connection.rise(Rank.KNOWN)
+            if request.connection.rank is Rank.STRANGER:
+                request.connection.rise(Rank.KNOWN)
             try:
                 if not form.rate.allows(f"key {session.key}", now):
                     raise rate_limited()

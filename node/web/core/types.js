@@ -71,6 +71,7 @@
  * @property {string} filled
  * @property {string} remaining
  * @property {string} pending
+ * @property {string | null} [pending_until]
  * @property {string} status
  * @property {string | null} average_price
  * @property {string} created

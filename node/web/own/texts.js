@@ -30,7 +30,10 @@ export function terms(order) {
 /** @param {Order} order */
 export function statusText(order) {
   if (order.status === UNTRIGGERED) return "waits for its stop";
-  if (order.status === "pending") return "pending: other nodes are asked";
+  if (order.status === "pending") {
+    const until = order.pending_until?.slice(11, 19);
+    return "pending: other nodes are asked" + (until ? `, decided by ${until} UTC if they stay connected` : "");
+  }
   const reason = REASONS[order.reason];
   return reason === undefined ? order.status : `${order.status}: ${reason}`;
 }

@@ -1,0 +1,234 @@
+"""Ends of takes: a maker that waits to see where the price goes gains nothing by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from exchange_kit import Mail, Network
+
+from exchange.feeds.exchange_messages import Take, TakeResult, pack
+from exchange.feeds.presence import BINDING
+from exchange.takes.take_protocol import PendingTakes
+
+END = 20.0  # seconds within which an owner has signed enough presences
+
+replace = msgspec.structs.replace
+
+
+class Desk:
+    """Node 0 sells 10 at 100, and node 1 takes them; what node 0 gets and answers passes `filters`."""
+
+    def __init__(self, *filters: Callable[[Mail], list[Mail]]) -> None:
+        self.net = Network(2)
+        self.held: list[Mail] = []
+        self.sold = self.net.sell(0, 100, 10)
+        self.net.exchange()
+        self.net.sent.clear()
+
+    def hold(self, kind: str) -> None:
+        def on_mail(mail: Mail) -> list[Mail]:
+            if mail.type != kind:
+                return [mail]
+            self.held.append(mail)
+            return []
+
+        self.net.on_mail = on_mail
+
+    def release(self) -> None:
+        self.net.on_mail = lambda mail: [mail]
+        held, self.held = self.held, []
+        for mail in held:
+            self.net.deliver(mail)
+        self.net.exchange()
+
+    def take(self) -> int:
+        order = self.net.buy(1, 100, 10)
+        self.net.exchange()
+        assert self.net.order(1, order.number).pending == 10
+        return order.number
+
+    @property
+    def conduct(self) -> dict[str, int]:
+        found = self.net[1].orders.taker_side.conduct.of(self.net.id(0))
+        return {name: getattr(found, name) for name in found.__slots__}
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_a_take_names_a_later_presence_of_its_maker_as_its_end(desk: Desk) -> None:
+    desk.hold("take")
+    desk.take()
+    take = desk.held[0].message
+    mark = desk.net[1]._leases.mark(desk.net.id(0))
+    assert mark is not None
+    assert take.until == (mark[0], mark[1] + 4)
+
+
+def test_a_take_that_its_maker_leaves_undecided_ends_and_the_order_is_free(desk: Desk) -> None:
+    desk.hold("take")
+    number = desk.take()
+    desk.net[1].orders.cancel(desk.net.now, number)
+    assert desk.net.order(1, number).pending == 10
+    desk.net.run(END)
+    order = desk.net.order(1, number)
+    assert (order.pending, order.filled, order.done) == (0, 0, True)
+    assert desk.conduct["ended"] == 1
+    desk.release()  # all copies arrive: the maker refuses them
+    assert desk.net.order(0, desk.sold.number).filled == 0
+    results = [mail.message for mail in desk.net.sent if mail.type == "take_result"]
+    assert {result.reason for result in results} == {"late"} or {r.quantity for r in results} == {0}
+    desk.net.check()
+
+
+def test_a_maker_refuses_a_take_after_its_end_though_it_is_asked_for_a_fill(desk: Desk) -> None:
+    desk.hold("take")
+    desk.take()
+    first = desk.held[0].message
+    assert isinstance(first, Take)
+    assert not first.void
+    desk.net.run(END)
+    desk.net.on_mail = lambda mail: [mail]
+    desk.net.sent.clear()
+    again = replace(first, take=first.take + 1, below=first.take)
+    desk.net.give(0, again, origin=desk.net.id(1))
+    desk.net.exchange()
+    results = [mail.message for mail in desk.net.sent if mail.type == "take_result"]
+    found = next(result for result in results if result.take == first.take + 1)
+    assert (found.quantity, found.reason) == (0, "late")
+
+
+def test_the_fill_in_the_feed_is_an_answer_when_no_other_comes(desk: Desk) -> None:
+    desk.hold("take_result")
+    number = desk.net.buy(1, 100, 10).number
+    desk.net.exchange()
+    assert (desk.net.order(1, number).filled, desk.net.order(1, number).pending) == (10, 0)
+    desk.net.run(END)
+    assert desk.conduct["ended"] == 0
+    desk.release()
+    desk.net.check()
+    assert desk.conduct["filled_late"] == 0
+
+
+def test_a_take_stays_pending_while_its_maker_signs_nothing(desk: Desk) -> None:
+    desk.net.on_mail = lambda mail: [] if mail.sender == 0 else [mail]  # cut off after it decided
+    number = desk.take()
+    desk.net.run(10 * END)
+    assert desk.net.order(1, number).pending == 10
+    desk.release()
+    desk.net.settle()
+    assert desk.net.order(1, number).filled == 10
+    desk.net.check()
+
+
+def test_a_take_does_not_end_while_events_before_the_head_are_missing(desk: Desk) -> None:
+    desk.net.on_mail = lambda mail: [mail] if mail.type in ("presence", "take") else []
+    number = desk.take()
+    assert desk.net.order(0, desk.sold.number).filled == 10
+    desk.net.run(END)
+    assert desk.net.order(1, number).pending == 10
+    desk.release()
+    desk.net.settle()
+    assert desk.net.order(1, number).filled == 10
+    assert desk.conduct["ended"] == 0
+    desk.net.check()
+
+
+def test_an_owner_of_an_earlier_version_is_not_bound(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = desk.net[1]._leases
+    mark = leases.mark
+
+    def earlier(owner: str) -> tuple[int, int] | None:
+        found = mark(owner)
+        return None if found is None else (found[0], found[1] - BINDING)
+
+    monkeypatch.setattr(leases, "mark", earlier)
+    desk.hold("take")
+    number = desk.take()
+    assert {mail.message.until for mail in desk.held} == {msgspec.UNSET}
+    desk.net.run(2 * END)
+    assert desk.net.order(1, number).pending == 10
+
+
+def test_a_fill_after_the_end_is_a_fault_and_is_not_booked(desk: Desk) -> None:
+    desk.hold("take")
+    number = desk.take()
+    first = desk.held[0].message
+    desk.net.run(END)
+    assert desk.net.order(1, number).pending == 10  # of the next take
+    (maker,) = {desk.net.id(0)}
+    late = TakeResult(
+        first.take, first.market, first.order, 100, 10, desk.net[0].us(desk.net.now), 5
+    )
+    assert desk.net[1].receive(desk.net.now, "take_result", pack(late), maker, maker)
+    assert desk.net.order(1, number).filled == 0
+    assert desk.conduct["filled_late"] == 1
+    assert "after its end" in desk.net.nodes[1].warnings[-1]
+
+
+@pytest.mark.parametrize(("reason", "counted"), [("gone", 1), ("halted", 0), ("credit", 0)])
+def test_refusals_of_an_order_that_is_still_shown_are_counted(
+    desk: Desk, reason: str, counted: int
+) -> None:
+    desk.hold("take")
+    desk.net.buy(1, 100, 10)
+    desk.net.exchange()
+    first = desk.held[0].message
+    number = desk.net[0].markets[first.market].writer.number
+    refusal = TakeResult(first.take, first.market, first.order, 100, 0, 1, number, reason)
+    assert desk.net[1].receive(desk.net.now, "take_result", pack(refusal), *2 * [desk.net.id(0)])
+    desk.net.run(1.0)
+    assert (desk.conduct["answers"], desk.conduct["refused_shown"]) == (1, counted)
+
+
+def test_an_honest_refusal_of_an_order_that_went_is_not_counted(desk: Desk) -> None:
+    desk.hold("take")
+    desk.take()
+    desk.net[0].orders.cancel(desk.net.now, desk.sold.number)
+    desk.release()
+    desk.net.run(1.0)
+    assert desk.conduct == {
+        "answers": 1,
+        "late": 0,
+        "refused_shown": 0,
+        "ended": 0,
+        "filled_late": 0,
+    }
+
+
+def test_an_answer_after_ten_seconds_counts_as_late(desk: Desk) -> None:
+    desk.net.on_mail = lambda mail: (
+        [] if mail.type in ("take_result", "trade", "presence", "feed") else [mail]
+    )
+    number = desk.take()
+    desk.net.run(11.0)
+    desk.release()
+    desk.net.run(6.0)
+    assert desk.net.order(1, number).filled == 10
+    assert (desk.conduct["answers"], desk.conduct["late"]) == (1, 1)
+
+
+def test_a_maker_that_takes_reach_late_gets_twice_as_long_each_time_and_half_again_after() -> None:
+    takes = PendingTakes(marks := Marks())
+    marks["far"] = (7, BINDING)
+    assert takes.end_of("far") == (7, BINDING + 4)
+    for late, presences in ((True, 8), (True, 16), (True, 32), (True, 32), (False, 16), (False, 8)):
+        takes.learn("far", late=late)
+        assert takes.end_of("far") == (7, BINDING + presences)
+    takes.learn("far", late=False)
+    takes.learn("far", late=False)
+    assert takes.end_of("far") == (7, BINDING + 4)
+    assert takes.end_of("unknown") is None
+
+
+class Marks(dict[str, tuple[int, int]]):
+    own_mark = (7, BINDING)
+
+    def mark(self, owner: str) -> tuple[int, int] | None:
+        return self.get(owner)
