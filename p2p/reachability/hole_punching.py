@@ -41,7 +41,9 @@ BUSY: Final = "busy with another punch"
 MAX_PAUSE: Final = 3600.0  # ... to this
 MAX_PEERS: Final = 1000  # remembered
 MAX_PUNCHED: Final = 8  # links at once
-UNDER_WAY: Final = 20.0  # seconds that a punch may take
+UNDER_WAY: Final = 20.0  # seconds that a punch may take ...
+SYNC_TIME: Final = 6.0  # ... one that was offered until its sync arrives
+OWN_TURN: Final = 5.0  # seconds without offers of others after one that failed
 NO_PORT: Final = "symmetric"  # the NAT without an endpoint that could be dialled
 
 
@@ -105,6 +107,8 @@ class PunchPlan:
         self._rng = rng
         self._records: BoundedMap[str, _Record] = BoundedMap(MAX_PEERS)
         self._network = ""  # the own router
+        self._synced = False
+        self._offers_from = 0.0  # when the next offer of a peer is considered
         # By host, and whether the punch was offered to this node; never evicted early: one punch at a time bounds it
         self._hosts: dict[tuple[str, bool], float] = {}
 
@@ -145,7 +149,8 @@ class PunchPlan:
         self._hosts = {h: at for h, at in self._hosts.items() if now - at < HOST_INTERVAL}
         if (host, offered) in self._hosts:
             return "this address was dialled within the last minute"
-        return BUSY if self._busy(now) else ""
+        waits = offered and now < self._offers_from
+        return BUSY if waits or self._busy(now) else ""
 
     def moved(self, own: PunchEndpoint) -> None:
         """Note the own router. Behind another one each peer is tried again at once."""
@@ -156,23 +161,24 @@ class PunchPlan:
 
     def begin(self, target: PunchTarget) -> None:
         """Record a punch that both sides agreed on."""
-        self.current = target
+        self.current, self._synced = target, not target.offered
         self._hosts[target.host, target.offered] = target.since
 
     def synced(self, node: str, nonce: bytes) -> PunchTarget | None:
         """Return the punch that a peer's sync belongs to."""
         current = self.current
-        return (
-            current
-            if current is not None and (current.node, current.nonce) == (node, nonce)
-            else None
-        )
+        if current is None or (current.node, current.nonce) != (node, nonce):
+            return None
+        self._synced = True
+        return current
 
     def ended(self, node: str, reason: str, now: float) -> None:
         """Record the end of an offer or a punch; an empty reason is a success."""
         target = self.current
         if target is not None and target.node == node:
             self.current = None
+            if reason and target.offered:
+                self._offers_from = now + OWN_TURN
         if not reason:
             self._records.pop(node, None)
         else:
@@ -191,4 +197,5 @@ class PunchPlan:
         return record is None or record.next_try <= now
 
     def _busy(self, now: float) -> bool:
-        return self.current is not None and now - self.current.since < UNDER_WAY
+        limit = UNDER_WAY if self._synced else SYNC_TIME
+        return self.current is not None and now - self.current.since < limit

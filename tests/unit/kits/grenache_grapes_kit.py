@@ -77,8 +77,8 @@ class FakePost:
 
 
 def fake_grapes(count, **answers):
-    """So many Grapes that answer alike, at `http://grape0:1` and so on."""
-    return [FakeGrape(f"http://grape{number}:1", dict(answers)) for number in range(count)]
+    """So many Grapes that answer alike, at `http://192.0.2.10:1` and so on."""
+    return [FakeGrape(f"http://192.0.2.{number + 10}:1", dict(answers)) for number in range(count)]
 
 
 def make_link(*grapes, **more):

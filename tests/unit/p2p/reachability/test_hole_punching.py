@@ -139,6 +139,27 @@ def test_offers_that_name_an_honest_router_are_not_held_against_it(
     assert not it.refusal(OWN, THEIRS, 3000, "port_restricted", now + 61.0, offered=offered)
 
 
+@pytest.mark.parametrize(("syncs", "turns"), [(False, 80), (True, 150)])
+def test_offers_without_end_leave_this_node_turns_of_its_own(syncs: bool, turns: int) -> None:
+    it, own, others = plan(), 0, 0
+    until = 0.0
+    for now in range(600):  # an offer of another identity and router each second
+        if until and now >= until:
+            it.ended(f"bad{others}", "did not meet", now)
+            until = 0.0
+        host = f"11.{now % 250}.0.{now // 250 + 1}"
+        if it.next_peer(["z"], 0, now) is not None:
+            own += 1
+        if not it.refusal(OWN, host, 3000, "port_restricted", now, offered=True):
+            others += 1
+            it.begin(PunchTarget(f"bad{others}", host, 3000, b"n", now, True))
+            if syncs:
+                assert it.synced(f"bad{others}", b"n") is not None
+                until = now + 12.0
+    assert own >= turns  # seconds in which it may offer
+    assert others >= 30
+
+
 def test_behind_another_router_every_peer_is_tried_again() -> None:
     it = plan()
     it.refusal(OWN, THEIRS, 3000, "port_restricted", 0.0)

@@ -11,7 +11,7 @@ from dht_kit import LOCAL, NEAR, Solo, node_id
 
 from node.virtual.virtual_dht import Conditions, VirtualHost, VirtualNetwork, address
 from p2p.grenache import bep44
-from p2p.grenache.dht.compact_addresses import unpack
+from p2p.grenache.dht.compact_addresses import pack, unpack
 from p2p.grenache.dht.dht_settings import DhtSettings
 from p2p.grenache.dht.krpc import (
     CAS_MISMATCH,
@@ -620,6 +620,26 @@ def test_answers_of_nodes_are_merged_and_a_lookup_is_bounded():
     assert len(found.peers) == 1000
     assert {unpack(peer)[0] for peer in found.peers} == {"10.0.0.1", "10.0.1.1"}
     assert all(unpack(peer)[1] for peer in found.peers)
+
+
+@pytest.mark.parametrize(
+    ("there", "kept"),
+    [
+        ("203.0.113.5", {"192.0.2.1"}),
+        ("10.0.0.5", {"10.9.9.9", "100.64.0.1", "192.0.2.1"}),
+        ("127.0.0.5", {"127.0.0.1", "10.9.9.9", "100.64.0.1", "192.0.2.1"}),
+    ],
+)
+def test_a_node_names_no_address_that_is_nearer_than_its_own(there, kept):
+    solo = Solo()
+    solo.meet((there, 4000), node_id(1))
+    results: list[LookupResult] = []
+    solo.node.lookup(solo.now, SERVICE, results.append)
+    named = ["127.0.0.1", "10.9.9.9", "100.64.0.1", "192.0.2.1", "224.0.0.1", "0.0.0.0"]
+    ((to, query),) = solo.queries(solo.sent())
+    solo.answer(to, query, node_id(1), peers=tuple(pack((host, 6379)) for host in named))
+    (found,) = results
+    assert {unpack(peer)[0] for peer in found.peers} == kept
 
 
 def test_busy_workers_answer_busy():

@@ -22,6 +22,29 @@ TWO = ["192.0.2.1:1337", "192.0.2.2:1338"]
 # Looking up
 
 
+@pytest.mark.parametrize(
+    ("host", "kept"),
+    [
+        ("192.0.2.10", ["192.0.2.1"]),
+        ("100.64.0.1", ["100.64.0.5", "192.0.2.1"]),
+        ("192.168.1.1", ["10.0.0.5", "100.64.0.5", "192.0.2.1"]),
+        ("127.0.0.1", ["10.0.0.5", "100.64.0.5", "127.0.0.1", "169.254.169.254", "192.0.2.1"]),
+        ("localhost", ["10.0.0.5", "100.64.0.5", "127.0.0.1", "169.254.169.254", "192.0.2.1"]),
+        ("no-such-name.invalid", ["192.0.2.1"]),  # counts as public
+    ],
+)
+async def test_a_grape_names_no_address_that_is_nearer_than_its_own(host, kept, monkeypatch):
+    async def unknown(*args, **more):
+        raise OSError("no such name")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+    named = ["127.0.0.1", "169.254.169.254", "10.0.0.5", "100.64.0.5", "192.0.2.1", "224.0.0.1"]
+    (grape,) = fake_grapes(1, lookup=[f"{each}:4000" for each in named])
+    grape.url = f"http://{host}:1"
+    async with make_link(grape) as link:
+        assert sorted(found for found, _ in await link.lookup("rpc")) == sorted(kept)
+
+
 async def test_a_grape_that_is_gone_costs_nothing_and_is_probed_now_and_then():
     dead, good = fake_grapes(2, lookup=ONE)
     dead.up = False
@@ -158,9 +181,7 @@ async def test_without_any_grape_the_error_has_the_reason_and_each_is_tried_once
         first.log.clear()
         second.log.clear()
         for number in range(100):
-            with pytest.raises(
-                GrapeUnreachable, match=r"grape0:1: connection refused.*grape1:1: conn"
-            ):
+            with pytest.raises(GrapeUnreachable, match=r"2.10:1: connection refused.*2.11:1: conn"):
                 await link.lookup(f"rpc{number}")
             await asyncio.sleep(0.05)
         assert 2 <= len(first.times("lookup")) <= 6
