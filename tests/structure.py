@@ -88,8 +88,8 @@ LINES = {
     "p2p/grenache_links": 950,
     "p2p/ground": 550,
     "p2p/mesh": 4_090,  # relay places that give way
-    "p2p/peers": 2_200,  # newcomers of a full node are tried
-    "p2p/reachability": 2_550,
+    "p2p/peers": 2_230,  # newcomers of a full node are tried
+    "p2p/reachability": 2_570,  # turns and shares of punches and dial-backs
     "p2p/rpc": 700,
     "p2p/services": 1_750,
     "p2p/wire": 3_150,

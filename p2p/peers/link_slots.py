@@ -128,6 +128,20 @@ def decide_slot(
     return SlotDecision(evict=evicted.node_id)
 
 
+def decide_in_share(
+    newcomer: LinkRecord, share: Collection[LinkRecord], key: bytes
+) -> SlotDecision:
+    """Decide about a new link of a kind that has as many links as it may: `share`."""
+    evicted = _tried_long_enough(newcomer, share, key)
+    if evicted is None and newcomer.privileged:
+        evicted = _youngest(share)
+    return (
+        _full(f"{len(share)} of this kind")
+        if evicted is None
+        else SlotDecision(evict=evicted.node_id)
+    )
+
+
 def _decide_wanted(
     newcomer: LinkRecord, links: Collection[LinkRecord], limits: SlotLimits, key: bytes
 ) -> SlotDecision:
@@ -145,14 +159,15 @@ def _decide_wanted(
     ):
         evicted = choose_evicted(links, key) or _youngest_of_largest_group(_replaceable(links))
         if evicted is None and newcomer.privileged:
-            evicted = max(
-                (link for link in links if not link.privileged),
-                key=lambda link: link.opened_at,
-                default=None,
-            )
+            evicted = _youngest(links)
         if evicted is not None:
             return SlotDecision(evict=evicted.node_id)
     return _full(f"{len(links)} links, MAX_PEERS={limits.max_peers}")
+
+
+def _youngest(links: Iterable[LinkRecord]) -> LinkRecord | None:
+    others = (link for link in links if not link.privileged)
+    return max(others, key=lambda link: link.opened_at, default=None)
 
 
 def _full(detail: str) -> SlotDecision:

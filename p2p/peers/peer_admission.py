@@ -16,7 +16,14 @@ from p2p.addresses.address_book import AddressBook
 from p2p.ground.bounded_map import BoundedMap
 from p2p.peers.dial_loop import DialLoop
 from p2p.peers.duplicate_links import LinkTable
-from p2p.peers.link_slots import LinkRecord, LinkRefusal, SlotDecision, SlotLimits, decide_slot
+from p2p.peers.link_slots import (
+    LinkRecord,
+    LinkRefusal,
+    SlotDecision,
+    SlotLimits,
+    decide_in_share,
+    decide_slot,
+)
 from p2p.peers.peer_policy import PeerPolicy
 from p2p.wire.link import PeerInfo
 
@@ -61,8 +68,8 @@ class PeerAdmission:
             self.counters[str(refusal.code)] += 1
         return refusal
 
-    def decide(self, info: PeerInfo) -> SlotDecision:
-        """Decide about a slot for a peer that has no link yet."""
+    def decide(self, info: PeerInfo, *, shared: bool = False) -> SlotDecision:
+        """Decide about a slot for a peer that has no link yet. `shared`: its carrier has as many links as it may."""
         privilege = self.privilege(info.node_id, info.dialled)
         newcomer = LinkRecord(
             node_id=info.node_id,
@@ -73,7 +80,13 @@ class PeerAdmission:
             lan=privilege == "lan",
             gave_way_at=self._gave_way.get(info.node_id, -inf),
         )
-        decision = decide_slot(newcomer, self._records(), self.limits, self._key)
+        records = self._records()
+        if shared:
+            links = self._table.used
+            share = [r for r in records if links[r.node_id].peer.carrier == info.carrier]
+            decision = decide_in_share(newcomer, share, self._key)
+        else:
+            decision = decide_slot(newcomer, records, self.limits, self._key)
         if decision.refusal is not None:
             self.counters[str(decision.refusal.code)] += 1
         return decision

@@ -325,9 +325,8 @@ class PeerManager(LinkOwner):
 
     def _slot_for(self, newcomer: PeerInfo) -> SlotDecision:
         room = self._dials.grenache_room
-        if newcomer.carrier == "grenache" and room is not None and room <= 0:
-            return SlotDecision(LinkRefusal(Code.FULL, ADMISSION_REASONS[Code.FULL]))
-        return self.admission.decide(newcomer)
+        shared = newcomer.carrier == "grenache" and room is not None and room <= 0
+        return self.admission.decide(newcomer, shared=shared)
 
     def link_up(self, link: PeerLink) -> None:
         node_id = link.peer.node_id

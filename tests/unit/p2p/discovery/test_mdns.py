@@ -164,6 +164,21 @@ async def test_a_node_on_loopback_takes_no_addresses_of_the_lan(network):
         await strategy.stop()
 
 
+@pytest.mark.parametrize(
+    ("bind", "own", "taken"),
+    [
+        ("0.0.0.0", ["127.0.0.1", "192.168.1.5"], ["169.254.1.1", "10.0.0.9", "8.8.8.8"]),
+        ("192.168.1.5", ["127.0.0.1", "192.168.1.5"], ["169.254.1.1", "10.0.0.9", "8.8.8.8"]),
+        ("0.0.0.0", ["127.0.0.1"], ["127.0.0.1", "169.254.1.1", "10.0.0.9", "8.8.8.8"]),
+    ],
+)
+def test_nothing_on_the_segment_names_addresses_of_this_machine(network, bind, own, taken):
+    strategy = make(network)
+    strategy._reach = reach_of(bind, own)
+    named = ["127.0.0.1", "169.254.1.1", "10.0.0.9", "8.8.8.8"]
+    assert strategy._dialable(named) == taken
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1"])
 def test_a_loopback_bind_host_stays_on_loopback(host):
     reach = reach_of(host, HOST)

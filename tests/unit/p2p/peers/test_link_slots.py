@@ -15,6 +15,7 @@ from p2p.peers.link_slots import (
     LinkRecord,
     SlotLimits,
     choose_evicted,
+    decide_in_share,
     decide_slot,
     outbound_reach,
     reserved_slots,
@@ -136,6 +137,15 @@ def test_useful_links_of_other_networks_never_give_way_to_one_that_is_tried():
     assert decide_slot(link("new", "13.5.0.1", at=200.0), useful, SlotLimits(), KEY).refusal
     later = link("new", "13.5.0.1", at=100.0 + USEFUL_FOR)
     assert decide_slot(later, useful, SlotLimits(), KEY).refusal is None
+
+
+def test_in_the_share_of_a_kind_the_operators_link_has_its_place_and_idle_ones_give_way():
+    share = [link(f"s{n}", f"{n + 20}.1.0.1", at=float(n), useful_at=50.0) for n in range(12)]
+    stranger, now = link("new", "13.5.0.1", at=60.0), 50.0 + USEFUL_FOR
+    assert decide_in_share(stranger, share, KEY).refusal is not None
+    assert decide_in_share(link("new", "13.5.0.1", at=now), share, KEY).evict is not None
+    friend = LinkRecord("friend", "13.5.0.1", True, privileged=True, opened_at=60.0)
+    assert decide_in_share(friend, share, KEY).evict == "s11"
 
 
 def test_links_of_the_lan_give_way_to_the_operators_alone():

@@ -192,6 +192,22 @@ async def test_beside_direct_links_a_quarter_may_be_over_grenache(net):
     assert "g" in a.connected()
 
 
+async def test_idle_links_over_grenache_give_way_to_newcomers_as_others_do(net):
+    a = net.node("a", over=BOTH, max_peers=8)
+    idle = [net.node(letter, over=["grenache"]) for letter in "bc"]
+    newcomer = net.node("d", over=["grenache"])
+    await start(a, *idle, newcomer)
+    for node in idle:
+        node.manager.found(worker(a))
+    await asyncio.sleep(5)
+    assert a.connected() == "bc"
+    await asyncio.sleep(10)
+    newcomer.manager.found(worker(a))
+    await asyncio.sleep(5)
+    assert "d" in a.connected()
+    assert len(a.manager.links) == grenache_limit(8)
+
+
 @pytest.mark.parametrize(("most", "over_grenache"), [(1, 1), (4, 1), (8, 2), (50, 12)])
 def test_a_quarter_of_the_places_and_at_least_one(most, over_grenache):
     assert grenache_limit(most) == over_grenache
