@@ -151,7 +151,8 @@ class PeerSection(Section):
         PORT,
         3000,
         "TCP port for links from other nodes; 0 lets the system choose, and the default gives "
-        "way to a free port when it is in use.",
+        "way to a free port when it is in use. Ports below 1024, and those of well-known other services, are "
+        "dialled only by nodes that have them configured.",
     )
     p2p_host: str = field(
         Host(),

@@ -1,1 +1,1 @@
-"""Addresses of peers: address book, reconnect delays, peers remembered over restarts."""
+"""Addresses of peers: address book, budget of first contacts, reconnect delays, peers remembered over restarts."""
