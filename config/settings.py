@@ -150,9 +150,8 @@ class PeerSection(Section):
     p2p_port: int = field(
         PORT,
         3000,
-        "TCP port for links from other nodes; 0 lets the system choose, and the default gives "
-        "way to a free port when it is in use. Ports below 1024, and those of well-known other services, are "
-        "dialled only by nodes that have them configured.",
+        "TCP port for links from other nodes, below 1024 only for those that have it configured; 0 lets the "
+        "system choose, and the default gives way to a free port when it is in use.",
     )
     p2p_host: str = field(
         Host(),
