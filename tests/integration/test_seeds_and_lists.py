@@ -81,6 +81,20 @@ def test_another_node_at_the_address_of_a_named_one_is_not_linked(
     assert not impostor.linked()
 
 
+def test_a_seed_names_no_address_of_this_machine_unless_the_operator_says_so(
+    nodes: Nodes, server: Server
+) -> None:
+    inside = nodes.start("inside")
+    server.records[SEED, "TXT"] = [f'"node={inside.node_id}@{inside.p2p_address}"']
+    private = nodes.start(
+        "new", DNS_SEEDS="nodes.example", DNS_SERVERS=server.address, SEEDS_REACH="private"
+    )
+    eventually(lambda: "is not dialled" in private.log, what="the line in the log")
+    time.sleep(1.5)  # for a dial
+    assert not private.linked()
+    assert not inside.linked()
+
+
 def test_a_node_finds_others_by_a_signed_list_from_a_web_server(
     nodes: Nodes, tmp_path: Path
 ) -> None:
