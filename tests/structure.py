@@ -54,7 +54,7 @@ LINES = {
     "exchange/market": 1_600,
     "exchange/model": 1_420,  # one record of a trade, and how those of earlier journals are read
     "exchange/orders": 2_050,  # which markets have changed
-    "exchange/takes": 1_310,  # ends of takes, and what makers do with them
+    "exchange/takes": 1_325,  # ends of takes, and what makers do with them
     "node": 50,
     "node/annexes": 50,
     "node/annexes/backup": 100,
