@@ -50,11 +50,11 @@ LINES = {
     "exchange/engine": 2_250,  # long work in slices
     "exchange/feeds": 2_950,  # checkpoints and snapshots in slices
     "exchange/journal": 3_400,
-    "exchange/ledger": 2_050,
+    "exchange/ledger": 2_100,  # credit of all strangers together
     "exchange/market": 1_600,
     "exchange/model": 1_420,  # one record of a trade, and how those of earlier journals are read
     "exchange/orders": 2_050,  # which markets have changed
-    "exchange/takes": 1_325,  # ends of takes, and what makers do with them
+    "exchange/takes": 1_400,  # ends of takes, and what makers do with them; credit of strangers
     "node": 50,
     "node/annexes": 50,
     "node/annexes/backup": 100,
@@ -74,7 +74,7 @@ LINES = {
     "node/http": 2_020,  # a server of its own, without aiohttp
     "node/operations": 1_100,
     "node/parts": 300,
-    "node/service": 3_960,  # long steps in slices
+    "node/service": 3_970,  # long steps in slices
     "node/streams": 2_150,
     "node/views": 1_770,
     "node/virtual": 1_600,

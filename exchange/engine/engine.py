@@ -43,6 +43,7 @@ from exchange.feeds.feed_limits import FeedFigures, FeedLimits, GivenUpFeed
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.presence_exchange import PresenceExchange, PresenceTable
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
+from exchange.ledger.ledger import STRANGERS
 from exchange.ledger.statements import StatementTrade
 from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
@@ -84,6 +85,7 @@ class Engine:
         now: float = 0.0,
         limits: FeedLimits | None = None,
         recover_from: Iterable[str] | None = None,
+        credit_strangers: int = STRANGERS,
     ) -> None:
         """Restore an engine from its journal, or begin a new one.
 
@@ -98,6 +100,7 @@ class Engine:
             recover_from: nodes that have to answer; with any value but None the engine fetches its
                 own feeds and writes nothing until `settle_recovery`, see
                 `exchange.engine.recovery`.
+            credit_strangers: see `Ledger`.
         """
         past = recovered or Recovered()
         markets = list(markets)
@@ -114,6 +117,7 @@ class Engine:
             visible=self._leases.present,
             warn=warn,
             specs=MarketSpecs(markets, instruments, stored_decimals(past)),
+            credit_strangers=credit_strangers,
         )
         context.meta["incarnation"] = incarnation
         context.restore_money(now, past)
