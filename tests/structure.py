@@ -48,7 +48,7 @@ LINES = {
     "config": 1_700,
     "exchange": 50,
     "exchange/engine": 2_250,  # long work in slices
-    "exchange/feeds": 2_950,  # checkpoints and snapshots in slices
+    "exchange/feeds": 2_980,  # checkpoints and snapshots in slices; feeds that others show
     "exchange/journal": 3_400,
     "exchange/ledger": 2_100,  # credit of all strangers together
     "exchange/market": 1_600,
@@ -64,7 +64,7 @@ LINES = {
     "node/annexes/export": 3_750,  # every column is named in its row's type and where the row is built
     "node/annexes/grenache": 1_000,
     "node/annexes/learn": 1_850,
-    "node/annexes/recovery": 400,
+    "node/annexes/recovery": 450,  # the wait, with an end
     "node/annexes/standby": 2_100,
     "node/annexes/tracing": 500,
     "node/api": 4_150,

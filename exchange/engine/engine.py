@@ -195,7 +195,12 @@ class Engine:
 
     @property
     def feeds_behind(self) -> int:
+        """Number of feeds of which others claim to have more."""
         return self._replicator.behind
+
+    def feeds_loading(self, now: float) -> int:
+        """Return the number of feeds of which others are showing more."""
+        return self._replicator.loading(now)
 
     def announced_feeds(self) -> dict[FeedName, int]:
         """Return the highest number announced by others of each feed that is behind."""
@@ -273,11 +278,11 @@ class Engine:
     # Recovery
 
     def recovered_feeds(self, now: float) -> bool:
-        """Report if the own feeds, and those of others, are complete as far as any known node
-        reports."""
+        """Report if the own feeds are complete as far as any node reports, and no other is loading."""
         if self.recovery is None:
             return True
-        return self.recovery.settled(now, behind=self.feeds_behind > 0)
+        own = self._replicator.is_missing(self.node_id)
+        return self.recovery.settled(now, behind=own or self.feeds_loading(now) > 0)
 
     def settle_recovery(
         self,
