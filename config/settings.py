@@ -82,7 +82,7 @@ class NodeSection(Section):
     market_trades_kept: int = field(
         Whole(1000, 100_000_000),
         500_000,
-        "Public trades of each market that are kept for history queries.",
+        "Public trades of each market that are kept for history queries, in shares of their makers.",
     )
     market_candles_kept: int = field(
         Whole(1000, 100_000_000),

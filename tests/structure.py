@@ -49,9 +49,9 @@ LINES = {
     "exchange": 50,
     "exchange/engine": 2_250,  # long work in slices
     "exchange/feeds": 2_980,  # checkpoints and snapshots in slices; feeds that others show
-    "exchange/journal": 3_400,
+    "exchange/journal": 3_440,  # history in shares
     "exchange/ledger": 2_100,  # credit of all strangers together
-    "exchange/market": 1_600,
+    "exchange/market": 1_680,  # shares of the history of trades
     "exchange/model": 1_420,  # one record of a trade, and how those of earlier journals are read
     "exchange/orders": 2_050,  # which markets have changed
     "exchange/takes": 1_400,  # ends of takes, and what makers do with them; credit of strangers
