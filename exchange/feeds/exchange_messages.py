@@ -108,8 +108,8 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
     The take of a fill-or-kill order is sent twice: `phase` "reserve" reserves the whole quantity or
     nothing, "commit" fills the reserved quantity.
 
-    `until` is the take's end: the owner refuses it if it is undecided when the owner's newest presence has a later mark,
-    (incarnation, counter). Earlier versions do not know it.
+    `until` is the take's end, (incarnation, renewals): the owner refuses the take if it is undecided when the owner has signed a later
+    time of its clock (`exchange.feeds.presence`). Earlier versions do not know it.
     """
 
     take: int
