@@ -48,7 +48,7 @@ LINES = {
     "config": 1_700,
     "exchange": 50,
     "exchange/engine": 2_250,  # long work in slices
-    "exchange/feeds": 2_950,  # checkpoints and snapshots in slices
+    "exchange/feeds": 2_965,  # checkpoints and snapshots in slices; the clock of presences
     "exchange/journal": 3_400,
     "exchange/ledger": 2_050,
     "exchange/market": 1_600,
@@ -81,7 +81,7 @@ LINES = {
     "p2p": 450,
     "p2p/adaptive": 2_050,
     "p2p/addresses": 930,  # the budget of first contacts
-    "p2p/base": 2_080,  # the slots of all ports, and TLS that takes one first; the reach of addresses
+    "p2p/base": 2_110,  # the slots of all ports, and TLS that takes one first; the reach of addresses
     "p2p/discovery": 1_650,
     "p2p/flow": 3_000,
     "p2p/grenache": 11_050,  # the connection that only it has
