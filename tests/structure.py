@@ -48,7 +48,7 @@ LINES = {
     "config": 1_700,
     "exchange": 50,
     "exchange/engine": 2_250,  # long work in slices
-    "exchange/feeds": 2_980,  # checkpoints and snapshots in slices; feeds that others show
+    "exchange/feeds": 3_000,  # checkpoints and snapshots in slices; the clock of presences; feeds that others show
     "exchange/journal": 3_440,  # history in shares
     "exchange/ledger": 2_100,  # credit of all strangers together
     "exchange/market": 1_680,  # shares of the history of trades
@@ -81,13 +81,13 @@ LINES = {
     "p2p": 450,
     "p2p/adaptive": 2_050,
     "p2p/addresses": 930,  # the budget of first contacts
-    "p2p/base": 2_080,  # the slots of all ports, and TLS that takes one first; the reach of addresses
+    "p2p/base": 2_110,  # the slots of all ports, and TLS that takes one first; the reach of addresses
     "p2p/discovery": 1_650,
     "p2p/flow": 3_000,
     "p2p/grenache": 11_050,  # the connection that only it has
     "p2p/grenache_links": 950,
     "p2p/ground": 550,
-    "p2p/mesh": 4_090,  # relay places that give way
+    "p2p/mesh": 4_110,  # relay places that give way; clocks by network
     "p2p/peers": 2_230,  # newcomers of a full node are tried
     "p2p/reachability": 2_570,  # turns and shares of punches and dial-backs
     "p2p/rpc": 700,
