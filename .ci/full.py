@@ -71,7 +71,7 @@ LOWEST = Part(
     "python3 -m venv .venv-lowest"
     " && python .ci/lowest.py > .ci/log/lowest.txt"
     " && .venv-lowest/bin/pip install --quiet --disable-pip-version-check -e . -r .ci/log/lowest.txt"
-    " && .venv-lowest/bin/pytest -n 2 tests/unit",
+    " && .venv-lowest/bin/pytest -n 2 tests/unit --ignore tests/unit/docs",
 )
 PROCESSES = (
     Part("soak", "python -m tests.soak"),
