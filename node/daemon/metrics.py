@@ -145,7 +145,9 @@ class NodeCollector(Collector):
         yield gauge("pending_takes", "Takes whose outcome is unknown.", pending)
         feeds = sum(1 for feed in engine.feeds.values() if feed.number)
         yield gauge("feeds", "Feeds that are held.", feeds)
-        yield gauge("feeds_behind", "Feeds known to have news not held.", engine.feeds_behind)
+        yield gauge("feeds_behind", "Feeds of which others claim news.", engine.feeds_behind)
+        loading = engine.feeds_loading(node.now())
+        yield gauge("feeds_loading", "Feeds of which others are showing news.", loading)
         feed = engine.feed_figures
         yield gauge("feeds_given_up", "Feeds of others given up for a limit.", feed.given_up)
         yield gauge("others_open_orders", "Open orders of all other owners.", feed.orders)

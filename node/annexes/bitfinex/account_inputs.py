@@ -149,7 +149,8 @@ class AccountInputs:
     async def _begin_later(self, kind: str, payload: Any) -> None:
         while len(self._tasks) + self._unanswered >= INPUTS_WAITING:
             await self._room()
-        self._begin(kind, payload)
+        if not self._side.ended(self.session):  # else the connection ends
+            self._begin(kind, payload)
 
     def _begin(self, kind: str, payload: Any) -> None:
         # Inputs begin in their order: not before one whose task has not.
