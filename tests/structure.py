@@ -70,7 +70,7 @@ LINES = {
     "node/api": 4_150,
     "node/cli": 6_250,
     "node/client": 2_100,
-    "node/daemon": 3_110,
+    "node/daemon": 3_120,
     "node/http": 2_020,  # a server of its own, without aiohttp
     "node/operations": 1_100,
     "node/parts": 300,
