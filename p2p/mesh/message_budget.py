@@ -67,7 +67,9 @@ CHECK_US: Final = 100.0
 DIRECT_COST: Final = 20.0  # a message from the peer itself, unless its type has another cost
 DUPLICATE_COST: Final = 5.0  # a broadcast that is known already
 BROADCAST_COST: Final = 220.0  # with the check of its signature
-RELAY_COST: Final = 270.0  # of a signed message, beside that of its type: the check, and a copy or a signed answer
+RELAY_COST: Final = (
+    270.0  # of a signed message, beside that of its type: the check, and a copy or a signed answer
+)
 COSTS: Final = {
     "reachability": 50.0,
     "request": 50.0,  # a task, a handler and a response
