@@ -47,12 +47,12 @@ EXPERIMENTS = (  # programs that measure
 LINES = {
     "config": 1_700,
     "exchange": 50,
-    "exchange/engine": 2_250,  # long work in slices
-    "exchange/feeds": 2_950,  # checkpoints and snapshots in slices
-    "exchange/journal": 3_400,
+    "exchange/engine": 2_260,  # long work in slices; what a journal has set aside
+    "exchange/feeds": 2_960,  # checkpoints and snapshots in slices
+    "exchange/journal": 3_410,  # feeds end at a batch set aside
     "exchange/ledger": 2_050,
     "exchange/market": 1_600,
-    "exchange/model": 1_420,  # one record of a trade, and how those of earlier journals are read
+    "exchange/model": 1_500,  # types of values of others; how records of earlier journals are read
     "exchange/orders": 2_050,  # which markets have changed
     "exchange/takes": 1_325,  # ends of takes, and what makers do with them
     "node": 50,

@@ -25,6 +25,7 @@ from exchange.model.records import (
     Record,
     Recovered,
     Transaction,
+    UnfitRecord,
     unfolded,
 )
 from exchange.orders.engine_context import stored_decimals
@@ -99,6 +100,7 @@ class RowBuilder:
         }
         self._how = {kind: add for kind, (table, add) in how.items() if table in tables}
         self._how[PutMeta] = self._meta
+        self._how[UnfitRecord] = self._unfit
         if self._feeds is not None:
             self._how[PutBatch] = self._feeds.add_batch
             self._how[PutSnapshot] = self._feeds.add_snapshot
@@ -128,6 +130,10 @@ class RowBuilder:
             how(record, frame)
         except (ValueError, LookupError, ArithmeticError, TypeError) as error:
             self._aside.append(AsideRow(type(record).__name__, record, f"{error!r} ({frame=})"))
+
+    def _unfit(self, record: UnfitRecord, frame: int) -> None:
+        reason = f"{record.reason} ({frame=})"
+        self._aside.append(AsideRow(record.kind, record.data, reason))
 
     def set_aside(self) -> list[AsideRow]:
         """Return the records of which no row can be made, and forget them."""
