@@ -22,8 +22,9 @@ MAX_QUANTITY: Final = 2**53  # lots
 _LIMIT: Final = 2**62  # bound of all other integers: fits signed 64 bits
 
 # A step of `exchange.model.instruments`: canonical, above zero, at most a million, at most 12 decimals.
-_STEP: Final = r"(?!0/|0\Z)(?:1000000|(?:0|[1-9][0-9]{0,5})(?:\.[0-9]{0,11}[1-9])?)"
-_MARKET_KEY: Final = rf"^(?!([A-Z0-9]+)-\1@)[A-Z0-9]{{2,12}}-[A-Z0-9]{{2,12}}@{_STEP}/{_STEP}\Z"
+_STEP: Final = r"(?:0\.0{0,11}[1-9]|[1-9][0-9]{0,5}(?:\.[0-9]{0,11}[1-9])?|0\.[0-9]{0,11}[1-9]|1000000)"
+_ASSET: Final = "[A-Z0-9]{2,12}+"
+_MARKET_KEY: Final = rf"^({_ASSET})-(?!\1@){_ASSET}@{_STEP}/{_STEP}\Z"
 _NODE_NAME: Final = r"^[0-9a-z]{1,64}\Z"  # ids of test networks too
 
 MarketKey = Annotated[str, Meta(max_length=80, pattern=_MARKET_KEY)]
