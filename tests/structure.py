@@ -86,7 +86,7 @@ LINES = {
     "p2p/flow": 3_000,
     "p2p/grenache": 11_050,  # the connection that only it has
     "p2p/grenache_links": 950,
-    "p2p/ground": 550,
+    "p2p/ground": 570,  # types of texts of peers
     "p2p/mesh": 4_090,  # relay places that give way
     "p2p/peers": 2_230,  # newcomers of a full node are tried
     "p2p/reachability": 2_570,  # turns and shares of punches and dial-backs

@@ -47,7 +47,7 @@ from exchange.ledger.statements import StatementTrade
 from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
 from exchange.model.instruments import Instrument
-from exchange.model.peer_values import is_earlier_text, is_market_key
+from exchange.model.peer_values import is_market_key
 from exchange.model.ports import Broadcast, SigningKeys
 from exchange.model.records import Order, PutBatch, PutMeta, Recovered, copy_plain
 from exchange.orders.engine_context import (
@@ -56,6 +56,7 @@ from exchange.orders.engine_context import (
     EngineContext,
     stored_decimals,
 )
+from p2p.ground.peer_texts import is_earlier_text
 
 MAX_UNKNOWN_MARKETS = 1000
 MAX_UNKNOWN_MARKETS_OF_OWNER = 20

@@ -3,7 +3,7 @@
 Rules of this file:
 - Limits of numbers and lengths are part of the protocol: no version passes on what exceeds them.
 - Patterns are newer: versions before 0.3 pass on and journal any text. What only a pattern refuses is therefore not the
-  fault of the node that brings it, and does not make a journal unreadable (`is_earlier_text`).
+  fault of the node that brings it, and does not make a journal unreadable (`p2p.ground.peer_texts.is_earlier_text`).
 - Names that are only compared with known ones (heads of feeds, requests) are plain strings. Who keeps one checks it with
   `is_market_key` or `is_node_name`.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from msgspec import Meta, ValidationError
+from msgspec import Meta
 
 MAX_EVENTS: Final = 256  # of one batch: far below the frame limit
 MAX_ORDER: Final = 2**40  # order numbers of one owner
@@ -22,7 +22,9 @@ MAX_QUANTITY: Final = 2**53  # lots
 _LIMIT: Final = 2**62  # bound of all other integers: fits signed 64 bits
 
 # A step of `exchange.model.instruments`: canonical, above zero, at most a million, at most 12 decimals.
-_STEP: Final = r"(?:0\.0{0,11}[1-9]|[1-9][0-9]{0,5}(?:\.[0-9]{0,11}[1-9])?|0\.[0-9]{0,11}[1-9]|1000000)"
+_STEP: Final = (
+    r"(?:0\.0{0,11}[1-9]|[1-9][0-9]{0,5}(?:\.[0-9]{0,11}[1-9])?|0\.[0-9]{0,11}[1-9]|1000000)"
+)
 _ASSET: Final = "[A-Z0-9]{2,12}+"
 _MARKET_KEY: Final = rf"^({_ASSET})-(?!\1@){_ASSET}@{_STEP}/{_STEP}\Z"
 _NODE_NAME: Final = r"^[0-9a-z]{1,64}\Z"  # ids of test networks too
@@ -66,8 +68,3 @@ def is_market_key(text: str) -> bool:
 def is_node_name(text: str) -> bool:
     """Report if a text has the form of a node id."""
     return _node_name.match(text) is not None
-
-
-def is_earlier_text(error: Exception) -> bool:
-    """Report if only a pattern refused a value: versions before 0.3 accept it."""
-    return isinstance(error, ValidationError) and "matching regex" in str(error)

@@ -20,7 +20,8 @@ from exchange.model.codec import unpacker
 from exchange.model.commands import HOUSE, Kind, SelfTrade, TimeInForce
 from exchange.model.events import BUY, Batch, Snapshot
 from exchange.model.instruments import assets_of
-from exchange.model.peer_values import MarketKey, is_earlier_text
+from exchange.model.peer_values import MarketKey
+from p2p.ground.peer_texts import is_earlier_text
 
 T = TypeVar("T")
 

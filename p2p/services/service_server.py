@@ -22,6 +22,7 @@ import msgspec
 from p2p.base.errors import HandlerError, RpcError
 from p2p.flow.admission import Admission, Expired
 from p2p.flow.load import Busy
+from p2p.ground.peer_texts import Lines, Sentence
 from p2p.rpc.requests import Call
 from p2p.rpc.rpc import Answer
 from p2p.services.call_tracing import CallTracer
@@ -55,8 +56,8 @@ class ServiceReply(msgspec.Struct, rename="camel", omit_defaults=True):
     """Body of the RPC response: a result, or the handler's own refusal."""
 
     result: msgspec.Raw = msgspec.Raw(b"\xc0")  # nil
-    error: str = ""
-    message: str = ""
+    error: Sentence = ""
+    message: Lines = ""
 
 
 class ServiceRequest(msgspec.Struct, frozen=True):
