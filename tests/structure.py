@@ -48,7 +48,7 @@ LINES = {
     "config": 1_700,
     "exchange": 50,
     "exchange/engine": 2_260,  # long work in slices; what a journal has set aside
-    "exchange/feeds": 2_960,  # checkpoints and snapshots in slices
+    "exchange/feeds": 2_975,  # checkpoints and snapshots in slices; the clock of presences
     "exchange/journal": 3_410,  # feeds end at a batch set aside
     "exchange/ledger": 2_050,
     "exchange/market": 1_600,
@@ -81,7 +81,7 @@ LINES = {
     "p2p": 450,
     "p2p/adaptive": 2_050,
     "p2p/addresses": 930,  # the budget of first contacts
-    "p2p/base": 2_080,  # the slots of all ports, and TLS that takes one first; the reach of addresses
+    "p2p/base": 2_110,  # the slots of all ports, and TLS that takes one first; the reach of addresses
     "p2p/discovery": 1_650,
     "p2p/flow": 3_000,
     "p2p/grenache": 11_050,  # the connection that only it has

@@ -21,6 +21,7 @@ from exchange.model.peer_values import (
     Reason,
     Shown,
     Time,
+    Traceparent,
 )
 
 FeedName = tuple[str, str]  # owner, market
@@ -119,8 +120,8 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
     The take of a fill-or-kill order is sent twice: `phase` "reserve" reserves the whole quantity or
     nothing, "commit" fills the reserved quantity.
 
-    `until` is the take's end: the owner refuses it if it is undecided when the owner's newest presence has a later mark,
-    (incarnation, counter). Earlier versions do not know it.
+    `until` is the take's end, (incarnation, renewals): the owner refuses the take if it is undecided when the owner has signed a later
+    time of its clock (`exchange.feeds.presence`). Earlier versions do not know it.
     """
 
     take: Number
@@ -133,6 +134,7 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
     void: bool = False
     phase: Literal["", "reserve", "commit"] = ""
     until: tuple[Mark, Mark] | msgspec.UnsetType = msgspec.UNSET
+    traceparent: Traceparent | msgspec.UnsetType = msgspec.UNSET  # of a node that traces
 
 
 class TakeResult(msgspec.Struct, frozen=True, rename="camel"):

@@ -40,6 +40,9 @@ Reason = Annotated[str, Meta(max_length=64, pattern=r"^[0-9a-z_]*\Z")]
 
 ShortReason = Annotated[str, Meta(max_length=32, pattern=r"^[0-9a-z_]*\Z")]
 
+Traceparent = Annotated[str, Meta(max_length=55, pattern=r"^[0-9a-f-]*\Z")]
+"""Trace context of a program that traces (W3C Trace Context)."""
+
 if TYPE_CHECKING:
     Side = int
 else:

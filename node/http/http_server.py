@@ -17,7 +17,7 @@ from node.http.request_figures import RequestFigures
 from node.http.router import Handler, Router
 from node.http.server_connection import Request, ServerConnection
 from p2p.base.places import Places
-from p2p.base.tls_gate import Cuttable, listen
+from p2p.base.tls_gate import Cuttable, Listener, listen
 from p2p.ground.owned_tasks import OwnedTasks
 
 log = logging.getLogger("node.api")
@@ -168,7 +168,7 @@ class HttpServer:
         )
         self.stopping = False
         self._empty = asyncio.Event()  # no connection is left, of a server that is stopping
-        self._server: asyncio.Server | None = None
+        self._server: Listener | None = None
 
     async def start(
         self, host: str, port: int, context: ssl.SSLContext | None = None
@@ -187,8 +187,7 @@ class HttpServer:
             tasks=self.application.tasks,
             backlog=limits.BACKLOG,
         )
-        bound = self._server.sockets[0].getsockname()
-        return str(bound[0]), int(bound[1])
+        return self._server.address
 
     async def stop(self) -> None:
         """End all connections; requests in progress and goodbyes get a few seconds. Idempotent."""

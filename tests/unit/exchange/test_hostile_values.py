@@ -86,7 +86,16 @@ FIELDS: dict[str, Message] = {
     "number of a head": lambda value: presence(M, value),
     **{
         f"{field} of a take": lambda value, field=field: ("take", pack(ask(**{field: value})))
-        for field in ("market", "quantity", "price", "taker_order", "void", "phase", "until")
+        for field in (
+            "market",
+            "quantity",
+            "price",
+            "taker_order",
+            "void",
+            "phase",
+            "until",
+            "traceparent",
+        )
     },
     "reason of a result": lambda value: (
         "take_result",

@@ -8,14 +8,13 @@ import msgspec
 import pytest
 
 from exchange.feeds.exchange_messages import TakeResult
-from exchange.feeds.presence import BINDING
 from exchange.model.records import Decision, PendingTake
 from exchange.takes import take_protocol as settlement_module
 from exchange.takes.take_protocol import (
     FEW_DECISIONS,
     RESERVATION_US,
     RESERVED,
-    Mark,
+    Clock,
     PendingTakes,
     TakeDecisions,
 )
@@ -23,12 +22,12 @@ from exchange.takes.take_protocol import (
 replace = msgspec.structs.replace
 
 
-class Marks(dict[str, Mark]):
-    """Marks of other owners, and this node's own."""
+class Clocks(dict[str, Clock]):
+    """Clocks of other owners, and this node's own."""
 
-    own_mark = (7, BINDING)
+    own_clock = (7, 1)
 
-    def mark(self, owner: str) -> Mark | None:
+    def clock(self, owner: str) -> Clock | None:
         return self.get(owner)
 
 
@@ -44,7 +43,7 @@ def asked(taker: PendingTakes, now: float) -> list[int]:
 
 
 def test_a_resolved_take_is_not_repeated() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     taker.add(0.0, take(1))
     taker.due(0.0)
     assert taker.resolve(1).take == 1
@@ -59,7 +58,7 @@ def test_a_resolved_take_is_not_repeated() -> None:
 
 
 def test_pending_takes_are_found_by_order_and_maker() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     one, two, three = take(1, order=8), take(2, order=9), take(3, order=8)
     for t in (one, two, three):
         taker.add(0.0, t)
@@ -72,7 +71,7 @@ def test_pending_takes_are_found_by_order_and_maker() -> None:
 
 
 def test_a_newer_outcome_does_not_move_below_past_an_older_open_take() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     for number in (1, 2, 3):
         taker.add(0.0, take(number))
     taker.resolve(2)
@@ -80,7 +79,7 @@ def test_a_newer_outcome_does_not_move_below_past_an_older_open_take() -> None:
 
 
 def test_repeated_retries_at_one_time_send_one_take() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     taker.add(0.0, take(1))
     taker.due(0.0)
     for _ in range(3):
@@ -124,7 +123,7 @@ def decision(taker: str, number: int) -> Decision:
 
 
 def test_below_forgets_acknowledged_decisions_and_keeps_the_others() -> None:
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     for number in (1, 2, 3):
         maker.record(decision("a", number))
         maker.record(decision("b", number))
@@ -136,7 +135,7 @@ def test_below_forgets_acknowledged_decisions_and_keeps_the_others() -> None:
 
 
 def test_decisions_and_marks_are_restored() -> None:
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     maker.restore(0, [decision("a", 5), decision("a", 6), decision("b", 1)], {"a": 5})
     assert maker.decided("a", 6) == decision("a", 6)
     assert maker.decided("a", 5) is not None
@@ -149,7 +148,7 @@ def test_decisions_for_all_takers_are_bounded_and_each_taker_still_gets_a_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settlement_module, "MAX_DECISIONS_ALL", 20)
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
 
     def hoard(taker: str) -> int:
         """Return the number of decisions for a taker that never acknowledges."""
@@ -163,7 +162,7 @@ def test_decisions_for_all_takers_are_bounded_and_each_taker_still_gets_a_few(
     assert hoard("a") == 20
     assert [hoard(taker) for taker in "bcd"] == [FEW_DECISIONS] * 3
     assert not maker.decides("a")
-    again = TakeDecisions(Marks())
+    again = TakeDecisions(Clocks())
     again.restore(0, [decision("a", n) for n in range(1, 21)], {"a": 1})
     assert not again.decides("a")
     again.forget("a", 19)  # it says what it knows, and there is room for everybody
@@ -179,7 +178,7 @@ def reserving(number: int) -> PendingTake:
 
 
 def test_a_reservation_is_requested_then_only_the_commit_is_repeated() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     taker.add(0.0, reserving(1))
     ((_, ask),) = taker.due(0.0)
     assert ask.phase == "reserve"
@@ -201,7 +200,7 @@ def reserved(number: int, until: int, taker: str = "taker") -> Decision:
 
 
 def test_reservations_end_in_the_same_order_after_a_restart() -> None:
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     maker.restore(50, [reserved(1, 300), reserved(2, 100), reserved(3, 200)], {})
     assert [d.take for d in maker.ended(250)] == [2, 3]
 
@@ -210,14 +209,14 @@ def test_reservations_end_in_the_same_order_after_a_restart() -> None:
 def test_reservations_get_their_time_again_when_the_clock_was_set(hours: int) -> None:
     before = 1_000_000_000_000
     now = before + hours * 3_600_000_000
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     maker.restore(now, [reserved(1, before + 5), reserved(2, before + 9), decision("a", 3)], {})
     assert maker.ended(now + RESERVATION_US - 1) == []
     assert [d.take for d in maker.ended(now + RESERVATION_US)] == [1, 2]
 
 
 def test_a_reservation_outlives_an_early_acknowledgement() -> None:
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     maker.record(reserved(1, 100))
     maker.forget("taker", 50)
     assert [d.take for d in maker.ended(100)] == [1]
