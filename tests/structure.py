@@ -52,7 +52,7 @@ LINES = {
     "exchange/journal": 3_410,  # feeds end at a batch set aside
     "exchange/ledger": 2_050,
     "exchange/market": 1_600,
-    "exchange/model": 1_500,  # types of values of others; how records of earlier journals are read
+    "exchange/model": 1_510,  # types of values of others; how records of earlier journals are read
     "exchange/orders": 2_050,  # which markets have changed
     "exchange/takes": 1_325,  # ends of takes, and what makers do with them
     "node": 50,

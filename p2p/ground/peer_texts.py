@@ -21,8 +21,8 @@ Lines = Annotated[str, Meta(pattern=rf"^[^{_UNSAFE}]*\Z")]
 
 
 def printable(text: str, most: int = 200) -> str:
-    """Return a text that may quote a peer, such as an error about its message, without control characters and with at
-    `most` so many characters.
+    """Return a text that may quote a peer, such as an error about its message, without control characters and cut to
+    `most` characters.
     """
     return "".join(c if c.isprintable() else "?" for c in text[:most])
 
