@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from config.setting_info import kinds, schema
 from config.setting_types import FilePath
+from p2p.ground.own_file import read_own
 from p2p.ground.text_file import decode_text
 
 CONFIG_FILE_NAME: Final = "exchange-node.toml"
@@ -226,7 +227,7 @@ def _names() -> list[str]:
 
 def _read_text(path: Path) -> str:
     try:
-        return decode_text(path.read_bytes())
+        return decode_text(read_own(path))
     except OSError as error:
         raise SettingError([f"cannot read {path}: {error.strerror or error}"]) from None
     except ValueError as error:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from p2p.ground.durable_file import replace_file
+from p2p.ground.own_file import read_own
 
 LIFETIME: Final = timedelta(days=3650)
 _BACKDATED: Final = timedelta(days=1)  # for clients whose clock is behind
@@ -80,7 +81,7 @@ def load_tls(certificate: Path, key: Path | None) -> Tls:
 
 def _read_certificate(path: Path) -> x509.Certificate:
     try:
-        data = path.read_bytes()
+        data = read_own(path)
     except OSError as error:
         raise TlsError(f"API_TLS_CERT: cannot read {path}: {error.strerror or error}") from None
     try:
