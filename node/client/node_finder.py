@@ -187,7 +187,7 @@ def find(data_dir: str | None = None, api: str | None = None) -> FoundNode:
     directory = data_dir_in_force(data_dir)
     file = directory / RUNTIME_FILE
     try:
-        running = msgspec.json.decode(read_own(file), type=RuntimeFile)
+        running = msgspec.json.decode(read_own(file, directory=directory), type=RuntimeFile)
     except (FileNotFoundError, NotADirectoryError):
         raise NoNode(
             f"no node runs on {directory} (there is no {file.name}); start one with: "

@@ -43,7 +43,7 @@ def mark(data_dir: Path, restored: Restored) -> None:
 def marked(data_dir: Path) -> Restored | None:
     """Return the marker; None if the node may start."""
     try:
-        return msgspec.json.decode(read_own(data_dir / MARKER), type=Restored)
+        return msgspec.json.decode(read_own(data_dir / MARKER, directory=data_dir), type=Restored)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError:

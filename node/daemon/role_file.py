@@ -37,7 +37,7 @@ def read(data_dir: Path) -> Role | None:
     """
     path = data_dir / NAME
     try:
-        return msgspec.json.decode(read_own(path), type=Role)
+        return msgspec.json.decode(read_own(path, directory=data_dir), type=Role)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:

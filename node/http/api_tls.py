@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from p2p.ground.durable_file import replace_file
-from p2p.ground.own_file import read_own
 
 LIFETIME: Final = timedelta(days=3650)
 _BACKDATED: Final = timedelta(days=1)  # for clients whose clock is behind
@@ -81,7 +80,7 @@ def load_tls(certificate: Path, key: Path | None) -> Tls:
 
 def _read_certificate(path: Path) -> x509.Certificate:
     try:
-        data = read_own(path)
+        data = path.read_bytes()
     except OSError as error:
         raise TlsError(f"API_TLS_CERT: cannot read {path}: {error.strerror or error}") from None
     try:

@@ -1,4 +1,4 @@
-"""Files that decide how a program behaves: used only if nobody else may have written them."""
+"""Files that decide how a program behaves: read only if no other user may have written them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from typing import Final
 _ROOT: Final = 0
 
 
-def read_own(path: Path, most: int = -1) -> bytes:
-    """Read a file that only this user, or root, may write to. `most`: bytes to read; -1: all.
+def read_own(path: Path, most: int = -1, *, directory: Path | None = None) -> bytes:
+    """Read a file that only this user, or root, may write to.
+
+    Args:
+        most: bytes to read; -1: all.
+        directory: a data directory that was named: its owner may own the file too, so that root can look at the node
+            of a service.
 
     Raises:
         PermissionError: others own it or may write to it; `strerror` says what to run.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        check_own(path, os.fstat(file.fileno()))
+        owner = None if directory is None else directory.stat().st_uid
+        check_own(path, os.fstat(file.fileno()), owner)
         return file.read(most)
 
 
-def check_own(path: Path, status: os.stat_result) -> None:
-    """Check the owner and the mode of a file.
+def check_own(path: Path, status: os.stat_result, owner: int | None = None) -> None:
+    """Check the owner and the mode of a file. `owner`: one more that is accepted.
 
     Raises:
         PermissionError: others own it or may write to it; `strerror` says what to run.
@@ -36,7 +42,7 @@ def check_own(path: Path, status: os.stat_result) -> None:
     if stat.S_ISCHR(mode):  # /dev/null
         return
     shown = quote(str(path))
-    if status.st_uid not in (_ROOT, os.geteuid()):
+    if status.st_uid not in (_ROOT, os.geteuid(), owner):
         why = f"it belongs to {_user(status.st_uid)}, who may change it; run: chown {_user(os.geteuid())} {shown}"
     elif mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_private(status.st_gid)):
         why = f"others may write to it (mode {stat.S_IMODE(mode):04o}); run: chmod go-w {shown}"
