@@ -13,6 +13,7 @@ from time import perf_counter
 
 from node.http import limits
 from node.http.http_messages import HeadReader, Malformed, Response
+from node.http.rate_limit import TimeShares
 from node.http.request_figures import RequestFigures
 from node.http.router import Handler, Router
 from node.http.server_connection import Request, ServerConnection
@@ -155,7 +156,7 @@ def connections_allowed(most: int) -> int:
 
 
 class HttpServer:
-    """Serves an application until it is stopped. `heads` and `connections` are for the connections."""
+    """Serves an application until it is stopped. `heads`, `connections` and `shares` are for the connections."""
 
     def __init__(self, application: Application, *, more: int = 0) -> None:
         """`more`: connections beside those of `limits.CONNECTIONS`."""
@@ -166,6 +167,7 @@ class HttpServer:
             limits.CONNECTIONS_PER_ADDRESS,
             limits.CONNECTIONS_PER_NETWORK,
         )
+        self.shares = TimeShares()
         self.stopping = False
         self._empty = asyncio.Event()  # no connection is left, of a server that is stopping
         self._server: Listener | None = None
