@@ -296,10 +296,7 @@ class PendingTakes:
             result.market == take.market
             and result.order == take.maker_order
             and result.price == take.price
-            and 0 <= result.quantity <= take.quantity
-            and 0 <= result.number < 2**62
-            and 0 < result.time < 2**62
-            and len(result.reason) <= 64
+            and result.quantity <= take.quantity
             and (take.void or result.reason != "void")
         )
 
