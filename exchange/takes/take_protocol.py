@@ -55,7 +55,7 @@ PATIENCE = 10.0  # seconds without an answer until the request wants a refusal i
 
 TAKE_SECONDS: Final = 10.0  # at least, within which a take is decided, in whole renewals of its maker: with the usual lease
 TAKE_RENEWALS: Final = 4  # of them, that is 9 to 15 s,
-MOST_SLACK: Final = 8  # and up to so many times as long if the maker's earlier ones came too late
+MOST_SLACK: Final = 8  # and up to this many times as long if the maker's earlier ones came too late
 MAX_ENDED: Final = 10_000  # ended takes that are remembered, to notice late fills
 
 _Key = TypeVar("_Key", str, int)
