@@ -87,7 +87,7 @@ Make = Callable[
 
 @dataclass(frozen=True)
 class Kind:
-    """What a stranger sends."""
+    """Kind of message that a stranger sends."""
 
     name: str
     make: Make
