@@ -17,7 +17,7 @@ is over, is final.
     journal the fill
 
 Every take has an end, so that a maker that waits to see where the price goes gains nothing. Its clock is what the maker signs: the
-take names a time of the clock in the maker's presences (`exchange.feeds.presence`), `TAKE_RENEWALS` after the latest that the taker
+take names a time of the clock in the maker's presences (`exchange.feeds.presence`), `TAKE_RENEWALS` or more after the latest that the taker
 has. The maker refuses the take if it is undecided when it has signed a later one. That presence names the last number of each feed, so
 a taker that has all events up to there, and no fill among them, knows that there is none: the quantity is free again.
 A fill behind it is a breach by the maker. While the maker signs nothing the take stays pending, because a maker that is
@@ -31,13 +31,16 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from exchange.feeds.exchange_messages import Take, TakeResult
+from exchange.model.events import BUY
 from exchange.model.records import Decision, PendingTake
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.keyed_heap import KeyedHeap
@@ -52,10 +55,9 @@ RESERVED = "reserved"  # reason of a decision that is not final
 RESERVATION_US = 60_000_000  # lifetime of a reservation
 PATIENCE = 10.0  # seconds without an answer until the request wants a refusal if undecided
 
-TAKE_RENEWALS: Final = (
-    4  # of its maker within which a take is decided: 9 to 15 s with the usual lease
-)
-MOST_RENEWALS: Final = 32  # within which one is decided whose maker's earlier ones came too late
+TAKE_SECONDS: Final = 10.0  # at least, within which a take is decided, in whole renewals of its maker: with the usual lease
+TAKE_RENEWALS: Final = 4  # of them, that is 9 to 15 s,
+MOST_SLACK: Final = 8  # and up to this many times as long if the maker's earlier ones came too late
 MAX_ENDED: Final = 10_000  # ended takes that are remembered, to notice late fills
 
 _Key = TypeVar("_Key", str, int)
@@ -69,6 +71,9 @@ class OwnerClocks(Protocol):
 
     @property
     def own_clock(self) -> Clock: ...
+
+    @property
+    def renewal(self) -> float: ...
 
     def clock(self, owner: str) -> Clock | None: ...
 
@@ -97,10 +102,9 @@ class PendingTakes:
         self._requests: dict[int, _Request] = {}
         self._ending: dict[int, None] = {}  # takes after whose end the maker has signed a head
         self._ended: BoundedMap[int, str] = BoundedMap(MAX_ENDED)  # maker by take
-        self._allowed: BoundedMap[str, int] = BoundedMap(
-            MAX_ENDED
-        )  # renewals by maker, if others than usual
+        self._slack: BoundedMap[str, int] = BoundedMap(MAX_ENDED)  # by maker, if it is not 1
         self._by_order: dict[int, dict[int, None]] = {}
+        self._requested: Counter[tuple[str, int]] = Counter()  # see `requested`
         self._by_maker: dict[str, dict[int, None]] = {}  # take numbers, ascending
         self._due: KeyedHeap[int, float] = KeyedHeap()  # time of the next request by take number
 
@@ -124,12 +128,25 @@ class PendingTakes:
     def of_maker(self, maker: str) -> list[PendingTake]:
         return [self._requests[number].take for number in self._by_maker.get(maker, ())]
 
+    def requested(self) -> Iterator[tuple[str, int, int]]:
+        """List (market, side, amount) of all takes that are not given up: lots bought, or their price in ticks
+        of lots sold."""
+        return ((market, side, amount) for (market, side), amount in self._requested.items())
+
+    def _count(self, take: PendingTake, sign: int) -> None:
+        place = take.market, take.side
+        amount = take.quantity if take.side == BUY else take.price * take.quantity
+        self._requested[place] += sign * amount
+        if not self._requested[place]:
+            del self._requested[place]
+
     def add(self, now: float, take: PendingTake) -> None:
         """Add a take to request from now on. Take numbers must grow."""
         self._requests[take.take] = _Request(take, now, RETRY)
         self._by_maker.setdefault(take.maker, {})[take.take] = None
         if take.phase != "given_up":
             self._by_order.setdefault(take.order, {})[take.take] = None
+            self._count(take, 1)
         self._due.set(take.take, now)
 
     # Ends
@@ -139,15 +156,16 @@ class PendingTakes:
         clock = self._clocks.clock(maker)
         if clock is None:
             return None
-        return clock[0], clock[1] + self._allowed.get(maker, TAKE_RENEWALS)
+        renewals = max(TAKE_RENEWALS, ceil(TAKE_SECONDS / self._clocks.renewal))
+        return clock[0], clock[1] + renewals * self._slack.get(maker, 1)
 
     def learn(self, maker: str, *, late: bool) -> None:
-        """Allow a maker twice the renewals after a take that came too late, because the way there may take that long, and
-        half of that again after one that did not."""
-        allowed = self._allowed.pop(maker, TAKE_RENEWALS)
-        allowed = min(2 * allowed, MOST_RENEWALS) if late else allowed // 2
-        if allowed > TAKE_RENEWALS:
-            self._allowed[maker] = allowed
+        """Allow a maker twice the time after a take that came too late, because the way there may take that long, and half of
+        that again after one that did not."""
+        slack = self._slack.pop(maker, 1)
+        slack = min(2 * slack, MOST_SLACK) if late else slack // 2
+        if slack > 1:
+            self._slack[maker] = slack
 
     def signed(self, maker: str, heads: Iterable[tuple[str, int]]) -> None:
         """Process the heads of a maker's newest presence."""
@@ -242,6 +260,7 @@ class PendingTakes:
         pending = self._requests[take].take
         pending.phase = "given_up"
         _remove(self._by_order, pending.order, take)
+        self._count(pending, -1)
 
     def resolve(self, take: int) -> PendingTake:
         """Remove a take with a final answer."""
@@ -251,6 +270,7 @@ class PendingTakes:
         _remove(self._by_maker, pending.maker, take)
         if pending.phase != "given_up":
             _remove(self._by_order, pending.order, take)
+            self._count(pending, -1)
         return pending
 
     def due(self, now: float) -> list[tuple[str, Take]]:

@@ -26,6 +26,7 @@ class Clocks(dict[str, Clock]):
     """Clocks of other owners, and this node's own."""
 
     own_clock = (7, 1)
+    renewal = 3.0
 
     def clock(self, owner: str) -> Clock | None:
         return self.get(owner)
