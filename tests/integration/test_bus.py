@@ -138,7 +138,7 @@ def test_a_delivery_that_was_cut_off_is_completed_without_a_repeat(server: NatsS
     rows = [("n", number, "name", None, False, None, None, 1) for number in range(1, 1201)]
     sink = NatsSink(server.url, copy_plan("kit"), SIZE)
     assert sink.position("n") is None
-    whole = copy_plan("kit").messages(
+    whole, _ = copy_plan("kit").messages(
         Delivery("n", None, Position(1), {"accounts": rows}), frozenset()
     )
 
