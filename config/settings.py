@@ -73,6 +73,12 @@ class NodeSection(Section):
         "Most that all nodes without a credit limit of their own may owe together, in times of the limit that each of "
         "them has (`ledger credit` without `--peer`); 0: any amount.",
     )
+    take_unreliable_last: bool = field(
+        Switch(),
+        False,
+        "Take, among orders of equal price, those of makers last that answered late, left takes undecided or refused what they "
+        "went on to show (`peers`).",
+    )
     take_answer_wait: int = field(
         Whole(0, 60_000, unit="ms"),
         250,

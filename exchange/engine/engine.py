@@ -43,7 +43,6 @@ from exchange.feeds.feed_limits import FeedFigures, FeedLimits, GivenUpFeed
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.presence_exchange import PresenceExchange, PresenceTable
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
-from exchange.ledger.ledger import STRANGERS
 from exchange.ledger.statements import StatementTrade
 from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
@@ -52,9 +51,11 @@ from exchange.model.peer_values import is_market_key
 from exchange.model.ports import Broadcast, SigningKeys
 from exchange.model.records import Order, PutBatch, PutMeta, Recovered, copy_plain
 from exchange.orders.engine_context import (
+    DEFAULT_RULES,
     CommandRejected,
     Drained,
     EngineContext,
+    TradingRules,
     stored_decimals,
 )
 from p2p.ground.peer_texts import is_earlier_text
@@ -87,7 +88,7 @@ class Engine:
         now: float = 0.0,
         limits: FeedLimits | None = None,
         recover_from: Iterable[str] | None = None,
-        credit_strangers: int = STRANGERS,
+        rules: TradingRules = DEFAULT_RULES,
     ) -> None:
         """Restore an engine from its journal, or begin a new one.
 
@@ -102,7 +103,7 @@ class Engine:
             recover_from: nodes that have to answer; with any value but None the engine fetches its
                 own feeds and writes nothing until `settle_recovery`, see
                 `exchange.engine.recovery`.
-            credit_strangers: see `Ledger`.
+            rules: choices of the operator about trades with others.
         """
         past = recovered or Recovered()
         markets = list(markets)
@@ -119,7 +120,7 @@ class Engine:
             visible=self._leases.present,
             warn=warn,
             specs=MarketSpecs(markets, instruments, stored_decimals(past)),
-            credit_strangers=credit_strangers,
+            rules=rules,
         )
         context.meta["incarnation"] = incarnation
         context.restore_money(now, past)

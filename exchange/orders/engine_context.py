@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import msgspec
 
@@ -117,6 +119,21 @@ class ChangedMarkets:
         return markets
 
 
+@dataclass(frozen=True)
+class TradingRules:
+    """Choices of a node's operator about trades with others.
+
+    `credit_strangers`: see `Ledger`. `unreliable_last`: among equal prices, orders of makers that are unreliable
+    (`exchange.takes.maker_conduct`) are taken last.
+    """
+
+    credit_strangers: int = STRANGERS
+    unreliable_last: bool = False
+
+
+DEFAULT_RULES: Final = TradingRules()
+
+
 class EngineContext:
     """Markets and feeds by name, the clock, and the records and messages for the next drain."""
 
@@ -130,7 +147,7 @@ class EngineContext:
         visible: Callable[[str], bool],
         warn: Callable[[str], None],
         specs: MarketSpecs,
-        credit_strangers: int = STRANGERS,
+        rules: TradingRules = DEFAULT_RULES,
     ) -> None:
         self.keys = keys
         self.node_id = keys.node_id
@@ -142,7 +159,8 @@ class EngineContext:
         self.expiring = False  # orders are left whose date has come: nothing may be filled
         self.forgotten = range(0)  # own takes that the journal of an old copy may lack
         self.specs = specs
-        self.ledger = Ledger(specs.decimals, credit_strangers)
+        self.rules = rules
+        self.ledger = Ledger(specs.decimals, rules.credit_strangers)
         self.accounts = Accounts()
         self.halts = Halts()
         self.owners = OwnerIndex(keys.node_id)
@@ -153,9 +171,9 @@ class EngineContext:
         for key in markets:
             feed = self.feeds[self.node_id, key] = Feed(self.node_id, key)
             writer = Writer(feed, keys, network)
-            units, rules = specs.units[key], specs.rules.get(key)
+            units, market_rules = specs.units[key], specs.rules.get(key)
             market = Market(
-                key, self.owners, writer, visible, units, rules, on_change=self.changes.add
+                key, self.owners, writer, visible, units, market_rules, on_change=self.changes.add
             )
             self.markets[key] = market
             self.changes.register(market)

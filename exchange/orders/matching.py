@@ -1,7 +1,7 @@
 """Matching of this node's own orders against the market's book.
 
 Theory of operation. Best price first; at one price displayed orders before own hidden ones, then by
-time. A counterpart of this node is filled at once, another owner's gets a request. Of two crossed resting
+time; where the operator wants it, orders of unreliable makers last. A counterpart of this node is filled at once, another owner's gets a request. Of two crossed resting
 orders the later one takes; hidden orders take from all others, because no other node can see them.
 
 Self-trade prevention is between orders of one account on this node. The mode is the taker's; "newest" is
@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import merge
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 from exchange.market.market import NUMBER_BITS, Market
@@ -64,15 +66,25 @@ class Matching:
         for key, price, quantity in self._found(market, order, hidden=hidden):
             yield *split(key), price, quantity
 
-    @staticmethod
-    def _found(market: Market, order: Order, *, hidden: bool) -> Iterator[tuple[int, int, int]]:
+    def _found(
+        self, market: Market, order: Order, *, hidden: bool
+    ) -> Iterator[tuple[int, int, int]]:
         """Iterate over the same counterparts as (key, price, quantity)."""
         side = order.side
         limit = order.price if order.price is not None else order.worst_price or None
         found = market.book.crossing(side, limit)
-        if not hidden or not market.hidden.resting:
-            return found
-        return merge(found, market.hidden.crossing(side, limit), key=lambda fill: side * fill[1])
+        if hidden and market.hidden.resting:
+            found = merge(
+                found, market.hidden.crossing(side, limit), key=lambda fill: side * fill[1]
+            )
+        return self._unreliable_last(found) if self._context.rules.unreliable_last else found
+
+    def _unreliable_last(
+        self, found: Iterator[tuple[int, int, int]]
+    ) -> Iterator[tuple[int, int, int]]:
+        split, unreliable = self._context.owners.split, self._taker_side.conduct.is_unreliable
+        for _, level in groupby(found, key=itemgetter(1)):
+            yield from sorted(level, key=lambda fill: unreliable(split(fill[0])[0]))
 
     def credit(self, order: Order) -> CreditPlan | None:
         """Begin a plan of the order's trades with other nodes; None: no credit limit is set."""
@@ -100,7 +112,13 @@ class Matching:
         quantity at better prices is set aside.
         """
         wanted = order.free
-        if not only_earlier and not market.hidden.resting and not self._context.ledger.credit:
+        context = self._context
+        if not (
+            only_earlier
+            or market.hidden.resting
+            or context.ledger.credit
+            or context.rules.unreliable_last
+        ):
             limit = order.price if order.price is not None else order.worst_price or None
             return market.book.preview(order.side, limit, wanted)
         split = self._context.owners.split

@@ -1,6 +1,7 @@
 """Counts of what other owners did with this node's takes, for its operator. No I/O.
 
-A figure here decides nothing by itself: answers are late when a network is slow, too.
+A figure here decides nothing unless the operator wants it (`TradingRules.unreliable_last`): answers are late when a network is slow,
+too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Final
 from p2p.ground.bounded_map import BoundedMap
 
 MAX_OWNERS: Final = 10_000
+MANY_FAULTS: Final = 3  # from which an owner is unreliable ...
+FAULTY_SHARE: Final = 0.05  # ... if they are this share of its answers
 LATE: Final = 10.0  # seconds from a request to an answer that counts as late
 
 
@@ -27,6 +30,11 @@ class Conduct:
     @property
     def faults(self) -> int:
         return self.late + self.refused_shown + self.ended + self.filled_late
+
+    @property
+    def unreliable(self) -> bool:
+        """Report if it gave answers that a maker gives who waits to see where the price goes."""
+        return self.faults >= max(MANY_FAULTS, FAULTY_SHARE * self.answers)
 
 
 class MakerConduct:
@@ -45,3 +53,8 @@ class MakerConduct:
     def known(self, owner: str) -> Conduct | None:
         """Return the counts of an owner that has answered; None without any."""
         return self._owners.get(owner)
+
+    def is_unreliable(self, owner: str) -> bool:
+        """Report if an owner is unreliable; one without answers is not."""
+        found = self._owners.get(owner)
+        return found is not None and found.unreliable

@@ -21,7 +21,7 @@ from exchange.ledger.accounts import Accounts
 from exchange.model.instruments import Instruments, InstrumentsFileError
 from exchange.model.ports import Send
 from exchange.model.records import Recovered
-from exchange.orders.engine_context import Drained
+from exchange.orders.engine_context import Drained, TradingRules
 from node.api.access import AccessRules
 from node.api.api_server import ApiServer
 from node.daemon.exchange import make_exchange
@@ -123,7 +123,7 @@ def _engine(
         lease_ms=settings.presence_lease_ms,
         warn=warn,
         now=now,
-        credit_strangers=settings.credit_strangers,
+        rules=TradingRules(settings.credit_strangers, settings.take_unreliable_last),
         recover_from=None if recover_from is None else recover_from(data.recovered, own_id),
     )
 

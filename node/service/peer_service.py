@@ -32,8 +32,6 @@ from p2p.services.service_mesh import ServiceMesh
 from p2p.wire.link import LinkStats, PeerLink
 
 PING_TIMEOUT = 5.0  # seconds
-MANY_FAULTS = 3  # answers that a waiting maker gives, from which it is unreliable ...
-FAULTY_SHARE = 0.05  # ... if they are this share of its answers
 
 
 class PeerService:
@@ -338,7 +336,7 @@ def peer_facts(
             *_counted(conduct.refused_shown, "order", "refused {} that it went on to show"),
             *_counted(conduct.late, "take", "answered {} late"),
         ),
-        unreliable=conduct.faults >= max(MANY_FAULTS, FAULTY_SHARE * conduct.answers),
+        unreliable=conduct.unreliable,
         failures=peer.failures,
         last_error=peer.last_error or "",
     )

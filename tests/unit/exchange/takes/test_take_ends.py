@@ -7,6 +7,7 @@ import pytest
 from exchange_kit import Mail, Network
 
 from exchange.feeds.exchange_messages import Take, TakeResult, pack
+from exchange.orders.engine_context import TradingRules
 from exchange.takes.take_protocol import PendingTakes
 
 END = 20.0  # seconds within which an owner has signed enough presences
@@ -218,6 +219,26 @@ def test_a_maker_that_takes_reach_late_gets_twice_as_long_each_time_and_half_aga
     assert takes.end_of("unknown") is None
     clocks.renewal = 0.9  # a presence every second: 10 s all the same
     assert takes.end_of("far") == (7, 1 + 12)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_orders_of_unreliable_makers_are_last_at_their_price_where_the_operator_wants_it(
+    last: bool,
+) -> None:
+    net = Network(3)
+    net[0]._context.rules = TradingRules(unreliable_last=last)
+    net.sell(1, 100, 10)  # the earlier one
+    net.exchange()
+    net.sell(2, 100, 10)
+    net.sell(2, 101, 10)
+    net.exchange()
+    of_first = net[0].orders.taker_side.conduct.of(net.id(1))
+    of_first.answers, of_first.late = 20, 3
+    bought = net.buy(0, 101, 10)
+    net.exchange()
+    (fill,) = net.fills(0)
+    assert (fill.order, fill.price) == (bought.number, 100)
+    assert fill.counterparty == net.id(2 if last else 1)
 
 
 class Clocks(dict[str, tuple[int, int]]):
