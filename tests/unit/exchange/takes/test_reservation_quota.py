@@ -11,7 +11,9 @@ from exchange.feeds.exchange_messages import Take
 from exchange.model.records import Decision
 from exchange.takes import reservation_quota
 from exchange.takes.reservation_quota import (
+    MAX_EARNED_US,
     MAX_RESERVATIONS,
+    REFILL,
     SHARED_US,
     ReservationQuota,
 )
@@ -36,6 +38,50 @@ def keep(lends: ReservationQuota, taker: str, time: int, us: int, *, taken: bool
 
 
 # The rule alone
+
+
+def test_new_takers_share_the_reservations_and_the_time_of_those_under_way() -> None:
+    lends = ReservationQuota()
+    made = [reserved(f"stranger {i}", 1, SECOND) for i in range(MAX_RESERVATIONS)]
+    for decision in made:
+        assert lends.admits(SECOND, decision.taker)
+        lends.begin(decision)
+    assert not lends.admits(SECOND, "another")
+    lends.end(2 * SECOND, made[0], taken=False)
+    assert lends.admits(2 * SECOND, "another")
+    for decision in made[11:]:
+        lends.end(2 * SECOND, decision, taken=True)
+    left = SHARED_US // 10  # of each of the ten that are left
+    assert lends.admits(left, "another")
+    assert not lends.admits(SECOND + left, "another")
+
+
+@pytest.mark.parametrize("lasts", [MINUTE, 3 * SECOND])
+def test_in_the_long_run_new_takers_reserve_one_order_for_a_tenth_of_the_time(lasts: int) -> None:
+    lends = ReservationQuota()
+    now = kept = taker = 0
+    end = 3 * 3600 * SECOND
+    while now < end:
+        taker += 1
+        if keep(lends, f"stranger {taker}", now, lasts):
+            now += lasts
+            kept += lasts
+        else:
+            now += SECOND
+    most = SHARED_US + REFILL * end
+    assert 0.9 * most < kept <= most + MINUTE
+
+
+def test_an_earned_allowance_is_bounded_and_can_be_used_up() -> None:
+    lends = ReservationQuota()
+    for _ in range(20):
+        keep(lends, "mixed", 0, SECOND, taken=True)
+    while lends.admits(0, "stranger"):
+        keep(lends, "stranger", 0, MINUTE)
+    kept = 0
+    while keep(lends, "mixed", 0, MINUTE):
+        kept += MINUTE
+    assert kept == MAX_EARNED_US < 20 * MINUTE
 
 
 @pytest.mark.parametrize("taken", [1, 3])
@@ -81,6 +127,18 @@ def test_the_takers_with_own_allowances_are_bounded(monkeypatch: pytest.MonkeyPa
 def reserve(network: CoinNetwork, taker: str, take: int, **more: object) -> None:
     ask = Take(take, KEY, 1, 1, 100, 1, 1, phase="reserve")
     assert network.give(0, replace(ask, **more), origin=taker)
+
+
+def test_a_quantity_given_up_in_time_can_be_reserved_again() -> None:
+    network = CoinNetwork()
+    network.ask(0, 100, 1000)
+    order = network.order(0, 1)
+    for i in range(2 * MAX_RESERVATIONS):
+        reserve(network, f"stranger {i}", 1)
+        assert order.reserved == 1
+        network.now += 0.1
+        reserve(network, f"stranger {i}", 1, void=True)
+        assert order.reserved == 0
 
 
 def test_many_identities_cannot_reserve_more_than_one() -> None:

@@ -7,17 +7,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from exchange.feeds.exchange_messages import TakeResult
+from exchange.feeds.exchange_messages import Take, TakeResult
 from exchange.feeds.presence import BINDING
 from exchange.model.records import Decision, PendingTake
 from exchange.takes import take_protocol as settlement_module
 from exchange.takes.take_protocol import (
     FEW_DECISIONS,
+    PATIENCE,
     RESERVATION_US,
     RESERVED,
     Mark,
     PendingTakes,
     TakeDecisions,
+    result_of,
 )
 
 replace = msgspec.structs.replace
@@ -41,6 +43,97 @@ def asked(taker: PendingTakes, now: float) -> list[int]:
 
 
 # The taker
+
+
+def test_requests_are_complete_and_back_off_until_patience_makes_them_void() -> None:
+    taker = PendingTakes(Marks())
+    taker.add(5.0, take(7, order=3))
+    assert taker.due(4.9) == []
+    asks = [(t / 10, ask) for t in range(50, 300) for _, ask in taker.due(t / 10)]
+    assert asks[0] == (5.0, Take(7, "M", 57, 3, 100, 10, 7, void=False))
+    assert [t - 5 for t, _ in asks] == [0, 0.5, 1.5, 3.5, 7.5, 12.5, 17.5, 22.5]
+    assert [ask.void for _, ask in asks] == [False] * 5 + [True] * 3
+    for late, void in ((PATIENCE - 0.01, False), (PATIENCE, True)):
+        taker = PendingTakes(Marks())
+        taker.add(1.0, take(1))
+        assert [ask.void for _, ask in taker.due(1.0 + late)] == [void]
+
+
+def test_a_returning_maker_gets_its_takes_at_once_and_the_backoff_restarts() -> None:
+    taker = PendingTakes(Marks())
+    taker.add(0.0, take(1, "a"))
+    taker.add(0.0, take(2, "b"))
+    for now in (0.0, 0.5, 1.5, 3.5):
+        taker.due(now)
+    taker.retry_now(4.0, "a")
+    taker.retry_now(4.0, "nobody")
+    assert [asked(taker, now) for now in (4.0, 4.4, 4.5)] == [[1], [], [1]]
+
+
+def test_below_is_the_oldest_take_that_is_open_with_this_maker() -> None:
+    taker = PendingTakes(Marks())
+    for number, maker in ((1, "a"), (2, "b"), (3, "a"), (4, "b")):
+        taker.add(0.0, take(number, maker, order=8 if number < 4 else 9))
+    found = [(m, a.take, a.below) for m, a in taker.due(0.0)]
+    assert found == [("a", 1, 1), ("b", 2, 2), ("a", 3, 1), ("b", 4, 2)]
+    assert [t.take for t in taker.of_maker("a")] == [1, 3]
+    taker.resolve(1)
+    taker.resolve(4)
+    assert [(m, a.take, a.below) for m, a in taker.due(0.5)] == [("b", 2, 2), ("a", 3, 3)]
+    assert [t.take for t in taker.of_order(8)] == [2, 3]
+    assert (taker.of_order(9), [t.take for t in taker.of_maker("b")]) == ([], [2])
+
+
+@pytest.mark.parametrize("phase", ["", "reserve", "granted"])
+def test_a_void_is_requested_at_once_and_one_time(phase: Any) -> None:
+    taker = PendingTakes(Marks())
+    taker.add(0.0, replace(take(1), phase="reserve" if phase else ""))
+    taker.due(0.0)
+    if phase == "granted":
+        taker.granted(1)
+    taker.void(0.1, 1)
+    found = [(a.take, a.void, a.phase) for _, a in taker.due(0.1)]
+    assert found == [(1, True, "reserve" if phase else "")]
+    taker.void(0.2, 1)
+    assert taker.due(0.2) == []
+
+
+def test_a_maker_whose_takes_come_late_is_allowed_more_presences_up_to_a_bound() -> None:
+    taker = PendingTakes(Marks(maker=(7, BINDING + 10), earlier=(7, BINDING - 1)))
+
+    def allowed() -> int:
+        end = taker.end_of("maker")
+        assert end is not None
+        assert end[0] == 7
+        return end[1] - BINDING - 10
+
+    assert (taker.end_of("nobody"), taker.end_of("earlier"), allowed()) == (None, None, 4)
+    seen = []
+    for late in (True, True, True, True, False, False, False, False):
+        taker.learn("maker", late=late)
+        seen.append(allowed())
+    assert seen == [8, 16, 32, 32, 16, 8, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("mark", "until", "expected"),
+    [
+        ((7, BINDING), (7, BINDING + 4), 15.0),
+        ((7, BINDING + 4), (7, BINDING + 4), 3.0),
+        ((8, BINDING), (7, BINDING + 4), 3.0),
+        ((7, BINDING), None, None),
+        (None, (7, BINDING + 4), None),
+    ],
+)
+def test_the_expected_end_is_that_of_the_last_take(
+    mark: Mark | None, until: Mark | None, expected: float | None
+) -> None:
+    taker = PendingTakes(Marks({"maker": mark} if mark else {}, fast=(7, BINDING + 4)))
+    assert taker.expected_end(1, 3.0) == 0
+    taker.add(0.0, replace(take(1), until=until))
+    taker.add(0.0, replace(take(2, "fast"), until=(7, BINDING + 4)))
+    taker.add(0.0, replace(take(3, "fast", order=2), until=(7, BINDING + 90)))
+    assert taker.expected_end(1, 3.0) == expected
 
 
 def test_a_resolved_take_is_not_repeated() -> None:
@@ -122,7 +215,64 @@ def test_plausible_and_implausible_answers(change: dict[str, Any], plausible: bo
     assert PendingTakes.plausible(take(7), replace(GRANTED, **change)) is plausible
 
 
+@pytest.mark.parametrize(
+    ("phase", "quantity", "reason", "plausible"),
+    [
+        ("", 10, RESERVED, False),
+        ("reserve", 10, RESERVED, True),
+        ("reserve", 9, RESERVED, False),
+        ("reserve", 10, "", False),
+        ("granted", 10, "", False),
+        ("granted", 0, "expired", True),
+        ("given_up", 1, "", False),
+        ("commit", 10, RESERVED, True),
+        ("commit", 10, "", True),
+        ("commit", 11, "", False),
+        ("void", 0, "void", True),
+        ("void", 10, "", True),
+    ],
+)
+def test_plausible_answers_by_phase(
+    phase: Any, quantity: int, reason: str, plausible: bool
+) -> None:
+    void = phase == "void"
+    pending = replace(take(7), void=void, phase="" if void else phase)
+    answer = replace(GRANTED, quantity=quantity, reason=reason)
+    assert PendingTakes.plausible(pending, answer) is plausible
+
+
 # The maker
+
+
+def test_the_answer_carries_the_decision() -> None:
+    made = Decision("t", 7, "M", 57, 100, 3, 1234, 88, "why")
+    assert result_of(made) == TakeResult(7, "M", 57, 100, 3, 1234, 88, "why")
+
+
+@pytest.mark.parametrize(
+    ("until", "late"),
+    [
+        (msgspec.UNSET, False),
+        ((7, BINDING - 1), True),
+        ((7, BINDING), False),
+        ((6, BINDING + 9), True),
+    ],
+)
+def test_a_take_is_late_after_a_later_presence_of_its_maker(until: Any, late: bool) -> None:
+    assert TakeDecisions(Marks()).is_late(until) is late
+
+
+def test_takers_are_bounded_and_those_known_are_still_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settlement_module, "MAX_TAKERS", 2)
+    maker = TakeDecisions(Marks())
+    for taker in "ab":
+        assert maker.answers(taker)
+        assert maker.forget(taker, 5)
+        assert not maker.forget(taker, 4)
+        assert maker.stale(taker, 4)
+    assert [maker.answers(taker) for taker in "abc"] == [True, True, False]
 
 
 def decision(taker: str, number: int) -> Decision:
@@ -220,6 +370,19 @@ def test_reservations_get_their_time_again_when_the_clock_was_set(hours: int) ->
     maker.restore(now, [reserved(1, before + 5), reserved(2, before + 9), decision("a", 3)], {})
     assert maker.ended(now + RESERVATION_US - 1) == []
     assert [d.take for d in maker.ended(now + RESERVATION_US)] == [1, 2]
+
+
+def test_reservations_end_in_time_unless_they_are_decided() -> None:
+    maker = TakeDecisions(Marks())
+    for number in (1, 2, 3):
+        maker.record(reserved(number, 100 * number))
+    maker.record(replace(reserved(1, 100), reason=""))
+    assert [[d.take for d in maker.ended(now)] for now in (199, 200, 300)] == [[], [2], [2, 3]]
+    maker.record(replace(reserved(2, 200), quantity=0, reason="expired"))
+    assert ([d.take for d in maker.reservations], maker.reserving) == ([3], True)
+    decided = maker.decided("taker", 2)
+    assert decided is not None
+    assert decided.reason == "expired"
 
 
 def test_a_reservation_outlives_an_early_acknowledgement() -> None:
