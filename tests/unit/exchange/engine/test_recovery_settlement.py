@@ -9,14 +9,17 @@ import pytest
 from exchange_kit import NETWORK, Keys, M, Owner, submit
 
 from exchange.engine.engine import Engine
-from exchange.engine.lost_trades import RecoveryReport
-from exchange.engine.recovery import RecoveryError
+from exchange.engine.lost_trades import RecoveryReport, is_plausible, stated_trade
+from exchange.engine.recovery import SETTLE, FeedGap, RecoveryError
 from exchange.engine.recovery_settlement import ORDER_GAP
+from exchange.feeds import feed as feed_module
 from exchange.feeds.exchange_messages import pack
+from exchange.feeds.feed import FeedState
+from exchange.feeds.presence import PresenceLeases
 from exchange.ledger.statements import StatementTrade
 from exchange.model.commands import SUSPENSE
 from exchange.model.events import BUY, SELL, Batch, Closed, Filled, Opened
-from exchange.model.records import Recovered
+from exchange.model.records import Order, Recovered
 from tests.simulation.disk import MemoryDisk
 
 PEER = Owner(50)
@@ -158,3 +161,128 @@ def test_another_feed_under_the_same_key_is_refused() -> None:
     fork = other.batch(Opened(1, BUY, 50, 1, 10**15))
     with pytest.raises(RecoveryError, match="contradicts the journal"):
         lost.recover(fork)
+
+
+@pytest.mark.parametrize(
+    ("side", "price", "trade", "plausible"),
+    [
+        (SELL, 100, {}, True),
+        (SELL, 100, {"quantity": 6}, True),
+        (SELL, 100, {"quantity": 7}, False),  # four of ten are filled
+        (SELL, 100, {"market": "ETH-USD"}, False),
+        (SELL, 100, {"price": 101}, False),  # a maker trades at its own price
+        (SELL, None, {}, False),  # a market order is no maker
+        (BUY, None, {"taker": "own"}, True),
+        (BUY, 100, {"taker": "own"}, True),
+        (BUY, 101, {"taker": "own"}, True),
+        (BUY, 99, {"taker": "own"}, False),
+        (SELL, 99, {"taker": "own", "side": SELL}, True),
+        (SELL, 101, {"taker": "own", "side": SELL}, False),
+    ],
+)
+def test_an_order_can_have_made_a_stated_trade(
+    side: int, price: int | None, trade: dict[str, Any], plausible: bool
+) -> None:
+    lost = stated_trade("own", PEER.id, stated(**trade))
+    assert (lost.role, lost.side) == (
+        ("taker", trade.get("side", BUY)) if trade.get("taker") else ("maker", SELL)
+    )
+    order = Order(1, M, side, price, 10, 10**15)
+    order.filled = 4
+    assert is_plausible(order, lost) is plausible
+
+
+def test_a_recovery_waits_until_nothing_has_changed_for_a_while() -> None:
+    lost = Lost()
+    other = Keys(51).node_id
+    node = engine(lost.disk, [PEER.id, other, Keys(1).node_id])
+    node.resume(0.0)
+    found = node.recovery
+    assert found is not None
+    assert (found.has_news, found.known) == (False, {PEER.id, other})
+    assert not node.recovered_feeds(1000.0)  # nobody has said anything
+    found.heard(10.0, PEER.id)
+    found.heard(12.0, PEER.id)  # nothing new
+    assert (found.heard_from, found.unheard([])) == ([PEER.id], [other])
+    assert found.unheard([other]) == []
+    assert [node.recovered_feeds(10.0 + wait) for wait in (SETTLE - 0.1, SETTLE)] == [False, True]
+    assert node.receive(20.0, "order", pack(lost.filled(4, 6, 7)), M, PEER.id)
+    assert found.has_news
+    assert [node.recovered_feeds(20.0 + wait) for wait in (SETTLE - 0.1, SETTLE)] == [False, True]
+    assert not found.settled(40.0, behind=True)
+    assert not found.settled(40.0 + SETTLE - 0.1, behind=False)
+    assert found.settled(40.0 + SETTLE, behind=False)
+
+
+def test_events_that_a_snapshot_has_replaced_are_reported_as_a_gap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = Lost()
+    monkeypatch.setattr(feed_module, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(feed_module, "CHECKPOINT_FACTOR", 0)
+    for number in range(2 * ORDER_GAP, 2 * ORDER_GAP + 5):
+        lost.later.batch(Opened(number, BUY, 90, 5, 10**15 + number))
+    snapshot = lost.later.writer.feed.snapshot
+    assert snapshot is not None
+    node = engine(lost.disk, [PEER.id])
+    node.resume(0.0)
+    assert node.recovery is not None
+    node.recovery.adopt(1.0, M, snapshot.batch, snapshot.pages)
+    assert node.recovery.has_news
+    report = node.settle_recovery(2.0, {}, {PEER.id})
+    assert report.gaps == [FeedGap(M, 2, snapshot.batch.last)]
+    replaced = {*FeedState.restore(snapshot).orders} - {1}
+    assert {order.order for order in report.closed} == replaced
+    assert report.kept == 1
+    assert node.order_store.next_number == max(replaced) + 1 + ORDER_GAP
+
+
+def test_a_trade_between_own_orders_is_booked_to_the_maker_and_against_suspense() -> None:
+    lost = Lost()
+    node, report = lost.recover(lost.filled(4, 6, 7, taker=Keys(1).node_id))
+    assert [(f.order, f.side, f.account, f.role) for f in report.fills] == [(1, SELL, 0, "maker")]
+    assert [(f.order, f.side, f.account, f.role) for f in report.suspense] == [
+        (0, BUY, SUSPENSE, "taker")
+    ]
+    assert report.kept == 1
+    assert node.order_store.open[1].filled == 4
+    node.ledger.check()
+
+
+@pytest.mark.parametrize(
+    ("trades", "complete", "resolved", "filled", "pending"),
+    [
+        ([], False, 0, 0, 5),  # its maker may have granted it
+        ([], True, 1, 0, 0),
+        ([{"quantity": 5}], False, 1, 5, 0),
+        ([{"quantity": 5}], True, 1, 5, 0),
+        ([{"quantity": 5, "market": "ETH-USD"}], True, 1, 0, 0),
+    ],
+)
+def test_takes_without_an_answer_are_resolved_by_the_statement_of_their_maker(
+    trades: list[dict[str, Any]], complete: bool, resolved: int, filled: int, pending: int
+) -> None:
+    disk, own = MemoryDisk(), Keys(1).node_id
+    node = engine(disk)
+    node.resume(0.0)
+    peer = Owner(50)
+    presence = PresenceLeases(peer.keys, NETWORK, incarnation=1, lease_ms=600_000).make(0.0, [])
+    assert node.receive(0.0, "presence", pack(presence), peer.id, peer.id)
+    assert node.receive(0.0, "order", pack(peer.batch(Opened(9, SELL, 100, 5, 10**14))), M, peer.id)
+    order = submit(node, 0.0, M, BUY, 100, 5)
+    (take,) = node.orders.takes.pending
+    disk.commit(node.drain(0.0).records)
+    node = engine(disk, [peer.id])
+    node.resume(0.0)
+    fields = {"taker": own, "take": take.take, "maker_order": 9, "taker_order": order.number}
+    report = node.settle_recovery(
+        2.0,
+        {peer.id: [stated(**fields, **trade) for trade in trades]},
+        {peer.id} if complete else (),
+    )
+    assert (report.takes_resolved, report.takes_open) == (resolved, 1 - resolved)
+    assert sum(fill.quantity for fill in report.fills) == filled
+    disk.commit(node.drain(2.0).records)
+    found = disk.recover()
+    assert sum(take.quantity for take in found.takes) == pending
+    node.ledger.check()
