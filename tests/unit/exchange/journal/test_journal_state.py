@@ -8,16 +8,33 @@ from typing import Any
 
 import msgspec
 import pytest
-from exchange_kit import M
-from journal_kit import RECORDS, random_records
+from exchange_kit import M, Owner
+from journal_kit import (
+    BATCHES,
+    DECISION,
+    FILL,
+    OWNER,
+    RECORDS,
+    SNAPSHOT,
+    TRANSACTION,
+    random_records,
+)
 
 from exchange.journal import snapshots, state
 from exchange.journal.frames import JournalError
 from exchange.journal.state import JournalState
+from exchange.model.codec import pack, unpacker
+from exchange.model.events import Opened
 from exchange.model.records import (
+    DropDecisions,
     Order,
+    PutBatch,
+    PutCredit,
+    PutSnapshot,
     Record,
     Recovered,
+    StoredFeed,
+    TransactionLine,
 )
 from tests.simulation.disk import MemoryDisk
 
@@ -51,6 +68,46 @@ def test_the_state_equals_a_simple_model_and_survives_its_own_records(seed: int)
         found.apply([record])
     assert found.recovered() == expected
     assert folded(list(found.records())) == expected
+
+
+def test_dropping_decisions_keeps_later_ones_and_other_takers() -> None:
+    made = [
+        msgspec.structs.replace(DECISION, taker=taker, take=take)
+        for taker in ("a", "b")
+        for take in (1, 2, 3)
+    ]
+    found = folded([*made, DropDecisions("a", 3), DropDecisions("b", 1)])
+    assert [(d.taker, d.take) for d in found.decisions] == [("a", 3), ("b", 1), ("b", 2), ("b", 3)]
+    assert found.marks == {"a": 3, "b": 1}
+
+
+def test_a_feed_begins_at_its_snapshot_and_has_the_first_copy_of_each_batch() -> None:
+    puts: list[Record] = [PutBatch(OWNER.id, batch) for batch in BATCHES]
+    snapshot = PutSnapshot(OWNER.id, M, SNAPSHOT)
+    for order in ([*puts, snapshot], [snapshot, *puts], [*puts[:2], snapshot, *puts]):
+        assert folded(order).feeds == [StoredFeed(OWNER.id, M, SNAPSHOT, BATCHES[4:])]
+    copy = Owner(2).batch(Opened(2, 1, 100, 5, 1000))
+    found = folded([PutBatch("o", BATCHES[0]), PutBatch("o", copy), snapshot]).feeds
+    assert StoredFeed("o", M, None, [BATCHES[0]]) in found
+
+
+@pytest.mark.parametrize("value", [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 2**200, -(2**200)])
+def test_integers_of_any_size_come_back(value: int) -> None:
+    line = TransactionLine("fees", "BTC", value, -value, "fee")
+    wide = [
+        Order(1, "null", 1, None, 5, 5, "17", value=value),
+        msgspec.structs.replace(TRANSACTION, lines=(line,)),
+        msgspec.structs.replace(FILL, fee=value),
+        PutCredit("\0", "1e9", value),
+    ]
+    assert unpacker(list[Record]).decode(pack(wide)) == wide
+
+
+def test_a_state_is_released_in_steps() -> None:
+    found = JournalState()
+    found.apply(Order(number, M, 1, 100, 5, 1000) for number in range(1, 2502))
+    assert len(list(found.release())) == 3
+    assert found.recovered().orders == []
 
 
 def test_the_latest_orders_to_finish_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
