@@ -85,26 +85,6 @@ def test_a_tail_reads_on_while_the_log_grows_in_pieces_of_any_size(
         assert taken == expected
 
 
-def test_cut_at_every_byte_the_log_ends_with_the_last_whole_frame(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # hundreds of them take their time
-    monkeypatch.setattr(write_ahead_log, "flush", lambda fd: None)
-    contents = [b"first", b"second" * 3, b"third"]
-    write(tmp_path, *contents)
-    path = only_segment(tmp_path)
-    whole = path.read_bytes()
-    ends = [FILE_HEAD_SIZE]
-    for content in contents:
-        ends.append(ends[-1] + HEAD_SIZE + len(content))
-    assert ends[-1] == len(whole)
-    for length in range(len(whole) + 1):
-        path.write_bytes(whole[:length])
-        left = sum(end <= length for end in ends[1:])
-        write(tmp_path, b"after")
-        assert again(tmp_path) == [*contents[:left], b"after"], length
-
-
 def test_frames_of_a_killed_process_are_flushed_before_anything_follows(
     tmp_path: Path, flushes: list[str]
 ) -> None:
