@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from exchange_kit import NETWORK, Keys, M, Owner, submit
+from exchange_kit import NETWORK, Keys, M, Owner, Store, submit
+from order_kit import COIN, KEY, UNIT, CoinNetwork
 
 from exchange.engine.engine import Engine
 from exchange.engine.lost_trades import RecoveryReport, is_plausible, stated_trade
@@ -18,17 +20,24 @@ from exchange.feeds.feed import FeedState
 from exchange.feeds.presence import PresenceLeases
 from exchange.ledger.statements import StatementTrade
 from exchange.model.commands import SUSPENSE
-from exchange.model.events import BUY, SELL, Batch, Closed, Filled, Opened
+from exchange.model.events import BUY, SELL, Amended, Batch, Closed, Filled, Opened, sign_batch
+from exchange.model.instruments import Instrument
 from exchange.model.records import Order, Recovered
 from tests.simulation.disk import MemoryDisk
 
 PEER = Owner(50)
 
 
-def engine(disk: MemoryDisk, recover_from: list[str] | None = None) -> Engine:
+def engine(
+    disk: Store,
+    recover_from: list[str] | None = None,
+    markets: Sequence[str] = (M,),
+    instruments: Sequence[Instrument] = (),
+) -> Engine:
     return Engine(
         Keys(1),
-        [M],
+        markets,
+        instruments=instruments,
         network=NETWORK,
         epoch_us=10**15,
         rng=random.Random(0),
@@ -285,4 +294,41 @@ def test_takes_without_an_answer_are_resolved_by_the_statement_of_their_maker(
     disk.commit(node.drain(2.0).records)
     found = disk.recover()
     assert sum(take.quantity for take in found.takes) == pending
+    (mine,) = found.orders
+    # It was never on show: what is not filled or waited for is closed.
+    assert (mine.filled, mine.pending, mine.done) == (filled, pending, not pending)
+    assert node.markets[M].held_owners == []
+    node.ledger.check()
+
+
+@pytest.mark.parametrize(("others", "covered"), [(6, True), (7, False)])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_fill_is_booked_to_a_client_only_if_its_other_orders_stay_covered(
+    others: int, *, covered: bool, own: bool
+) -> None:
+    network = CoinNetwork()
+    client = network.account(0, coin=10)
+    ask = network.ask(0, 100, 3, account=client)
+    network.ask(0, 200, others, account=client)
+    network.drain(0)
+    found = network[0].markets[KEY].writer.feed
+    taker = network.id(0) if own else PEER.id
+    # It was amended to four, and filled, after the copy of the journal.
+    events = [Amended(ask.number, 4), Filled(ask.number, SELL, 4, 100, 0, 0, taker, 7, 10**15)]
+    number, head = found.number + 1, found.state.head
+    batch, _ = sign_batch(network.nodes[0].keys, NETWORK, KEY, number, head, events)
+    recovered = network.nodes[0].store.recover()
+    node = engine(network.nodes[0].store, [PEER.id], markets=[KEY], instruments=[COIN])
+    node.resume(0.0)
+    assert node.receive(1.0, "order", pack(batch), KEY, PEER.id)
+    report = node.settle_recovery(2.0, {}, {PEER.id})
+    account = client if covered else SUSPENSE
+    sold = [f.account for f in (*report.fills, *report.suspense) if f.side == SELL]
+    assert sold == [account]
+    sums = {asset: balance for asset, (balance, _) in node.ledger.holdings(account).items()}
+    both = own and not covered  # sides of the trade are in suspense
+    assert sums.get("USD", 0) == (0 if both else 400 * UNIT)
+    assert sums.get("COIN", 0) == (6 if covered else 0 if both else -4) * UNIT
+    assert node.ledger.holdings(client)["COIN"][1] == others * UNIT
+    assert {o.number for o in recovered.orders} - {*node.order_store.open} == {ask.number}
     node.ledger.check()

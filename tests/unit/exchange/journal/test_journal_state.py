@@ -27,6 +27,7 @@ from exchange.model.codec import pack, unpacker
 from exchange.model.events import Opened
 from exchange.model.records import (
     DropDecisions,
+    EarlierOrder,
     Order,
     PutBatch,
     PutCredit,
@@ -35,6 +36,7 @@ from exchange.model.records import (
     Recovered,
     StoredFeed,
     TransactionLine,
+    upgraded,
 )
 from tests.simulation.disk import MemoryDisk
 
@@ -101,6 +103,16 @@ def test_integers_of_any_size_come_back(value: int) -> None:
         PutCredit("\0", "1e9", value),
     ]
     assert unpacker(list[Record]).decode(pack(wide)) == wide
+
+
+def test_an_order_of_an_earlier_journal_has_terms_if_they_are_not_the_usual_ones() -> None:
+    fields = {"side": 1, "price": 100, "quantity": 5, "time": 1000, "filled": 2}
+    for more in ({}, {"kind": "stop", "stop": 90}, {"self_trade": "none"}, {"tif": "ioc"}):
+        earlier = EarlierOrder(number=1, market=M, account=3, **fields, **more)
+        order = upgraded(earlier)
+        for name in EarlierOrder.__struct_fields__:
+            assert getattr(order, name) == getattr(earlier, name), (more, name)
+    assert upgraded(Order(1, M, 1, 100, 5, 1000)) == Order(1, M, 1, 100, 5, 1000)
 
 
 def test_a_state_is_released_in_steps() -> None:
