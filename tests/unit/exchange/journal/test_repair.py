@@ -15,7 +15,7 @@ from journal_kit import FILL, TRANSACTION, replace
 
 from exchange.journal import write_ahead_log
 from exchange.journal.frames import FILE_HEAD_SIZE, JournalError
-from exchange.journal.journal import Journal
+from exchange.journal.journal import Journal, Retention
 from exchange.journal.journal_reader import JournalReader
 from exchange.journal.repair import examine, repair
 from exchange.journal.verification import verify
@@ -34,11 +34,20 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    return written(tmp_path)
+
+
+def written(tmp_path: Path, retention: Retention | None = None) -> Path:
     """A journal with snapshots and several segments. Frame n has order n and the meta value n."""
     owner = Owner(7)
     path = tmp_path / "journal"
     journal = Journal(
-        path, owner=owner.id, background=False, segment_bytes=2000, snapshot_bytes=4000
+        path,
+        owner=owner.id,
+        background=False,
+        segment_bytes=2000,
+        snapshot_bytes=4000,
+        retention=retention,
     )
     for number in range(1, FRAMES + 1):
         batch = owner.batch(Opened(number, BUY, 100, 5, 1000 + number))
@@ -89,7 +98,9 @@ def test_a_whole_journal_passes_every_check(path: Path) -> None:
     assert failed(path, "another") == {"key"}
 
 
-def test_the_figures_of_a_whole_journal(path: Path) -> None:
+@pytest.mark.parametrize("retention", [None, Retention(lambda: 5, 10**9)], ids=["none", "some"])
+def test_the_figures_of_a_whole_journal(tmp_path: Path, retention: Retention | None) -> None:
+    path = written(tmp_path, retention)
     first, snapshot = int(min(path.glob("*.log")).stem), int(next(path.glob("*.state")).stem)
     steps: list[int] = []
     checks = {
@@ -97,6 +108,7 @@ def test_the_figures_of_a_whole_journal(path: Path) -> None:
         for check in verify(path, OWNER.keys, OWNER.network, OWNER.id, steps.append)
     }
     count = FRAMES + 1 - first
+    assert (first <= snapshot) is (retention is not None)
     assert checks == {
         "anchor": f"node {OWNER.id}, 40 written, 40 flushed",
         "key": f"of node {OWNER.id}",
@@ -272,7 +284,10 @@ def test_a_forged_batch_a_broken_chain_and_wrong_sums_are_found(tmp_path: Path) 
             [PutBatch(owner.id, batches[0]), PutBatch(owner.id, forged)],
             [PutBatch(owner.id, batches[0]), PutBatch(owner.id, batches[2])],
         ],
-        "ledger": [[replace(TRANSACTION, lines=TRANSACTION.lines[:1])]],
+        "ledger": [
+            [replace(TRANSACTION, lines=TRANSACTION.lines[:1])],
+            [TRANSACTION, replace(TRANSACTION, number=6)],  # the same balances again
+        ],
     }
     for name, lists in cases.items():
         for number, records in enumerate(lists):

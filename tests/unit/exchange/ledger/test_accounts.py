@@ -85,7 +85,12 @@ def test_accounts_are_numbered_after_the_house_and_suspense_has_a_name_of_its_ow
     accounts.restore([Account(1, "suspense", 1), Account(2, "suspense-2", 1)], [], {})
     assert accounts.create(1, "c").number == 3
     found = accounts.add_suspense(5)
-    assert (found.number, found.name, found.created, found.frozen) == (SUSPENSE, "suspense-3", 5, True)
+    assert (found.number, found.name, found.created, found.frozen) == (
+        SUSPENSE,
+        "suspense-3",
+        5,
+        True,
+    )
     assert accounts.create(1, "d").number == 4
 
 

@@ -136,6 +136,50 @@ def test_the_expected_end_is_that_of_the_last_take(
     assert taker.expected_end(1, 3.0) == expected
 
 
+@pytest.mark.parametrize(
+    ("mark", "market", "then", "ending"),
+    [
+        ((7, BINDING + 4), "M", "", []),
+        ((7, BINDING + 5), "M", "", [9]),
+        ((8, BINDING), "M", "", [9]),
+        ((8, BINDING - 1), "M", "", []),  # not bound
+        ((7, BINDING + 5), "N", "", []),
+        ((7, BINDING + 5), "M", "filled by another", [9]),
+        ((7, BINDING + 5), "M", "filled", []),
+        ((7, BINDING + 5), "M", "granted", []),
+        ((7, BINDING + 5), "M", "commit", []),
+        ((7, BINDING + 5), "M", "end", []),
+    ],
+)
+def test_a_take_ends_when_its_maker_has_signed_a_presence_after_its_end(
+    mark: Mark, market: str, then: str, ending: list[int]
+) -> None:
+    marks = Marks(maker=(7, BINDING + 4))
+    taker = PendingTakes(marks)
+    taker.add(0.0, replace(take(1), until=(7, BINDING + 4)))
+    taker.add(0.0, take(2))  # without an end
+    marks["maker"] = mark
+    taker.signed("nobody", [("M", 9)])
+    taker.signed("maker", [(market, 9)])
+    taker.signed("maker", [(market, 12)])  # the first one counts
+    match then:
+        case "filled":
+            taker.filled("maker", 1)
+        case "filled by another":
+            taker.filled("another", 1)
+            taker.filled("maker", 77)
+        case "granted":
+            taker.granted(1)
+        case "commit":
+            taker.commit(0.0, 1)
+        case "end":
+            taker.end(1)
+            assert (taker.is_late("maker", 1), taker.is_late("another", 1)) == (True, False)
+    assert [head for _, head in taker.ending()] == ending
+    taker.resolve(1)
+    assert taker.ending() == []
+
+
 def test_a_resolved_take_is_not_repeated() -> None:
     taker = PendingTakes(Marks())
     taker.add(0.0, take(1))
