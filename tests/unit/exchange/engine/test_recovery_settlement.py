@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from exchange_kit import NETWORK, Keys, M, Owner, Store, submit
-from order_kit import COIN, KEY, UNIT, CoinNetwork
+from order_kit import COIN, KEY, UNIT, CoinNetwork, with_fees
 
 from exchange.engine.engine import Engine
 from exchange.engine.lost_trades import RecoveryReport, is_plausible, stated_trade
 from exchange.engine.recovery import SETTLE, FeedGap, RecoveryError
-from exchange.engine.recovery_settlement import ORDER_GAP
+from exchange.engine.recovery_settlement import ORDER_GAP, TAKE_GAP
 from exchange.feeds import feed as feed_module
-from exchange.feeds.exchange_messages import pack
+from exchange.feeds.exchange_messages import Take, pack
 from exchange.feeds.feed import FeedState
 from exchange.feeds.presence import PresenceLeases
 from exchange.ledger.statements import StatementTrade
@@ -332,3 +333,90 @@ def test_a_fill_is_booked_to_a_client_only_if_its_other_orders_stay_covered(
     assert node.ledger.holdings(client)["COIN"][1] == others * UNIT
     assert {o.number for o in recovered.orders} - {*node.order_store.open} == {ask.number}
     node.ledger.check()
+
+
+def test_a_recovered_node_has_the_orders_trades_and_money_that_it_had() -> None:
+    network = CoinNetwork(2, instrument=with_fees("0.001", "0.002"))
+    me, other, stranger = network.id(0), network.id(1), Keys(77).node_id
+    alice, bob = network.account(0, coin=100, usd=9000), network.account(0, usd=9000)
+    ask = network.ask(0, 100, 10, account=alice)
+    iceberg = network.ask(0, 105, 9, account=alice, display_quantity=3)
+    bid = network.bid(0, 90, 5, account=alice)
+    stop = network.ask(0, None, 5, account=alice, stop=50)
+    network.ask(1, 99, 10)
+    network.settle()
+    reserve = Take(3, KEY, iceberg.number, 1, 105, 2, 1, phase="reserve")
+    assert network.give(0, reserve, origin=stranger)
+    network.on_mail = lambda mail: [] if mail.type == "take" else [mail]
+    taker = network.bid(0, 99, 10, account=bob)
+    network.exchange()
+    disk, number = copy.deepcopy(network.nodes[0].store), network[0].markets[KEY].writer.number
+    assert isinstance(disk, MemoryDisk)
+    # What the copy lacks: fills of all kinds, the end of the reservation, and new orders.
+    network.on_mail = lambda mail: [mail]
+    network.run(2.0)
+    network.bid(1, 100, 4)
+    network.ask(1, 90, 2)
+    network.settle()
+    network.bid(0, 100, 1)  # of the house
+    network.ask(1, 98, 3)
+    network.settle()
+    late, new = network.bid(0, 98, 3, account=bob), network.ask(0, 130, 1, account=alice)
+    network.run(70.0)
+    truth = network[0]
+    assert (ask.filled, bid.filled, taker.filled, late.filled, iceberg.reserved) == (5, 2, 10, 3, 0)
+
+    node = engine(disk, [other], [KEY], network.instruments)
+    node.resume(0.0)
+    for feed in (network[1].feeds[me, KEY], network[1].feeds[other, KEY]):
+        for held in feed.batches.values():
+            assert node.receive(1.0, "order", pack(held.batch), KEY, other)
+    report = node.settle_recovery(2.0, {}, {other})
+    disk.commit(node.drain(2.0).records)
+    node.ledger.check()
+
+    market = node.markets[KEY]
+    assert report.events == truth.markets[KEY].writer.number - number
+    assert (report.takes_resolved, report.takes_open) == (1, 0)
+    assert [(f.role, f.order, f.quantity) for f in report.fills] == [
+        ("taker", taker.number, 10),
+        ("maker", ask.number, 4),
+        ("maker", bid.number, 2),
+        ("maker", ask.number, 1),
+    ]
+    assert [(f.order, f.side, f.quantity) for f in report.suspense] == [(0, BUY, 3), (0, BUY, 1)]
+    # The stop is in no feed, and the account of the new order is in no journal.
+    closed = [(o.order, o.quantity, o.account) for o in report.closed]
+    assert closed == [(stop.number, 5, alice), (new.number, 1, None)]
+    assert (report.kept, sorted(node.order_store.open)) == (3, [ask.number, 2, bid.number])
+    for order in (ask, iceberg, bid, taker):
+        found = node.order_store.get(order.number)
+        assert found is not None
+        for name in ("filled", "value", "pending", "reserved", "shown", "done"):
+            assert getattr(found, name) == getattr(order, name), (name, order)
+    for asset in ("COIN", "USD"):
+        for holder in (f"peer:{other}", f"account:{alice}"):
+            assert node.ledger.balance(holder, asset) == truth.ledger.balance(holder, asset)
+        assert node.ledger.holdings(alice)[asset][1] == truth.ledger.holdings(alice)[asset][1] - (
+            (5 + 1) * UNIT if asset == "COIN" else 0
+        )
+    decided = node.orders.decisions.decided
+    expired = decided(stranger, 3)
+    assert expired is not None
+    assert (expired.reason, expired.quantity, expired.until) == ("expired", 0, 0)
+    for fill in disk.fills():
+        assert fill.fee_asset == ("COIN" if fill.side == BUY else "USD")
+        if fill.taker == other:
+            granted = decided(other, fill.take)
+            assert granted is not None
+            assert (granted.quantity, granted.reason) == (fill.quantity, "")
+    mine = [[t.event for t in m.tape if t.maker == me] for m in (market, truth.markets[KEY])]
+    assert len(mine[0]) == 3
+    assert mine[0] == mine[1]
+    assert node.order_store.next_number == new.number + 1 + ORDER_GAP
+    assert node.orders.fills.next_take >= node.us(2.0) + TAKE_GAP
+    assert list(node.order_store.work_queue) == []
+    again = engine(disk, markets=[KEY], instruments=network.instruments)
+    again.resume(0.0)
+    assert sorted(again.order_store.open) == sorted(node.order_store.open)
+    assert again.ledger.holdings(alice) == node.ledger.holdings(alice)
