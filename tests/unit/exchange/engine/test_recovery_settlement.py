@@ -247,18 +247,6 @@ def test_events_that_a_snapshot_has_replaced_are_reported_as_a_gap(
     assert node.order_store.next_number == max(replaced) + 1 + ORDER_GAP
 
 
-def test_a_trade_between_own_orders_is_booked_to_the_maker_and_against_suspense() -> None:
-    lost = Lost()
-    node, report = lost.recover(lost.filled(4, 6, 7, taker=Keys(1).node_id))
-    assert [(f.order, f.side, f.account, f.role) for f in report.fills] == [(1, SELL, 0, "maker")]
-    assert [(f.order, f.side, f.account, f.role) for f in report.suspense] == [
-        (0, BUY, SUSPENSE, "taker")
-    ]
-    assert report.kept == 1
-    assert node.order_store.open[1].filled == 4
-    node.ledger.check()
-
-
 @pytest.mark.parametrize(
     ("trades", "complete", "resolved", "filled", "pending"),
     [
@@ -304,34 +292,36 @@ def test_takes_without_an_answer_are_resolved_by_the_statement_of_their_maker(
 
 @pytest.mark.parametrize(("others", "covered"), [(6, True), (7, False)])
 @pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("side", [BUY, SELL])
 def test_a_fill_is_booked_to_a_client_only_if_its_other_orders_stay_covered(
-    others: int, *, covered: bool, own: bool
+    others: int, side: int, *, covered: bool, own: bool
 ) -> None:
     network = CoinNetwork()
-    client = network.account(0, coin=10)
-    ask = network.ask(0, 100, 3, account=client)
-    network.ask(0, 200, others, account=client)
+    client = network.account(0, coin=10, usd=1000)
+    order = network.place(0, side, 100, 3, account=client)
+    price, lots = (200, others) if side == SELL else (50, 2 * others)
+    network.place(0, side, price, lots, account=client)
     network.drain(0)
     found = network[0].markets[KEY].writer.feed
     taker = network.id(0) if own else PEER.id
     # It was amended to four, and filled, after the copy of the journal.
-    events = [Amended(ask.number, 4), Filled(ask.number, SELL, 4, 100, 0, 0, taker, 7, 10**15)]
+    events = [Amended(order.number, 4), Filled(order.number, side, 4, 100, 0, 0, taker, 7, 10**15)]
     number, head = found.number + 1, found.state.head
     batch, _ = sign_batch(network.nodes[0].keys, NETWORK, KEY, number, head, events)
-    recovered = network.nodes[0].store.recover()
     node = engine(network.nodes[0].store, [PEER.id], markets=[KEY], instruments=[COIN])
     node.resume(0.0)
     assert node.receive(1.0, "order", pack(batch), KEY, PEER.id)
     report = node.settle_recovery(2.0, {}, {PEER.id})
     account = client if covered else SUSPENSE
-    sold = [f.account for f in (*report.fills, *report.suspense) if f.side == SELL]
-    assert sold == [account]
-    sums = {asset: balance for asset, (balance, _) in node.ledger.holdings(account).items()}
-    both = own and not covered  # sides of the trade are in suspense
-    assert sums.get("USD", 0) == (0 if both else 400 * UNIT)
-    assert sums.get("COIN", 0) == (6 if covered else 0 if both else -4) * UNIT
-    assert node.ledger.holdings(client)["COIN"][1] == others * UNIT
-    assert {o.number for o in recovered.orders} - {*node.order_store.open} == {ask.number}
+    rows = [f.account for f in (*report.fills, *report.suspense) if f.side == side]
+    assert rows == [account]
+    traded = 0 if own and not covered else -side  # else both sides are in suspense
+    for asset, before, change in (("COIN", 10, -4), ("USD", 1000, 400)):
+        balance = (before if covered else 0) + traded * change
+        assert node.ledger.holdings(account).get(asset, (0, 0))[0] == balance * UNIT
+    held, amount = ("COIN", others) if side == SELL else ("USD", 100 * others)
+    assert node.ledger.holdings(client)[held][1] == amount * UNIT
+    assert order.number not in node.order_store.open
     node.ledger.check()
 
 

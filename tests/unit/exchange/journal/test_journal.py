@@ -91,12 +91,15 @@ def test_recovery_reports_its_progress_from_snapshot_and_log(
         steps: list[float] = []
         assert journal.recover(steps.append) == folded(flat(written))
         assert steps == pytest.approx([n / 200 for n in range(1, 201)])
+        none = journal.snapshot_time()
         work_all(journal)
         for records in written:
             journal.commit(records)
         found = journal._snapshot
         assert found > 0
         assert journal._log.segments[0] > 1
+        made = snapshots.path_of(path, found).stat().st_mtime
+        assert (none, journal.snapshot_time()) == (None, made)
         sizes = journal.file_sizes()
         steps.clear()
         assert journal.recover(steps.append) == folded(flat([*written, *written]))

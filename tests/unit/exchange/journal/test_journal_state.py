@@ -26,11 +26,13 @@ from exchange.journal.state import JournalState
 from exchange.model.codec import pack, unpacker
 from exchange.model.events import Opened
 from exchange.model.records import (
+    FAULT_META,
     DropDecisions,
     EarlierOrder,
     Order,
     PutBatch,
     PutCredit,
+    PutMeta,
     PutSnapshot,
     Record,
     Recovered,
@@ -113,6 +115,12 @@ def test_an_order_of_an_earlier_journal_has_terms_if_they_are_not_the_usual_ones
         for name in EarlierOrder.__struct_fields__:
             assert getattr(order, name) == getattr(earlier, name), (more, name)
     assert upgraded(Order(1, M, 1, 100, 5, 1000)) == Order(1, M, 1, 100, 5, 1000)
+
+
+def test_a_fault_that_is_over_leaves_no_meta_value() -> None:
+    values = [PutMeta(f"{FAULT_META}a:M", 1), PutMeta("b", 0), PutMeta(f"{FAULT_META}a:M", 0)]
+    assert folded(values[:2]).meta == {f"{FAULT_META}a:M": 1, "b": 0}
+    assert folded(values).meta == {"b": 0}
 
 
 def test_a_state_is_released_in_steps() -> None:

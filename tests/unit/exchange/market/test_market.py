@@ -82,30 +82,6 @@ def test_a_requested_quantity_is_deducted_until_the_answer_and_then_what_is_held
     assert (here.market.held_owners, here.quantities[A, 2]) == ([], 10)
 
 
-def test_a_hold_on_everything_outweighs_one_on_a_part() -> None:
-    for holds in ([3, None], [None, 3]):
-        here = Here()
-        here.show(A, 1)
-        for held in holds:
-            here.market.reserve(A, 1, 1)
-            here.market.release(A, 1, 1, Hold(held, 5, None))
-        assert here.quantities == {}
-    stranger = Keys(77).node_id
-    here.market.reserve(stranger, 1, 2)
-    here.market.release(stranger, 1, 2, Hold(None, 0, None))
-    assert here.market.held_owners == [A, stranger]
-    here.market.drop_holds(0.0, stranger)
-    assert here.market.held_owners == [A]
-
-
-def test_equal_prices_go_by_time_then_node_then_number_wherever_they_came_first() -> None:
-    here = Here()
-    for owner, number in ((B, 2), (B, 1), (ME, 1), (A, 2), (A, 1)):
-        here.show(owner, number)
-    assert list(here.quantities) == [(A, 1), (A, 2), (ME, 1), (B, 1), (B, 2)]
-    assert here.market.priority(A, 1) == (1000, A, 1)
-
-
 def test_every_change_of_a_level_is_reported_with_a_new_version_and_nothing_else() -> None:
     here = Here()
     market = here.market

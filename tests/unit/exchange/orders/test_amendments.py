@@ -22,65 +22,6 @@ def queue(network: CoinNetwork, i: int) -> list[tuple[int, int, int]]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("terms", "changes", "shown", "displayed", "moved"),
-    [
-        ({}, {"quantity": 6}, 6, 0, False),
-        ({}, {"change": -4}, 6, 0, False),
-        ({}, {"quantity": 10, "price": 100}, 10, 0, False),
-        ({}, {"quantity": 11}, 11, 0, True),
-        ({}, {"change": 3}, 13, 0, True),
-        ({}, {"price": 101}, 10, 0, True),
-        ({}, {"display_quantity": 4}, 4, 4, False),
-        ({}, {"display_quantity": 10}, 10, 0, False),
-        ({"display_quantity": 4}, {"display_quantity": 2}, 2, 2, False),
-        ({"display_quantity": 4}, {"display_quantity": 4}, 4, 4, False),
-        ({"display_quantity": 4}, {"display_quantity": 5}, 5, 5, True),
-        ({"display_quantity": 4}, {"display_quantity": 10}, 10, 0, True),
-        ({"display_quantity": 4}, {"quantity": 4}, 4, 4, False),
-        ({"display_quantity": 4}, {"quantity": 2}, 2, 4, False),
-        ({"display_quantity": 4}, {"quantity": 4, "display_quantity": 4}, 4, 0, False),
-        ({"display_quantity": 10}, {}, 10, 0, False),
-    ],
-)
-def test_a_place_is_lost_by_another_price_and_by_more_on_show(
-    terms: dict[str, int], changes: dict[str, int], shown: int, displayed: int, *, moved: bool
-) -> None:
-    network = CoinNetwork(2)
-    ask = network.ask(0, 100, 10, **terms)
-    behind = network.ask(0, 100, 1)
-    network.exchange()
-    before = network[0].markets[KEY].writer.number
-    network.amend(0, ask, **changes)
-    price = changes.get("price", 100)
-    changed = shown != (terms.get("display_quantity") or 10) or price != 100
-    assert network[0].markets[KEY].writer.number == before + changed
-    network.exchange()
-    rows = [(ask.number, price, shown), (behind.number, 100, 1)]
-    assert queue(network, 1) == (rows[::-1] if moved else rows)
-    assert (ask.display_quantity, bool(ask.priority)) == (displayed, moved)
-    network.check()
-
-
-def test_an_amendment_that_crosses_the_book_trades_first_and_then_moves() -> None:
-    network = CoinNetwork(2)
-    network.ask(1, 105, 2)
-    network.ask(0, 106, 1)
-    network.exchange()
-    bid, post = network.bid(0, 100, 5), network.bid(0, 100, 5, post_only=True)
-    network.amend(0, bid, price=106)
-    assert (bid.filled, bid.pending, bid.shown) == (1, 2, 2)
-    network.settle()
-    assert (bid.filled, queue(network, 1)) == (3, [(bid.number, 106, 2), (post.number, 100, 5)])
-    network.ask(0, 108, 2)
-    network.amend(0, post, price=108)
-    assert (post.reason, post.filled) == ("post_only", 0)
-    network.amend(0, bid, price=108)
-    assert bid.reason == "filled"
-    network.settle()
-    network.check()
-
-
 def test_an_iceberg_that_became_small_is_one_again_when_it_grows() -> None:
     network = CoinNetwork(2)
     iceberg = network.ask(0, 100, 6, display_quantity=2)

@@ -47,53 +47,6 @@ def test_hidden_orders_stand_in_line_by_time() -> None:
     assert (first.filled, second.filled) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    ("asks", "bids", "filled"),
-    [
-        ([(100, 2, "hidden"), (100, 2, ""), (99, 2, "hidden")], [3], [0, 1, 2]),
-        ([(100, 2, "hidden"), (100, 2, ""), (99, 2, "hidden")], [3, 3], [2, 2, 2]),
-        ([(100, 6, "iceberg"), (100, 5, "hidden"), (101, 5, "")], [8], [6, 2, 0]),
-        ([(100, 6, "iceberg"), (100, 2, "")], [3], [2, 1]),
-        ([(100, 6, "iceberg"), (100, 2, "")], [3, 2], [3, 2]),
-        ([(100, 9, "iceberg"), (100, 1, "")], [8], [7, 1]),
-        ([(100, 3, "iceberg"), (100, 1, "")], [3], [2, 1]),
-        ([(100, 3, "iceberg")], [2, 1], [3]),
-    ],
-)
-def test_shown_orders_come_before_slices_and_slices_before_hidden_orders(
-    asks: list[tuple[int, int, str]], bids: list[int], filled: list[int]
-) -> None:
-    kinds: dict[str, Any] = {"hidden": {"hidden": True}, "iceberg": {"display_quantity": 2}}
-    for taker in (0, 1):
-        if taker and any(kind == "hidden" for *_, kind in asks):
-            continue  # another node's order rests before hidden ones meet it
-        network = CoinNetwork(2)
-        made = [network.ask(0, price, lots, **kinds.get(kind, {})) for price, lots, kind in asks]
-        network.exchange()
-        for lots in bids:
-            network.bid(taker, 101, lots)
-            network.settle()
-        assert [ask.filled for ask in made] == filled
-        network.check()
-
-
-def test_a_hidden_order_is_amended_out_of_sight_and_survives_a_restart() -> None:
-    network = CoinNetwork()
-    alice = network.account(0, coin=10)
-    first = network.ask(0, 100, 2, hidden=True, account=alice)
-    second = network.ask(0, 100, 2, hidden=True)
-    network.amend(0, first, quantity=3)  # behind the other one
-    assert events(network, 0) == []
-    network.bid(0, 100, 2)
-    assert (first.filled, second.filled) == (0, 2)
-    network.amend(0, first, price=110)
-    network.same_after_restart(0)
-    assert [network.bid(0, price, 1, tif="ioc").filled for price in (109, 110)] == [0, 1]
-    network[0].orders.cancel(network.now, first.number)
-    assert network.bid(0, 110, 1).filled == 0
-    assert network.money(0, alice)["COIN"] == (9, 0)
-
-
 def test_a_hidden_order_takes_from_crossing_orders_of_other_nodes_even_if_earlier() -> None:
     network = CoinNetwork(2)
     ask = network.ask(0, 100, 5, hidden=True)

@@ -129,18 +129,6 @@ def reserve(network: CoinNetwork, taker: str, take: int, **more: object) -> None
     assert network.give(0, replace(ask, **more), origin=taker)
 
 
-def test_a_quantity_given_up_in_time_can_be_reserved_again() -> None:
-    network = CoinNetwork()
-    network.ask(0, 100, 1000)
-    order = network.order(0, 1)
-    for i in range(2 * MAX_RESERVATIONS):
-        reserve(network, f"stranger {i}", 1)
-        assert order.reserved == 1
-        network.now += 0.1
-        reserve(network, f"stranger {i}", 1, void=True)
-        assert order.reserved == 0
-
-
 def test_many_identities_cannot_reserve_more_than_one() -> None:
     network = CoinNetwork()
     network.ask(0, 100, 1000)
