@@ -214,6 +214,25 @@ def test_an_answer_after_ten_seconds_counts_as_late(desk: Desk) -> None:
     assert (desk.conduct["answers"], desk.conduct["late"]) == (1, 1)
 
 
+def test_a_late_take_lets_the_next_one_last_longer_and_an_answer_in_time_does_not(
+    desk: Desk,
+) -> None:
+    net = desk.net
+    assert net.buy(1, 100, 1).pending == 1
+    net.exchange()
+    assert desk.conduct["answers"] == 1
+    for presences in (4, 8):
+        desk.hold("take")
+        number = net.buy(1, 100, 1).number
+        mark = net[1]._leases.mark(net.id(0))
+        (take,) = net[1].orders.takes.of_order(number)
+        assert mark is not None
+        assert take.until == (mark[0], mark[1] + presences)
+        net[1].orders.cancel(net.now, number)
+        net.run(END)
+        desk.release()
+
+
 def test_a_maker_that_takes_reach_late_gets_twice_as_long_each_time_and_half_again_after() -> None:
     takes = PendingTakes(marks := Marks())
     marks["far"] = (7, BINDING)

@@ -98,23 +98,6 @@ def test_a_void_is_requested_at_once_and_one_time(phase: Any) -> None:
     assert taker.due(0.2) == []
 
 
-def test_a_maker_whose_takes_come_late_is_allowed_more_presences_up_to_a_bound() -> None:
-    taker = PendingTakes(Marks(maker=(7, BINDING + 10), earlier=(7, BINDING - 1)))
-
-    def allowed() -> int:
-        end = taker.end_of("maker")
-        assert end is not None
-        assert end[0] == 7
-        return end[1] - BINDING - 10
-
-    assert (taker.end_of("nobody"), taker.end_of("earlier"), allowed()) == (None, None, 4)
-    seen = []
-    for late in (True, True, True, True, False, False, False, False):
-        taker.learn("maker", late=late)
-        seen.append(allowed())
-    assert seen == [8, 16, 32, 32, 16, 8, 4, 4]
-
-
 @pytest.mark.parametrize(
     ("mark", "until", "expected"),
     [
