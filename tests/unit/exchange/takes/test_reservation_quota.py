@@ -11,7 +11,6 @@ from exchange.feeds.exchange_messages import Take
 from exchange.model.records import Decision
 from exchange.takes import reservation_quota
 from exchange.takes.reservation_quota import (
-    MAX_EARNED_US,
     MAX_RESERVATIONS,
     REFILL,
     SHARED_US,
@@ -70,18 +69,6 @@ def test_in_the_long_run_new_takers_reserve_one_order_for_a_tenth_of_the_time(la
             now += SECOND
     most = SHARED_US + REFILL * end
     assert 0.9 * most < kept <= most + MINUTE
-
-
-def test_an_earned_allowance_is_bounded_and_can_be_used_up() -> None:
-    lends = ReservationQuota()
-    for _ in range(20):
-        keep(lends, "mixed", 0, SECOND, taken=True)
-    while lends.admits(0, "stranger"):
-        keep(lends, "stranger", 0, MINUTE)
-    kept = 0
-    while keep(lends, "mixed", 0, MINUTE):
-        kept += MINUTE
-    assert kept == MAX_EARNED_US < 20 * MINUTE
 
 
 @pytest.mark.parametrize("taken", [1, 3])

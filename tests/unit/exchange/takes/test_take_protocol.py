@@ -19,7 +19,6 @@ from exchange.takes.take_protocol import (
     Mark,
     PendingTakes,
     TakeDecisions,
-    result_of,
 )
 
 replace = msgspec.structs.replace
@@ -59,17 +58,6 @@ def test_requests_are_complete_and_back_off_until_patience_makes_them_void() -> 
         assert [ask.void for _, ask in taker.due(1.0 + late)] == [void]
 
 
-def test_a_returning_maker_gets_its_takes_at_once_and_the_backoff_restarts() -> None:
-    taker = PendingTakes(Marks())
-    taker.add(0.0, take(1, "a"))
-    taker.add(0.0, take(2, "b"))
-    for now in (0.0, 0.5, 1.5, 3.5):
-        taker.due(now)
-    taker.retry_now(4.0, "a")
-    taker.retry_now(4.0, "nobody")
-    assert [asked(taker, now) for now in (4.0, 4.4, 4.5)] == [[1], [], [1]]
-
-
 def test_below_is_the_oldest_take_that_is_open_with_this_maker() -> None:
     taker = PendingTakes(Marks())
     for number, maker in ((1, "a"), (2, "b"), (3, "a"), (4, "b")):
@@ -82,20 +70,6 @@ def test_below_is_the_oldest_take_that_is_open_with_this_maker() -> None:
     assert [(m, a.take, a.below) for m, a in taker.due(0.5)] == [("b", 2, 2), ("a", 3, 3)]
     assert [t.take for t in taker.of_order(8)] == [2, 3]
     assert (taker.of_order(9), [t.take for t in taker.of_maker("b")]) == ([], [2])
-
-
-@pytest.mark.parametrize("phase", ["", "reserve", "granted"])
-def test_a_void_is_requested_at_once_and_one_time(phase: Any) -> None:
-    taker = PendingTakes(Marks())
-    taker.add(0.0, replace(take(1), phase="reserve" if phase else ""))
-    taker.due(0.0)
-    if phase == "granted":
-        taker.granted(1)
-    taker.void(0.1, 1)
-    found = [(a.take, a.void, a.phase) for _, a in taker.due(0.1)]
-    assert found == [(1, True, "reserve" if phase else "")]
-    taker.void(0.2, 1)
-    assert taker.due(0.2) == []
 
 
 @pytest.mark.parametrize(
@@ -269,11 +243,6 @@ def test_plausible_answers_by_phase(
 
 
 # The maker
-
-
-def test_the_answer_carries_the_decision() -> None:
-    made = Decision("t", 7, "M", 57, 100, 3, 1234, 88, "why")
-    assert result_of(made) == TakeResult(7, "M", 57, 100, 3, 1234, 88, "why")
 
 
 @pytest.mark.parametrize(
