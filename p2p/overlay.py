@@ -30,7 +30,6 @@ from p2p.discovery.strategy import DiscoveryStrategy, PeerDiscovery
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
-from p2p.mesh.message_budget import REQUEST_COST
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import DEFAULT_SETTINGS, RelayEncryption, RouterSettings, Way
 from p2p.peers.peer_manager import DEFAULT_SETTINGS as PEER_DEFAULTS
@@ -136,7 +135,6 @@ class Overlay:
             ),
         )
         self.rpc = Rpc(self.router, rng=rng, flush=self.flush)
-        self.router.budgets.set_cost("request", REQUEST_COST)
         self.grenache = grenache
         self._grape: GrapeStrategy | None = None
         self.discovery: PeerDiscovery | None = None

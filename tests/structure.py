@@ -48,7 +48,7 @@ LINES = {
     "config": 1_700,
     "exchange": 50,
     "exchange/engine": 2_250,  # long work in slices
-    "exchange/feeds": 2_950,  # checkpoints and snapshots in slices
+    "exchange/feeds": 2_965,  # checkpoints and snapshots in slices; the clock of presences
     "exchange/journal": 3_400,
     "exchange/ledger": 2_050,
     "exchange/market": 1_600,
@@ -71,7 +71,7 @@ LINES = {
     "node/cli": 6_250,
     "node/client": 2_100,
     "node/daemon": 3_110,
-    "node/http": 2_020,  # a server of its own, without aiohttp
+    "node/http": 2_075,  # shares of time for strangers
     "node/operations": 1_100,
     "node/parts": 300,
     "node/service": 3_960,  # long steps in slices
@@ -81,7 +81,7 @@ LINES = {
     "p2p": 450,
     "p2p/adaptive": 2_050,
     "p2p/addresses": 930,  # the budget of first contacts
-    "p2p/base": 2_080,  # the slots of all ports, and TLS that takes one first; the reach of addresses
+    "p2p/base": 2_110,  # the slots of all ports, and TLS that takes one first; the reach of addresses
     "p2p/discovery": 1_650,
     "p2p/flow": 3_000,
     "p2p/grenache": 11_050,  # the connection that only it has
@@ -92,7 +92,7 @@ LINES = {
     "p2p/reachability": 2_570,  # turns and shares of punches and dial-backs
     "p2p/rpc": 700,
     "p2p/services": 1_750,
-    "p2p/wire": 3_150,
+    "p2p/wire": 3_175,  # what reading and heartbeats may take
 }
 WIDE_CONSTRUCTORS = 6  # classes whose constructor takes more than MOST_ARGUMENTS
 LATE_BINDINGS = 2  # attributes of another object that a constructor sets

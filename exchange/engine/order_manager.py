@@ -40,7 +40,7 @@ from exchange.orders.reduce_only import ReduceOnly
 from exchange.takes.credit import CreditCheck
 from exchange.takes.fill_or_kill import FillOrKill
 from exchange.takes.maker_side import MakerSide
-from exchange.takes.take_protocol import OwnerMarks, PendingTakes, TakeDecisions
+from exchange.takes.take_protocol import OwnerClocks, PendingTakes, TakeDecisions
 from exchange.takes.taker_side import TakerSide
 
 EXPIRED = 200  # orders that are cancelled at once because their date has come: about a millisecond
@@ -52,10 +52,10 @@ class OrderManager:
     Acknowledge a command to the client only after the records of the next drain are durable.
     """
 
-    def __init__(self, context: EngineContext, marks: OwnerMarks) -> None:
+    def __init__(self, context: EngineContext, clocks: OwnerClocks) -> None:
         self._context = context
-        self.decisions = TakeDecisions(marks)
-        self.takes = takes = PendingTakes(marks)
+        self.decisions = TakeDecisions(clocks)
+        self.takes = takes = PendingTakes(clocks)
         self.store = store = OrderStore(context, takes)
         self.fills = fills = FillRecorder(context, store)
         credit = CreditCheck(context, store, takes, self.decisions)

@@ -108,8 +108,8 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
     The take of a fill-or-kill order is sent twice: `phase` "reserve" reserves the whole quantity or
     nothing, "commit" fills the reserved quantity.
 
-    `until` is the take's end: the owner refuses it if it is undecided when the owner's newest presence has a later mark,
-    (incarnation, counter). Earlier versions do not know it.
+    `until` is the take's end, (incarnation, renewals): the owner refuses the take if it is undecided when the owner has signed a later
+    time of its clock (`exchange.feeds.presence`). Earlier versions do not know it.
     """
 
     take: int
@@ -154,6 +154,9 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     "presence_request": PresenceRequest,
     "presences": PresencePart,
 }
+
+# Microseconds that one message costs its receiver, where it is not what others cost (`p2p.mesh.message_budget`, measured there)
+COSTS: dict[str, float] = {"feed_request": 80.0, "take": 150.0, "presence_request": 40.0}
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders = {name: msgspec.msgpack.Decoder(kind) for name, kind in MESSAGES.items()}

@@ -10,8 +10,10 @@ and the time between two renewals grow with the number of owners present. And up
 answered with a presence at once; beyond that it gets the presences that its neighbours keep
 (`exchange.feeds.presence_exchange`), or one join would cost a broadcast of each node.
 
-The mark of an owner, (incarnation, counter) of its newest presence, is also the clock by which takes of its orders end
-(`exchange.takes.take_protocol`). Counters from `BINDING` on say so: those of earlier versions begin with 1.
+A counter has two parts. The upper 32 bits count the times between two renewals that have passed, however many presences were
+signed in them: presences that others provoke do not make it faster. With the incarnation this is the clock by which takes of the owner's
+orders end (`exchange.takes.take_protocol`). The lower bits number the presences. Owners of earlier versions have counters below
+`BINDING`, so they have no clock.
 
 To show and to hide the orders of an owner costs a replica time, so an owner that comes and goes has to stay away: the longer the
 more orders it has, and twice as long with each return, until RETURNS_REMEMBERED without one.
@@ -29,6 +31,7 @@ from exchange.model.ports import SigningKeys
 MAX_LEASE_MS = 600_000
 MAX_HEADS = 1000
 BINDING = 2**32  # first counter of owners that refuse a take after its end
+COUNT_BITS = 32  # lower bits of a counter, which number the presences
 MAX_KNOWN = 100_000  # owners remembered: keys cost nothing to make
 STRETCH_FROM = 500  # owners present from which leases grow with their number
 ANSWER_UP_TO = 64  # owners present up to which a newcomer is answered
@@ -64,7 +67,9 @@ class PresenceLeases:
         self._network = network
         self._incarnation = incarnation
         self._lease_ms = lease_ms
-        self._counter = BINDING
+        self._renewals = BINDING >> COUNT_BITS
+        self._next_count = 0.0  # when the current time between renewals ends
+        self._made = 0
         self._known: dict[str, tuple[int, int]] = {}  # owner -> (incarnation, counter)
         self._until: dict[str, float] = {}
         self._ended: dict[str, float] = {}  # owner -> end of its last lease
@@ -98,14 +103,17 @@ class PresenceLeases:
 
     def make(self, now: float, heads: list[tuple[str, int]], *, leaving: bool = False) -> Presence:
         """Sign this node's next presence."""
-        self._counter += 1
+        self._made += 1
         self._last_renewal = now
         lease_ms = self.own_lease_ms
         self._next_renewal = now + self.renewal
+        if now >= self._next_count:
+            self._renewals += self._made > 1
+            self._next_count = self._next_renewal
         draft = Presence(
             self._keys.public_key,
             self._incarnation,
-            self._counter,
+            self._renewals << COUNT_BITS | self._made,
             0 if leaving else lease_ms,
             heads[:MAX_HEADS],
         )
@@ -114,13 +122,20 @@ class PresenceLeases:
         )
 
     @property
-    def own_mark(self) -> tuple[int, int]:
-        """(incarnation, counter) of this node's newest presence."""
-        return self._incarnation, self._counter
+    def own_clock(self) -> tuple[int, int]:
+        """(incarnation, renewals) by which takes of this node's orders end."""
+        return self._incarnation, self._renewals
 
     def mark(self, owner: str) -> tuple[int, int] | None:
         """(incarnation, counter) of the latest presence of an owner."""
         return self._known.get(owner)
+
+    def clock(self, owner: str) -> tuple[int, int] | None:
+        """(incarnation, renewals) of an owner by its latest presence; None if takes of its orders have no end."""
+        mark = self._known.get(owner)
+        if mark is None or mark[1] < BINDING:
+            return None
+        return mark[0], mark[1] >> COUNT_BITS
 
     @property
     def next_renewal(self) -> float:

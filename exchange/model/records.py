@@ -232,7 +232,7 @@ class PendingTake(msgspec.Struct, array_like=True, tag="take", gc=False):
     void: bool = False  # request a refusal if it is not decided yet
     seen: int = 0  # number of the maker's feed here at the first request
     phase: TakePhase = ""  # of a fill-or-kill order: reserve, granted, then commit or given_up
-    until: tuple[int, int] | None = None  # its end, as the mark of a presence of its maker
+    until: tuple[int, int] | None = None  # its end by its maker's clock
 
 
 class Decision(msgspec.Struct, frozen=True, array_like=True, tag="decision", gc=False):

@@ -17,11 +17,11 @@ is over, is final.
     journal the fill
 
 Every take has an end, so that a maker that waits to see where the price goes gains nothing. Its clock is what the maker signs: the
-take names a mark of the maker's presence, `TAKE_PRESENCES` after the newest one that the taker has. The maker refuses
-the take if it is undecided when it has signed a later presence. That presence names the last number of each feed, so
+take names a time of the clock in the maker's presences (`exchange.feeds.presence`), `TAKE_RENEWALS` after the latest that the taker
+has. The maker refuses the take if it is undecided when it has signed a later one. That presence names the last number of each feed, so
 a taker that has all events up to there, and no fill among them, knows that there is none: the quantity is free again.
 A fill behind it is a breach by the maker. While the maker signs nothing the take stays pending, because a maker that is
-cut off may have decided it. Owners of earlier versions are not bound, which the counters of their presences show.
+cut off may have decided it. Owners of earlier versions are not bound, which their presences show.
 
 Rules of this file:
 - The two classes hold state and no policy: `taker_side` and `maker_side` decide.
@@ -38,7 +38,6 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from exchange.feeds.exchange_messages import Take, TakeResult
-from exchange.feeds.presence import BINDING
 from exchange.model.records import Decision, PendingTake
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.keyed_heap import KeyedHeap
@@ -53,27 +52,25 @@ RESERVED = "reserved"  # reason of a decision that is not final
 RESERVATION_US = 60_000_000  # lifetime of a reservation
 PATIENCE = 10.0  # seconds without an answer until the request wants a refusal if undecided
 
-TAKE_PRESENCES: Final = (
-    4  # of its maker within which a take is decided: 9 to 12 s with the usual lease
+TAKE_RENEWALS: Final = (
+    4  # of its maker within which a take is decided: 9 to 15 s with the usual lease
 )
-MOST_PRESENCES: Final = (
-    32  # within which a take of a maker is decided whose earlier ones came too late
-)
+MOST_RENEWALS: Final = 32  # within which one is decided whose maker's earlier ones came too late
 MAX_ENDED: Final = 10_000  # ended takes that are remembered, to notice late fills
 
 _Key = TypeVar("_Key", str, int)
 
 
-Mark = tuple[int, int]  # (incarnation, counter) of a presence
+Clock = tuple[int, int]  # (incarnation, renewals)
 
 
-class OwnerMarks(Protocol):
-    """Marks of presences (`exchange.feeds.presence.PresenceLeases`)."""
+class OwnerClocks(Protocol):
+    """Clocks of presences (`exchange.feeds.presence.PresenceLeases`)."""
 
     @property
-    def own_mark(self) -> Mark: ...
+    def own_clock(self) -> Clock: ...
 
-    def mark(self, owner: str) -> Mark | None: ...
+    def clock(self, owner: str) -> Clock | None: ...
 
 
 @dataclass(slots=True)
@@ -95,14 +92,14 @@ def _remove(index: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
 class PendingTakes:
     """Takes of this node without a final answer, and the schedule of their requests."""
 
-    def __init__(self, marks: OwnerMarks) -> None:
-        self._marks = marks
+    def __init__(self, clocks: OwnerClocks) -> None:
+        self._clocks = clocks
         self._requests: dict[int, _Request] = {}
         self._ending: dict[int, None] = {}  # takes after whose end the maker has signed a head
         self._ended: BoundedMap[int, str] = BoundedMap(MAX_ENDED)  # maker by take
         self._allowed: BoundedMap[str, int] = BoundedMap(
             MAX_ENDED
-        )  # presences by maker, if others than usual
+        )  # renewals by maker, if others than usual
         self._by_order: dict[int, dict[int, None]] = {}
         self._by_maker: dict[str, dict[int, None]] = {}  # take numbers, ascending
         self._due: KeyedHeap[int, float] = KeyedHeap()  # time of the next request by take number
@@ -137,31 +134,31 @@ class PendingTakes:
 
     # Ends
 
-    def end_of(self, maker: str) -> Mark | None:
+    def end_of(self, maker: str) -> Clock | None:
         """Return the end of a take that is requested now; None if its maker is not bound by any."""
-        mark = self._marks.mark(maker)
-        if mark is None or mark[1] < BINDING:
+        clock = self._clocks.clock(maker)
+        if clock is None:
             return None
-        return mark[0], mark[1] + self._allowed.get(maker, TAKE_PRESENCES)
+        return clock[0], clock[1] + self._allowed.get(maker, TAKE_RENEWALS)
 
     def learn(self, maker: str, *, late: bool) -> None:
-        """Allow a maker twice the presences after a take that came too late, because the way there may take that long, and
+        """Allow a maker twice the renewals after a take that came too late, because the way there may take that long, and
         half of that again after one that did not."""
-        allowed = self._allowed.pop(maker, TAKE_PRESENCES)
-        allowed = min(2 * allowed, MOST_PRESENCES) if late else allowed // 2
-        if allowed > TAKE_PRESENCES:
+        allowed = self._allowed.pop(maker, TAKE_RENEWALS)
+        allowed = min(2 * allowed, MOST_RENEWALS) if late else allowed // 2
+        if allowed > TAKE_RENEWALS:
             self._allowed[maker] = allowed
 
     def signed(self, maker: str, heads: Iterable[tuple[str, int]]) -> None:
         """Process the heads of a maker's newest presence."""
-        numbers, mark = self._by_maker.get(maker), self._marks.mark(maker)
-        if not numbers or mark is None or mark[1] < BINDING:
+        numbers, clock = self._by_maker.get(maker), self._clocks.clock(maker)
+        if not numbers or clock is None:
             return
         of_market = dict(heads)
         for number in numbers:
             request = self._requests[number]
             until, head = request.take.until, of_market.get(request.take.market)
-            if until is not None and mark > until and head is not None and not request.end:
+            if until is not None and clock > until and head is not None and not request.end:
                 request.end = head
                 self._ending[number] = None
 
@@ -194,10 +191,10 @@ class PendingTakes:
         every `renewal` seconds; None if one of them has no end."""
         longest = 0.0
         for take in self.of_order(order):
-            mark = self._marks.mark(take.maker)
-            if take.until is None or mark is None:
+            clock = self._clocks.clock(take.maker)
+            if take.until is None or clock is None:
                 return None
-            left = take.until[1] - mark[1] + 1 if mark[0] == take.until[0] else 1
+            left = take.until[1] - clock[1] + 1 if clock[0] == take.until[0] else 1
             longest = max(longest, left * renewal)
         return longest
 
@@ -308,8 +305,8 @@ class PendingTakes:
 class TakeDecisions:
     """Decisions of this node on takes by others: each is made once and kept until the taker knows it."""
 
-    def __init__(self, marks: OwnerMarks) -> None:
-        self._owner = marks
+    def __init__(self, clocks: OwnerClocks) -> None:
+        self._owner = clocks
         self._decisions: dict[str, dict[int, Decision]] = {}
         self._marks: dict[str, int] = {}  # by taker: decisions below are forgotten
         self._kept = 0  # decisions
@@ -346,9 +343,9 @@ class TakeDecisions:
                 del self._decisions[taker]
         return True
 
-    def is_late(self, until: Mark | msgspec.UnsetType) -> bool:
+    def is_late(self, until: Clock | msgspec.UnsetType) -> bool:
         """Report if a take with this end may not be filled any more: this node has signed a later presence."""
-        return until is not msgspec.UNSET and self._owner.own_mark > until
+        return until is not msgspec.UNSET and self._owner.own_clock > until
 
     def stale(self, taker: str, take: int) -> bool:
         """Report if a request is a late copy: the taker has announced that it knows the outcome."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from config import Settings
 from exchange.engine.engine import MESSAGES, Engine
+from exchange.feeds.exchange_messages import COSTS
 from exchange.journal.journal import Journal, JournalError
 from exchange.journal.market_history import MarketHistory
 from exchange.ledger.accounts import Accounts
@@ -264,7 +265,10 @@ class Node:
         self.overlay = overlay = _overlay(settings, identity, self.parts, self._on_neighbour)
         for message_type in MESSAGES:
             overlay.router.handle(
-                message_type, self._on_message, useful=message_type in USEFUL_MESSAGES
+                message_type,
+                self._on_message,
+                cost=COSTS.get(message_type),
+                useful=message_type in USEFUL_MESSAGES,
             )
         self.mesh = ServiceMesh(
             identity,

@@ -13,11 +13,12 @@ from time import perf_counter
 
 from node.http import limits
 from node.http.http_messages import HeadReader, Malformed, Response
+from node.http.rate_limit import TimeShares
 from node.http.request_figures import RequestFigures
 from node.http.router import Handler, Router
 from node.http.server_connection import Request, ServerConnection
 from p2p.base.places import Places
-from p2p.base.tls_gate import Cuttable, listen
+from p2p.base.tls_gate import Cuttable, Listener, listen
 from p2p.ground.owned_tasks import OwnedTasks
 
 log = logging.getLogger("node.api")
@@ -155,7 +156,7 @@ def connections_allowed(most: int) -> int:
 
 
 class HttpServer:
-    """Serves an application until it is stopped. `heads` and `connections` are for the connections."""
+    """Serves an application until it is stopped. `heads`, `connections` and `shares` are for the connections."""
 
     def __init__(self, application: Application, *, more: int = 0) -> None:
         """`more`: connections beside those of `limits.CONNECTIONS`."""
@@ -166,9 +167,10 @@ class HttpServer:
             limits.CONNECTIONS_PER_ADDRESS,
             limits.CONNECTIONS_PER_NETWORK,
         )
+        self.shares = TimeShares()
         self.stopping = False
         self._empty = asyncio.Event()  # no connection is left, of a server that is stopping
-        self._server: asyncio.Server | None = None
+        self._server: Listener | None = None
 
     async def start(
         self, host: str, port: int, context: ssl.SSLContext | None = None
@@ -187,8 +189,7 @@ class HttpServer:
             tasks=self.application.tasks,
             backlog=limits.BACKLOG,
         )
-        bound = self._server.sockets[0].getsockname()
-        return str(bound[0]), int(bound[1])
+        return self._server.address
 
     async def stop(self) -> None:
         """End all connections; requests in progress and goodbyes get a few seconds. Idempotent."""

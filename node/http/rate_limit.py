@@ -1,11 +1,18 @@
-"""Rate limit of HTTP clients: a token bucket for each client, in a table of bounded size."""
+"""Rate limit of HTTP clients: a token bucket for each client, in a table of bounded size. And shares of the processor's time, for what
+no rate counts: pings, small frames, subscriptions, large documents, requests that are refused."""
 
 from __future__ import annotations
 
 from math import ceil
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from p2p.ground.tokens import MAX_BUCKETS, TokenTable
+
+STRANGER_SHARE: Final = 0.25  # of a core, for what one stranger's address sends,
+STRANGERS_SHARE: Final = 0.5  # and for that of all;
+STRANGER_BURST: Final = 2.0  # seconds of it at once
+LONGEST_REST: Final = 1.0  # seconds
+_ALL: Final = ""
 
 
 class RateVerdict(NamedTuple):
@@ -42,3 +49,19 @@ class RateLimit:
     def allows(self, client: str, now: float) -> bool:
         """Count a request of `client` and return True if it may be served."""
         return self.ask(client, now).allowed
+
+
+class TimeShares:
+    """Processor time that strangers' connections may take: a share for each address, and one for all. Seconds."""
+
+    def __init__(self) -> None:
+        self._each = TokenTable(STRANGER_SHARE, STRANGER_BURST)
+        self._all = TokenTable(STRANGERS_SHARE, STRANGER_BURST)
+
+    def spend(self, now: float, address: str, seconds: float) -> float:
+        """Count time that went into what an address sent. Returns how long not to read from it."""
+        owed = 0.0
+        for table, name in ((self._each, address), (self._all, _ALL)):
+            table.overdraw(now, name, seconds)
+            owed = max(owed, -table.tokens(now, name) / table.rate)
+        return min(owed, LONGEST_REST)

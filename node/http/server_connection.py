@@ -29,7 +29,7 @@ from node.http.http_messages import (
     Response,
     check_beginning,
 )
-from p2p.base.places import Places, Rank
+from p2p.base.places import Places, Rank, address_group
 
 if TYPE_CHECKING:
     from node.http.http_server import HttpServer
@@ -131,6 +131,10 @@ class ServerConnection(asyncio.Protocol):
         self._discarding = False  # the connection ends, and what still comes is not wanted
         self.writing_paused = False
         self._reading_paused = False
+        self._stranger: str | None = (
+            None  # whose time it takes; None: this machine's, or of who has shown a key
+        )
+        self._resting = False  # not read because of that
         self._idle_since = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
         self._gone: Callable[[], object] | None = None
@@ -144,6 +148,7 @@ class ServerConnection(asyncio.Protocol):
         self.remote = str(peer[0]) if isinstance(peer, tuple) else ""
         self.local = str(local[0]) if isinstance(local, tuple) else ""
         self.secure = made.get_extra_info("sslcontext") is not None
+        self._stranger = address_group(self.remote)
         goes = self._server.connections.enter(self, self.remote)
         if goes is not None:
             goes.cut()
@@ -158,6 +163,23 @@ class ServerConnection(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
+        if self._stranger is None:
+            self._process(data)
+            return
+        began = perf_counter()
+        self._process(data)
+        spent = perf_counter() - began
+        rest = self._server.shares.spend(self._loop.time(), self._stranger, spent)
+        if rest and not self._resting:
+            self._resting = True
+            self._loop.call_later(rest, self._rested)
+            self._steer()
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._steer()
+
+    def _process(self, data: bytes) -> None:
         if self._socket is not None:
             self._socket.receive(data)
         elif not self._discarding:
@@ -326,6 +348,7 @@ class ServerConnection(asyncio.Protocol):
         """Note who the client has shown to be: others do not take the place of its connection."""
         if rank > self.rank:
             self.rank = rank
+            self._stranger = None
             self._server.connections.rise(self, rank)
             if self._places is not None:
                 self._places.rise(self, rank)
@@ -357,14 +380,23 @@ class ServerConnection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def pause_reading(self) -> None:
-        if not self._reading_paused and not self.ended and self._transport is not None:
+        if not self._reading_paused:
             self._reading_paused = True
-            self._transport.pause_reading()
+            self._steer()
 
     def resume_reading(self) -> None:
-        if self._reading_paused and not self.ended and self._transport is not None:
+        if self._reading_paused:
             self._reading_paused = False
-            self._transport.resume_reading()
+            self._steer()
+
+    def _steer(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._reading_paused or self._resting:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
 
     def upgrade(self, lines: str, made: ServerSocket, buffer: int) -> bytes:
         """Answer the request in progress with a change of protocol; return what came behind it."""

@@ -1,4 +1,5 @@
-"""Listening with TLS so that a connection has its slot before the handshake, which costs this machine more than the client.
+"""Listening so that a connection has its slot from its acceptance: before TLS, whose handshake costs this machine more than
+the client.
 
 The event loop's own TLS servers tell of a connection once its handshake is done: until then nothing counts it.
 """
@@ -6,7 +7,10 @@ The event loop's own TLS servers tell of a connection once its handshake is done
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, Protocol, cast
@@ -17,6 +21,8 @@ from p2p.ground.owned_tasks import OwnedTasks
 log = logging.getLogger(__name__)
 
 HANDSHAKE: Final = 10.0  # seconds
+_PAUSE: Final = 0.5  # seconds, when the process has no file descriptors left
+_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Cuttable(Protocol):
@@ -27,13 +33,41 @@ class Cuttable(Protocol):
     def __hash__(self) -> int: ...
 
 
-class TlsGate(asyncio.Protocol):
-    """A connection from its acceptance to the end of its TLS handshake. Then `make` makes its protocol."""
+class _Handshake:
+    """A connection until its protocol takes a slot."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        self.accepted = accepted
+        self.task: asyncio.Task[None] | None = None
+        self.began = False  # the transport closes the socket
+
+    def cut(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
+class _Handover(asyncio.Protocol):
+    """Hands a connection over to its protocol as soon as it is made."""
+
+    def __init__(self, make: Callable[[], asyncio.Protocol], begins: Callable[[], None]) -> None:
+        self._make = make
+        self._begins = begins
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._begins()
+        protocol = self._make()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+class Listener:
+    """Sockets that listen until `close`. Made by `listen`."""
 
     def __init__(
         self,
+        listening: list[socket.socket],
         make: Callable[[], asyncio.Protocol],
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None,
         places: Places[Cuttable],
         tasks: OwnedTasks,
     ) -> None:
@@ -41,54 +75,53 @@ class TlsGate(asyncio.Protocol):
         self._context = context
         self._places = places
         self._tasks = tasks
-        self._transport: asyncio.Transport | None = None
-        self._early: list[bytes] = []  # behind the handshake, before there is a protocol
-        self._ended = False
+        host, port, *_ = listening[0].getsockname()
+        self.address: tuple[str, int] = (str(host), int(port))
+        self._accepting = [tasks.start(self._accept(each)) for each in listening]
+        for task, each in zip(self._accepting, listening, strict=True):
+            task.add_done_callback(lambda _, each=each: each.close())  # type: ignore[misc]
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._transport is not None:
-            return  # once more, of the same connection with TLS
-        self._transport = made = cast(asyncio.Transport, transport)
-        made.pause_reading()
-        peer = made.get_extra_info("peername")
-        goes = self._places.enter(self, str(peer[0]) if isinstance(peer, tuple) else "")
-        if goes is not None:
-            goes.cut()
-        if goes is not self:
-            self._tasks.start(self._handshake(made))
+    def close(self) -> None:
+        """Accept no more, from the next turn of the event loop on. Idempotent."""
+        for task in self._accepting:
+            task.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        self._early.append(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._ended = True
-        self._places.leave(self)
-
-    def cut(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def _handshake(self, plain: asyncio.Transport) -> None:
+    async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, peer = await loop.sock_accept(listening)
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    log.warning("cannot accept connections: %s", error)
+                    await asyncio.sleep(_PAUSE)
+                continue
+            slot = _Handshake(accepted)
+            goes = self._places.enter(slot, str(peer[0]))
+            if goes is slot:
+                accepted.close()
+                continue
+            if goes is not None:
+                goes.cut()
+            slot.task = self._tasks.start(self._make_connection(slot))
+            slot.task.add_done_callback(lambda _, slot=slot: self._ended(slot))  # type: ignore[misc]
+
+    async def _make_connection(self, slot: _Handshake) -> None:
+        slot.began = True
         try:
-            made = await loop.start_tls(
-                plain, self, self._context, server_side=True, ssl_handshake_timeout=HANDSHAKE
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: _Handover(self._make, lambda: self._places.leave(slot)),
+                slot.accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=None if self._context is None else HANDSHAKE,
             )
-        except (OSError, asyncio.CancelledError) as error:
-            plain.abort()
-            if isinstance(error, asyncio.CancelledError):
-                raise
+        except OSError as error:
             log.debug("no TLS: %s", error)
-            return
-        finally:
-            self._places.leave(self)
-        if made is None or self._ended:
-            return
-        protocol = self._make()
-        made.set_protocol(protocol)
-        protocol.connection_made(made)
-        for data in self._early:
-            protocol.data_received(data)
+
+    def _ended(self, slot: _Handshake) -> None:
+        self._places.leave(slot)
+        if not slot.began:  # cut before it could
+            slot.accepted.close()
 
 
 async def listen(
@@ -100,15 +133,34 @@ async def listen(
     places: Places[Cuttable],
     tasks: OwnedTasks,
     backlog: int = 100,
-) -> asyncio.Server:
-    """Listen for connections whose protocols `make` makes. They take a slot of `places` when they are made, and with TLS
-    (`context`) also before. `tasks` run the handshakes.
+) -> Listener:
+    """Listen at `host` (a name or an address) and `port` (0: a free one) for connections whose protocols `make` makes. They
+    take a slot of `places` when they are made; before, with TLS (`context`) until the end of the handshake, they have one as
+    well. `tasks` run the handshakes.
 
     Raises:
         OSError: the address cannot be bound.
     """
-
-    def accept() -> asyncio.Protocol:
-        return make() if context is None else TlsGate(make, context, places, tasks)
-
-    return await asyncio.get_running_loop().create_server(accept, host, port, backlog=backlog)
+    infos = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    with contextlib.ExitStack() as undo:
+        listening: list[socket.socket] = []
+        for family, _, _, _, address in dict.fromkeys(infos):
+            # Every address of a name listens on the port that the first one got.
+            bound = (address[0], listening[0].getsockname()[1] if listening else port, *address[2:])
+            try:
+                made = socket.create_server(
+                    cast(tuple[str, int], bound), family=family, backlog=backlog
+                )
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL and len(infos) > 1:
+                    continue  # "localhost" on a machine without IPv6
+                raise
+            undo.callback(made.close)
+            made.setblocking(False)
+            listening.append(made)
+        if not listening:
+            raise OSError(errno.EADDRNOTAVAIL, f"this machine has no address of {host}")
+        undo.pop_all()
+    return Listener(listening, make, context, places, tasks)

@@ -62,12 +62,19 @@ ENTRY_OVERHEAD: Final = 500  # bytes of a deferred broadcast beside its payload
 PER_BYTE: Final = 0.02  # microseconds: copying, hashing and decoding
 ANNOUNCED_BYTE: Final = 0.15  # of an announcement: 2.5 for each id
 PULLED_BYTE: Final = 0.3  # of a pull: 5 for each id, which is looked up and sent
-# Microseconds; a message from the peer itself, unless its type has another cost
-DIRECT_COST: Final = 20.0
+# Microseconds, on a machine that checks an Ed25519 signature in `CHECK_US`; `python -m tests.benchmarks costs` measures them.
+CHECK_US: Final = 100.0
+DIRECT_COST: Final = 20.0  # a message from the peer itself, unless its type has another cost
 DUPLICATE_COST: Final = 5.0  # a broadcast that is known already
-REQUEST_COST: Final = 50.0  # of RPC: a task, a handler and a response
-BROADCAST_COST: Final = 200.0  # with the check of its signature
-RELAY_COST: Final = 250.0  # the same, and a copy for the next node
+BROADCAST_COST: Final = 220.0  # with the check of its signature
+RELAY_COST: Final = (
+    270.0  # of a signed message, beside that of its type: the check, and a copy or a signed answer
+)
+COSTS: Final = {
+    "reachability": 50.0,
+    "request": 50.0,  # a task, a handler and a response
+    "branch": 20.0,
+}
 
 
 class Passing(Enum):
@@ -104,7 +111,7 @@ class MessageBudgets:
         self._networks: dict[str, tuple[Tokens, set[str]]] = {}
         self._origins: BoundedMap[str, tuple[Tokens, Tokens]] = BoundedMap(MAX_ORIGINS)
         self._all_origins = Tokens(ORIGINS_BURST)
-        self._costs: dict[str, float] = {}
+        self._costs: dict[str, float] = dict(COSTS)
         self._byte_costs: dict[str, float] = {"ihave": ANNOUNCED_BYTE, "graft": PULLED_BYTE}
         self.counters: Counter[str] = Counter(link=0, network=0, origin=0, origins=0, abuse=0)
 
@@ -150,13 +157,20 @@ class MessageBudgets:
                 del self._networks[group]
 
     def charge(
-        self, now: float, link: str, message_type: str, size: int, default: float
+        self,
+        now: float,
+        link: str,
+        message_type: str,
+        size: int,
+        default: float,
+        more: float = 0.0,
     ) -> str | None:
-        """Charge a message to its link and network; returns the scope that refuses it, None if it may pass."""
+        """Charge a message to its link and network: the cost of its type, or else `default`, and `more`. Returns the scope that
+        refuses it, None if it may pass."""
         budget = self._links.get(link)
         if budget is None:
             return None
-        cost = self._costs.get(message_type, default)
+        cost = self._costs.get(message_type, default) + more
         cost += self._byte_costs.get(message_type, PER_BYTE) * size
         budget.spent += cost
         if not budget.tokens.take(now, LINK_RATE, LINK_BURST, cost):

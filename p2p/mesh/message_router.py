@@ -269,9 +269,9 @@ class MessageRouter:
             scope = self.budgets.charge(now, link, "", 0, DUPLICATE_COST)
         else:
             cost = BROADCAST_COST if to_all else DIRECT_COST
-            if envelope.sig is not None:
-                cost = RELAY_COST
-            scope = self.budgets.charge(now, link, envelope.type, len(envelope.payload), cost)
+            more = 0.0 if envelope.sig is None else RELAY_COST
+            size = len(envelope.payload)
+            scope = self.budgets.charge(now, link, envelope.type, size, cost, more)
         if scope is not None:
             self._refuse(now, link, envelope, scope)
         elif to_all:

@@ -19,6 +19,7 @@ import msgspec
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused, P2PError, RemoteProtocolError
 from p2p.base.limits import HEARTBEAT_INTERVAL, MAX_BAD_MESSAGES
 from p2p.base.network_group import is_local, network_group
+from p2p.ground.tokens import Tokens
 from p2p.wire import tls
 from p2p.wire.frame_transport import FrameTransport
 from p2p.wire.handshake import HandshakeMachine, HandshakeState, HandshakeTerms, Role, read_goodbye
@@ -31,6 +32,8 @@ MSGPACK = "msgpack"  # in Capabilities.codecs
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode  # `Codec.encode` without the call around it
 
+HEARTBEAT_RATE = 20.0  # a second, of a peer: they are answered, and no budget counts them
+HEARTBEAT_BURST = 200.0
 LINK_TYPES = frozenset({"handshake", "handshake_ack", "heartbeat", "goodbye", "probe", "probe_ack"})
 
 
@@ -107,6 +110,7 @@ class PeerConnection(FrameTransport):
         self._encode_message: Callable[[Envelope], bytes] = partial(host.codec.encode, as_json=True)
         self._application_types = frozenset(host.codec.payloads) - LINK_TYPES
         self._liveness: Liveness | None = None
+        self._beats = Tokens(HEARTBEAT_BURST)  # of the peer
         self._beat: asyncio.TimerHandle | None = None
 
     # Link
@@ -300,6 +304,8 @@ class PeerConnection(FrameTransport):
         if kind == "heartbeat":
             beat = self._codec.payload(kind, envelope.payload)
             now = self._clock()
+            if not self._beats.take(now, HEARTBEAT_RATE, HEARTBEAT_BURST):
+                raise RemoteProtocolError(Code.ABUSE, "too many heartbeats")
             self.stats.last_heartbeat = now
             if self._liveness is not None:
                 answer = self._liveness.received(beat, now)

@@ -5,6 +5,9 @@ is handed on in one call, without a task per message. Links take turns (`p2p.wir
 frames, or `TURN_TIME` seconds of work, reading stops until the others were served. Some messages cost a thousand times
 more than others, and the peer chooses which it sends.
 
+What a link's bytes cost before they are frames, TLS above all, is bounded too: a peer that writes one byte a record makes them cost a
+thousand times more. Beyond `READ_SHARE` of a core the link is not read for a while.
+
 Writing: frames wait in an outbox that is joined and written once per turn of the loop, or as soon as
 `WRITE_CHUNK` bytes wait. While the transport has enough, the outbox keeps what comes, in joined chunks
 that end on frame boundaries: so all of it is counted, and can be dropped in favour of a goodbye.
@@ -31,12 +34,16 @@ from p2p.base.limits import (
     OUTBOX_LIMIT,
     READ_BUFFER,
 )
+from p2p.ground.tokens import Tokens
 from p2p.wire.framing import HEADER, FrameDecoder, pack_length
 from p2p.wire.link import LinkStats
 from p2p.wire.read_turns import ReadTurns
 
 WRITE_CHUNK = 256 * 1024  # bytes joined into one write at most, and held by the transport at once
 CLOSE_GRACE = 1.0  # seconds for last words to be read
+READ_SHARE = 0.2  # of a core: what reading and decrypting the bytes of one link may take for long,
+READ_BURST = 1.0  # and seconds of it at once
+LONGEST_REST = 1.0  # seconds without reading: a link that is not read for long seems to be dead
 
 
 class FrameTransport(asyncio.BufferedProtocol):
@@ -57,6 +64,9 @@ class FrameTransport(asyncio.BufferedProtocol):
         self._backlog: list[bytearray] = []  # taken from the decoder, left for the next turn
         self._closing = False  # arriving frames are dropped, except a goodbye
         self._reading = True
+        self._read_began = 0.0
+        self._read_share = Tokens(READ_BURST)
+        self._rest: asyncio.TimerHandle | None = None
         self._pending: list[bytes] = []  # lengths and payloads in turn
         self._pending_bytes = 0
         self._chunks: deque[bytes] = deque()  # waiting for the transport
@@ -104,11 +114,16 @@ class FrameTransport(asyncio.BufferedProtocol):
         self.opened()
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        self._read_began = perf_counter()
         return self._decoder.writable()
 
     def buffer_updated(self, nbytes: int) -> None:
         self.stats.bytes_received += nbytes
-        self.stats.last_seen = self._clock()
+        self.stats.last_seen = now = self._clock()
+        share = self._read_share
+        if not share.take(now, READ_SHARE, READ_BURST, spent := perf_counter() - self._read_began):
+            share.level -= spent
+            self._rest_for(min(-share.level / READ_SHARE, LONGEST_REST))
         self._decoder.wrote(nbytes)
         if self._reading and not self._turns.ready(self):
             self._read_on(False)
@@ -128,11 +143,20 @@ class FrameTransport(asyncio.BufferedProtocol):
             self._read_on(not more)
         return more
 
+    def _rest_for(self, seconds: float) -> None:
+        if self._rest is None and seconds > 0:
+            self._rest = self._loop.call_later(seconds, self._rested)
+            self._read_on(self._reading)
+
+    def _rested(self) -> None:
+        self._rest = None
+        self._read_on(self._reading)
+
     def _read_on(self, reading: bool) -> None:
         self._reading = reading
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            if reading:
+            if reading and self._rest is None:
                 transport.resume_reading()
             else:
                 transport.pause_reading()

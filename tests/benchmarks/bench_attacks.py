@@ -34,14 +34,14 @@ UNPACED = FeedLimits(owner_burst=1e12, total_burst=1e12)  # time stands still in
 class Owner:
     """An owner of a feed that writes whatever it likes."""
 
-    def __init__(self) -> None:
-        self.keys = NodeKeys(Identity.generate())
-        self.feed = Feed(self.keys.node_id, MARKET)
+    def __init__(self, identity: Identity | None = None, market: str = MARKET) -> None:
+        self.keys = NodeKeys(identity or Identity.generate())
+        self.feed = Feed(self.keys.node_id, market)
         self.writer = Writer(self.feed, self.keys, NETWORK)
         self._leases = PresenceLeases(self.keys, NETWORK, incarnation=1, lease_ms=600_000)
 
     def presence(self, *, leaving: bool = False) -> Presence:
-        return self._leases.make(NOW, [(MARKET, self.feed.signed)], leaving=leaving)
+        return self._leases.make(NOW, [(self.feed.market, self.feed.signed)], leaving=leaving)
 
     def orders(self, count: int, first: int = 1) -> list[Batch]:
         for number in range(first, first + count):

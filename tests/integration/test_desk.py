@@ -97,8 +97,8 @@ def _trade(directory: Path, first: str) -> None:
 
 def _take_over(directory: Path) -> None:
     """Kill the first node; its standby goes on."""
-    before = run_cli("standby", "status", "--json", "--data-dir", str(directory / "standby"))
-    assert json.loads(before.stdout)["in_sync"], before.stdout
+    standby = ("standby", "status", "--json", "--data-dir", str(directory / "standby"))
+    eventually(lambda: json.loads(run_cli(*standby).stdout)["in_sync"])
     status = run_cli("status", "--json", "--data-dir", str(directory / "node-a"))
     runtime = json.loads((directory / "node-a" / "node.json").read_text("utf-8"))
     os.kill(runtime["pid"], signal.SIGKILL)

@@ -14,7 +14,7 @@ from tests.simulation.invariants import Violation
 from tests.simulation.recoveries import Recovered, lose_and_recover
 from tests.simulation.settings import settings_of
 
-SEEDS = [1, 2, 5, 7, 12, 14, 15]
+SEEDS = [1, 2, 5, 8, 12, 14, 15]
 FOUND = [109, 111, 206]  # reused an order number or a take number once
 
 

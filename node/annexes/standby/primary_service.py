@@ -35,7 +35,7 @@ from node.daemon.released_position import ReleasedPosition
 from node.daemon.role_file import Role
 from node.views.node_views import StandbyView
 from p2p.base.places import Places, Rank
-from p2p.base.tls_gate import Cuttable, listen
+from p2p.base.tls_gate import Cuttable, Listener, listen
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.wire.tls import server_context
 
@@ -89,7 +89,7 @@ class PrimaryService:
         self._held: deque[tuple[int, int, Callable[[], None]]] = deque()  # unit, position, call
         self._link: Link | None = None
         self._tail: Tail | None = None
-        self._server: asyncio.Server | None = None
+        self._server: Listener | None = None
         self._links: set[asyncio.Task[None]] = set()
         self._places = Places[Cuttable](MAX_LINKS, LINKS_PER_ADDRESS)
         self._handshakes = OwnedTasks(log)

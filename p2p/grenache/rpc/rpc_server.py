@@ -29,7 +29,7 @@ from typing import Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from p2p.base.tls_gate import listen
+from p2p.base.tls_gate import Listener, listen
 from p2p.grenache.directory import Address
 from p2p.grenache.rpc.direct_requests import DirectHandlers, response
 from p2p.grenache.rpc.limits import Limits
@@ -154,7 +154,7 @@ class RpcServer:
         self._direct = direct or {}
         self.closing = False
         self._web: WebServer | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._handshakes = OwnedTasks(log)
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -183,8 +183,6 @@ class RpcServer:
         """
         if self._web is not None:
             raise RuntimeError("it was started already")
-        if host.lower() == "localhost":
-            host = "127.0.0.1"  # one socket: port 0 would be another for each address family
         loop = asyncio.get_running_loop()
         web_server = WebServer(self._handle, self.limits, self._direct)
         self._listener = await listen(
@@ -198,8 +196,7 @@ class RpcServer:
         self._web = web_server
         self.closing = False
         self._sweeper = loop.create_task(self._sweep(web_server))
-        bound = self._listener.sockets[0].getsockname()
-        return str(bound[0]), int(bound[1])
+        return self._listener.address
 
     def stop_listening(self) -> None:
         """Take no further connections; those that are open go on."""
@@ -220,10 +217,6 @@ class RpcServer:
         await asyncio.gather(*(socket.close() for socket in list(self._sockets)))
         web_server.pre_shutdown()
         await web_server.shutdown(CLOSE_TIMEOUT)
-        if self._listener is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await self._listener.wait_closed()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = request.headers

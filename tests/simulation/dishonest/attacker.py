@@ -80,7 +80,7 @@ class Attacker:
         node_id_of: Callable[[int], str],
         seed: str,
     ) -> None:
-        """`unread(victim, attacker)`: bytes of the attacker that the victim has not read yet."""
+        """`markets`: honest orders are timed in the last one. `unread(victim, attacker)`: bytes of the attacker that the victim has not read yet."""
         self.number = number
         self.keys = keys
         self.node_id = keys.node_id

@@ -36,7 +36,7 @@ from exchange.model.events import (
 )
 from p2p.wire.messages import EVERYONE, Codec, Envelope, Graft, IHave
 from p2p.wire.messages import pack as pack_control
-from tests.simulation.dishonest.attacker import NETWORK, Attacker
+from tests.simulation.dishonest.attacker import NETWORK, Attacker, Owner
 
 if TYPE_CHECKING:
     from exchange.model.events import Event
@@ -395,6 +395,103 @@ class FalseResults(Misbehaviour):
             attacker.send(peer, "take_result", pack(result))
 
 
+class LateMaker(Misbehaviour):
+    """Shows the best price, and answers who takes it when it likes: late, after the take's end, or never."""
+
+    latest = 30.0  # s until an answer
+
+    def tick(self) -> None:
+        attacker = self.attacker
+        if self.rng.random() < 0.03:
+            attacker.present()
+        if self.rng.random() > 0.2:
+            return
+        owner = attacker.owners[self.rng.choice(attacker.markets[:-1])]  # not where probes trade
+        side = self.rng.choice((BUY, SELL))
+        order = Opened(owner.order_number(), side, MID + 3 * side, 5, attacker.now_us)
+        attacker.publish(owner.append(order))
+
+    def on_message(self, peer: int, envelope: Envelope) -> None:
+        if envelope.type != "take":
+            return
+        take = unpack("take", bytes(envelope.payload))
+        assert isinstance(take, Take)
+        owner = self.attacker.owners.get(take.market)
+        if owner is None or take.order not in owner.feed.state.orders:
+            return
+        delay = self.rng.uniform(0.0, self.latest)
+        taker = envelope.from_
+        self.attacker.later(delay, lambda: self.answer(peer, taker, take, owner))
+
+    def answer(self, peer: int, taker: str, take: Take, owner: Owner) -> None:
+        self.fill(peer, taker, take, owner, said=True, shown=True)
+
+    def fill(
+        self, peer: int, taker: str, take: Take, owner: Owner, *, said: bool, shown: bool
+    ) -> None:
+        """Fill a take: `said` to the taker, `shown` in the feed."""
+        attacker, order = self.attacker, owner.feed.state.orders.get(take.order)
+        quantity = 0 if order is None else min(take.quantity, order.shown)
+        if order is not None and quantity and shown:
+            left = order.shown - quantity
+            filled = Filled(
+                *(take.order, order.side, quantity, order.price, left, left, taker, take.take),
+                attacker.now_us,
+            )
+            attacker.publish(owner.append(filled))
+        if said:
+            result = TakeResult(
+                *(take.take, take.market, take.order, take.price, quantity, attacker.now_us),
+                owner.feed.number,
+                "" if quantity else "gone",
+            )
+            attacker.send(peer, "take_result", pack(result))
+
+
+class ChoosingMaker(LateMaker):
+    """Answers as it pays: fills that it keeps out of its feed, fills without an answer, refusals of what it goes on to
+    show."""
+
+    latest = 15.0
+
+    def answer(self, peer: int, taker: str, take: Take, owner: Owner) -> None:
+        choice = self.rng.randrange(5)
+        if choice == 0:
+            self.fill(peer, taker, take, owner, said=True, shown=False)
+        elif choice == 1:
+            self.fill(peer, taker, take, owner, said=False, shown=True)
+        elif choice == 2:
+            reason = self.rng.choice(("gone", "late", "halted", "reserved"))
+            refusal = TakeResult(
+                *(take.take, take.market, take.order, take.price, 0, self.attacker.now_us, 0),
+                reason,
+            )
+            self.attacker.send(peer, "take_result", pack(refusal))
+        elif choice == 3:
+            self.fill(peer, taker, take, owner, said=True, shown=True)
+
+
+class GhostPresences(Misbehaviour):
+    """Presences with heads of feeds that nobody can show: far ahead, of markets that do not exist."""
+
+    def tick(self) -> None:
+        attacker = self.attacker
+        if self.rng.random() > 0.2:
+            return
+        heads = [(market, 10**6 + self.rng.randrange(10**6)) for market in attacker.markets]
+        heads += [(f"G{n}-USD@0.01/0.01", 9) for n in range(50)]
+        leases = attacker._leases
+        attacker.broadcast("presence", pack(leases.make(attacker.now, heads)))
+
+
+class TapeFlood(InventedTrades):
+    """Fills the tape with trades with itself, at the price of the market."""
+
+    def tick(self) -> None:
+        for _ in range(20):
+            super().tick()
+
+
 # The mesh
 
 
@@ -525,6 +622,10 @@ CATALOGUE: tuple[type[Misbehaviour], ...] = (
     FalseSnapshots,
     FalseTakes,
     FalseResults,
+    LateMaker,
+    ChoosingMaker,
+    GhostPresences,
+    TapeFlood,
     SybilBroadcasts,
     GhostAnnouncements,
     GraftFlood,

@@ -83,7 +83,9 @@ class EstablishedNetwork:
         for number in range(nodes):
             own = self.identities[number]
             self.feeds[own.node_id, MARKET] = self._feed(number)
-            leases = PresenceLeases(NodeKeys(own), NETWORK, incarnation=1, lease_ms=LEASE_MS)
+            leases = PresenceLeases(
+                NodeKeys(own), NETWORK, incarnation=EPOCH_US // 10**6, lease_ms=LEASE_MS
+            )  # the incarnation of `maker`
             leases._until = everyone
             everyone[own.node_id] = 0.0
             self.presence.append(leases)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 import pytest
 from exchange_kit import Mail, Network
 
 from exchange.feeds.exchange_messages import Take, TakeResult, pack
-from exchange.feeds.presence import BINDING
 from exchange.takes.take_protocol import PendingTakes
 
 END = 20.0  # seconds within which an owner has signed enough presences
@@ -18,9 +15,9 @@ replace = msgspec.structs.replace
 
 
 class Desk:
-    """Node 0 sells 10 at 100, and node 1 takes them; what node 0 gets and answers passes `filters`."""
+    """Node 0 sells 10 at 100, and node 1 takes them."""
 
-    def __init__(self, *filters: Callable[[Mail], list[Mail]]) -> None:
+    def __init__(self) -> None:
         self.net = Network(2)
         self.held: list[Mail] = []
         self.sold = self.net.sell(0, 100, 10)
@@ -60,13 +57,13 @@ def desk() -> Desk:
     return Desk()
 
 
-def test_a_take_names_a_later_presence_of_its_maker_as_its_end(desk: Desk) -> None:
+def test_a_take_names_a_later_time_of_its_makers_clock_as_its_end(desk: Desk) -> None:
     desk.hold("take")
     desk.take()
     take = desk.held[0].message
-    mark = desk.net[1]._leases.mark(desk.net.id(0))
-    assert mark is not None
-    assert take.until == (mark[0], mark[1] + 4)
+    clock = desk.net[1]._leases.clock(desk.net.id(0))
+    assert clock is not None
+    assert take.until == (clock[0], clock[1] + 4)
 
 
 def test_a_take_that_its_maker_leaves_undecided_ends_and_the_order_is_free(desk: Desk) -> None:
@@ -138,17 +135,11 @@ def test_a_take_does_not_end_while_events_before_the_head_are_missing(desk: Desk
     desk.net.check()
 
 
-def test_an_owner_of_an_earlier_version_is_not_bound(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leases = desk.net[1]._leases
-    mark = leases.mark
-
-    def earlier(owner: str) -> tuple[int, int] | None:
-        found = mark(owner)
-        return None if found is None else (found[0], found[1] - BINDING)
-
-    monkeypatch.setattr(leases, "mark", earlier)
+def test_an_owner_of_an_earlier_version_is_not_bound(desk: Desk) -> None:
+    earlier = desk.net[0]._leases
+    earlier._renewals, earlier._next_count = 0, float("inf")
+    desk.net[1]._leases._known.clear()
+    desk.net.run(END)
     desk.hold("take")
     number = desk.take()
     assert {mail.message.until for mail in desk.held} == {msgspec.UNSET}
@@ -221,33 +212,42 @@ def test_a_late_take_lets_the_next_one_last_longer_and_an_answer_in_time_does_no
     assert net.buy(1, 100, 1).pending == 1
     net.exchange()
     assert desk.conduct["answers"] == 1
-    for presences in (4, 8):
+    for renewals in (4, 8):
         desk.hold("take")
         number = net.buy(1, 100, 1).number
-        mark = net[1]._leases.mark(net.id(0))
+        clock = net[1]._leases.clock(net.id(0))
         (take,) = net[1].orders.takes.of_order(number)
-        assert mark is not None
-        assert take.until == (mark[0], mark[1] + presences)
+        assert clock is not None
+        assert take.until == (clock[0], clock[1] + renewals)
         net[1].orders.cancel(net.now, number)
         net.run(END)
         desk.release()
 
 
 def test_a_maker_that_takes_reach_late_gets_twice_as_long_each_time_and_half_again_after() -> None:
-    takes = PendingTakes(marks := Marks())
-    marks["far"] = (7, BINDING)
-    assert takes.end_of("far") == (7, BINDING + 4)
-    for late, presences in ((True, 8), (True, 16), (True, 32), (True, 32), (False, 16), (False, 8)):
+    takes = PendingTakes(clocks := Clocks())
+    clocks["far"] = (7, 1)
+    assert takes.end_of("far") == (7, 1 + 4)
+    for late, renewals in ((True, 8), (True, 16), (True, 32), (True, 32), (False, 16), (False, 8)):
         takes.learn("far", late=late)
-        assert takes.end_of("far") == (7, BINDING + presences)
+        assert takes.end_of("far") == (7, 1 + renewals)
     takes.learn("far", late=False)
     takes.learn("far", late=False)
-    assert takes.end_of("far") == (7, BINDING + 4)
+    assert takes.end_of("far") == (7, 1 + 4)
     assert takes.end_of("unknown") is None
 
 
-class Marks(dict[str, tuple[int, int]]):
-    own_mark = (7, BINDING)
+class Clocks(dict[str, tuple[int, int]]):
+    own_clock = (7, 1)
 
-    def mark(self, owner: str) -> tuple[int, int] | None:
+    def clock(self, owner: str) -> tuple[int, int] | None:
         return self.get(owner)
+
+
+def test_presences_that_others_provoke_do_not_make_the_clock_faster(desk: Desk) -> None:
+    leases = desk.net[0]._leases
+    renewals = leases.own_clock[1]
+    now = leases.next_renewal
+    for second in range(int(3 * leases.renewal)):
+        leases.make(now + second, [])
+    assert leases.own_clock[1] - renewals <= 3

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from exchange.feeds.exchange_messages import Take, TakeResult
-from exchange.feeds.presence import BINDING
 from exchange.model.records import Decision, PendingTake
 from exchange.takes import take_protocol as settlement_module
 from exchange.takes.take_protocol import (
@@ -16,7 +15,7 @@ from exchange.takes.take_protocol import (
     PATIENCE,
     RESERVATION_US,
     RESERVED,
-    Mark,
+    Clock,
     PendingTakes,
     TakeDecisions,
 )
@@ -24,12 +23,12 @@ from exchange.takes.take_protocol import (
 replace = msgspec.structs.replace
 
 
-class Marks(dict[str, Mark]):
-    """Marks of other owners, and this node's own."""
+class Clocks(dict[str, Clock]):
+    """Clocks of other owners, and this node's own."""
 
-    own_mark = (7, BINDING)
+    own_clock = (7, 1)
 
-    def mark(self, owner: str) -> Mark | None:
+    def clock(self, owner: str) -> Clock | None:
         return self.get(owner)
 
 
@@ -45,7 +44,7 @@ def asked(taker: PendingTakes, now: float) -> list[int]:
 
 
 def test_requests_are_complete_and_back_off_until_patience_makes_them_void() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     taker.add(5.0, take(7, order=3))
     assert taker.due(4.9) == []
     asks = [(t / 10, ask) for t in range(50, 300) for _, ask in taker.due(t / 10)]
@@ -53,13 +52,13 @@ def test_requests_are_complete_and_back_off_until_patience_makes_them_void() -> 
     assert [t - 5 for t, _ in asks] == [0, 0.5, 1.5, 3.5, 7.5, 12.5, 17.5, 22.5]
     assert [ask.void for _, ask in asks] == [False] * 5 + [True] * 3
     for late, void in ((PATIENCE - 0.01, False), (PATIENCE, True)):
-        taker = PendingTakes(Marks())
+        taker = PendingTakes(Clocks())
         taker.add(1.0, take(1))
         assert [ask.void for _, ask in taker.due(1.0 + late)] == [void]
 
 
 def test_below_is_the_oldest_take_that_is_open_with_this_maker() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     for number, maker in ((1, "a"), (2, "b"), (3, "a"), (4, "b")):
         taker.add(0.0, take(number, maker, order=8 if number < 4 else 9))
     found = [(m, a.take, a.below) for m, a in taker.due(0.0)]
@@ -73,49 +72,48 @@ def test_below_is_the_oldest_take_that_is_open_with_this_maker() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mark", "until", "expected"),
+    ("clock", "until", "expected"),
     [
-        ((7, BINDING), (7, BINDING + 4), 15.0),
-        ((7, BINDING + 4), (7, BINDING + 4), 3.0),
-        ((8, BINDING), (7, BINDING + 4), 3.0),
-        ((7, BINDING), None, None),
-        (None, (7, BINDING + 4), None),
+        ((7, 100), (7, 104), 15.0),
+        ((7, 104), (7, 104), 3.0),
+        ((8, 100), (7, 104), 3.0),
+        ((7, 100), None, None),
+        (None, (7, 104), None),
     ],
 )
 def test_the_expected_end_is_that_of_the_last_take(
-    mark: Mark | None, until: Mark | None, expected: float | None
+    clock: Clock | None, until: Clock | None, expected: float | None
 ) -> None:
-    taker = PendingTakes(Marks({"maker": mark} if mark else {}, fast=(7, BINDING + 4)))
+    taker = PendingTakes(Clocks({"maker": clock} if clock else {}, fast=(7, 104)))
     assert taker.expected_end(1, 3.0) == 0
     taker.add(0.0, replace(take(1), until=until))
-    taker.add(0.0, replace(take(2, "fast"), until=(7, BINDING + 4)))
-    taker.add(0.0, replace(take(3, "fast", order=2), until=(7, BINDING + 90)))
+    taker.add(0.0, replace(take(2, "fast"), until=(7, 104)))
+    taker.add(0.0, replace(take(3, "fast", order=2), until=(7, 190)))
     assert taker.expected_end(1, 3.0) == expected
 
 
 @pytest.mark.parametrize(
-    ("mark", "market", "then", "ending"),
+    ("clock", "market", "then", "ending"),
     [
-        ((7, BINDING + 4), "M", "", []),
-        ((7, BINDING + 5), "M", "", [9]),
-        ((8, BINDING), "M", "", [9]),
-        ((8, BINDING - 1), "M", "", []),  # not bound
-        ((7, BINDING + 5), "N", "", []),
-        ((7, BINDING + 5), "M", "filled by another", [9]),
-        ((7, BINDING + 5), "M", "filled", []),
-        ((7, BINDING + 5), "M", "granted", []),
-        ((7, BINDING + 5), "M", "commit", []),
-        ((7, BINDING + 5), "M", "end", []),
+        ((7, 104), "M", "", []),
+        ((7, 105), "M", "", [9]),
+        ((8, 100), "M", "", [9]),
+        ((7, 105), "N", "", []),
+        ((7, 105), "M", "filled by another", [9]),
+        ((7, 105), "M", "filled", []),
+        ((7, 105), "M", "granted", []),
+        ((7, 105), "M", "commit", []),
+        ((7, 105), "M", "end", []),
     ],
 )
-def test_a_take_ends_when_its_maker_has_signed_a_presence_after_its_end(
-    mark: Mark, market: str, then: str, ending: list[int]
+def test_a_take_ends_when_its_maker_has_signed_a_later_time(
+    clock: Clock, market: str, then: str, ending: list[int]
 ) -> None:
-    marks = Marks(maker=(7, BINDING + 4))
-    taker = PendingTakes(marks)
-    taker.add(0.0, replace(take(1), until=(7, BINDING + 4)))
+    clocks = Clocks(maker=(7, 104))
+    taker = PendingTakes(clocks)
+    taker.add(0.0, replace(take(1), until=(7, 104)))
     taker.add(0.0, take(2))  # without an end
-    marks["maker"] = mark
+    clocks["maker"] = clock
     taker.signed("nobody", [("M", 9)])
     taker.signed("maker", [(market, 9)])
     taker.signed("maker", [(market, 12)])  # the first one counts
@@ -138,7 +136,7 @@ def test_a_take_ends_when_its_maker_has_signed_a_presence_after_its_end(
 
 
 def test_a_resolved_take_is_not_repeated() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     taker.add(0.0, take(1))
     taker.due(0.0)
     assert taker.resolve(1).take == 1
@@ -153,7 +151,7 @@ def test_a_resolved_take_is_not_repeated() -> None:
 
 
 def test_pending_takes_are_found_by_order_and_maker() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     one, two, three = take(1, order=8), take(2, order=9), take(3, order=8)
     for t in (one, two, three):
         taker.add(0.0, t)
@@ -166,7 +164,7 @@ def test_pending_takes_are_found_by_order_and_maker() -> None:
 
 
 def test_a_newer_outcome_does_not_move_below_past_an_older_open_take() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     for number in (1, 2, 3):
         taker.add(0.0, take(number))
     taker.resolve(2)
@@ -174,7 +172,7 @@ def test_a_newer_outcome_does_not_move_below_past_an_older_open_take() -> None:
 
 
 def test_repeated_retries_at_one_time_send_one_take() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     taker.add(0.0, take(1))
     taker.due(0.0)
     for _ in range(3):
@@ -249,20 +247,20 @@ def test_plausible_answers_by_phase(
     ("until", "late"),
     [
         (msgspec.UNSET, False),
-        ((7, BINDING - 1), True),
-        ((7, BINDING), False),
-        ((6, BINDING + 9), True),
+        ((7, 0), True),
+        ((7, 1), False),
+        ((6, 10), True),
     ],
 )
-def test_a_take_is_late_after_a_later_presence_of_its_maker(until: Any, late: bool) -> None:
-    assert TakeDecisions(Marks()).is_late(until) is late
+def test_a_take_is_late_after_a_later_time_of_its_maker(until: Any, late: bool) -> None:
+    assert TakeDecisions(Clocks()).is_late(until) is late
 
 
 def test_takers_are_bounded_and_those_known_are_still_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settlement_module, "MAX_TAKERS", 2)
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     for taker in "ab":
         assert maker.answers(taker)
         assert maker.forget(taker, 5)
@@ -276,7 +274,7 @@ def decision(taker: str, number: int) -> Decision:
 
 
 def test_below_forgets_acknowledged_decisions_and_keeps_the_others() -> None:
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     for number in (1, 2, 3):
         maker.record(decision("a", number))
         maker.record(decision("b", number))
@@ -288,7 +286,7 @@ def test_below_forgets_acknowledged_decisions_and_keeps_the_others() -> None:
 
 
 def test_decisions_and_marks_are_restored() -> None:
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     maker.restore(0, [decision("a", 5), decision("a", 6), decision("b", 1)], {"a": 5})
     assert maker.decided("a", 6) == decision("a", 6)
     assert maker.decided("a", 5) is not None
@@ -301,7 +299,7 @@ def test_decisions_for_all_takers_are_bounded_and_each_taker_still_gets_a_few(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settlement_module, "MAX_DECISIONS_ALL", 20)
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
 
     def hoard(taker: str) -> int:
         """Return the number of decisions for a taker that never acknowledges."""
@@ -315,7 +313,7 @@ def test_decisions_for_all_takers_are_bounded_and_each_taker_still_gets_a_few(
     assert hoard("a") == 20
     assert [hoard(taker) for taker in "bcd"] == [FEW_DECISIONS] * 3
     assert not maker.decides("a")
-    again = TakeDecisions(Marks())
+    again = TakeDecisions(Clocks())
     again.restore(0, [decision("a", n) for n in range(1, 21)], {"a": 1})
     assert not again.decides("a")
     again.forget("a", 19)  # it says what it knows, and there is room for everybody
@@ -331,7 +329,7 @@ def reserving(number: int) -> PendingTake:
 
 
 def test_a_reservation_is_requested_then_only_the_commit_is_repeated() -> None:
-    taker = PendingTakes(Marks())
+    taker = PendingTakes(Clocks())
     taker.add(0.0, reserving(1))
     ((_, ask),) = taker.due(0.0)
     assert ask.phase == "reserve"
@@ -353,7 +351,7 @@ def reserved(number: int, until: int, taker: str = "taker") -> Decision:
 
 
 def test_reservations_end_in_the_same_order_after_a_restart() -> None:
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     maker.restore(50, [reserved(1, 300), reserved(2, 100), reserved(3, 200)], {})
     assert [d.take for d in maker.ended(250)] == [2, 3]
 
@@ -362,14 +360,14 @@ def test_reservations_end_in_the_same_order_after_a_restart() -> None:
 def test_reservations_get_their_time_again_when_the_clock_was_set(hours: int) -> None:
     before = 1_000_000_000_000
     now = before + hours * 3_600_000_000
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     maker.restore(now, [reserved(1, before + 5), reserved(2, before + 9), decision("a", 3)], {})
     assert maker.ended(now + RESERVATION_US - 1) == []
     assert [d.take for d in maker.ended(now + RESERVATION_US)] == [1, 2]
 
 
 def test_reservations_end_in_time_unless_they_are_decided() -> None:
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     for number in (1, 2, 3):
         maker.record(reserved(number, 100 * number))
     maker.record(replace(reserved(1, 100), reason=""))
@@ -382,7 +380,7 @@ def test_reservations_end_in_time_unless_they_are_decided() -> None:
 
 
 def test_a_reservation_outlives_an_early_acknowledgement() -> None:
-    maker = TakeDecisions(Marks())
+    maker = TakeDecisions(Clocks())
     maker.record(reserved(1, 100))
     maker.forget("taker", 50)
     assert [d.take for d in maker.ended(100)] == [1]

@@ -361,7 +361,7 @@ async def test_requests_are_logged_at_debug_level(caplog: pytest.LogCaptureFixtu
 async def test_a_port_in_use_is_an_error_that_leaves_nothing_open() -> None:
     async with running_api() as api:
         second = server_of(api.node)
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(OSError, match="Address already in use"):
             await second.start("127.0.0.1", urlsplit(api.url).port or 0)
         assert await second.start("127.0.0.1", 0) != api.url
         await second.stop()

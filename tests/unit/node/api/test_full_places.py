@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 from trading_kit import Api, running_api
 
 from node.api.access import AccessRules
-from node.http import limits
+from node.http import limits, server_connection
 from node.http.api_tls import self_signed
+from node.http.rate_limit import TimeShares
 from p2p.base import places
 
 pytestmark = pytest.mark.timeout(60)
@@ -81,6 +83,55 @@ async def test_the_operator_gets_in_while_strangers_hold_all_connections(
                     assert connector._conns, "the connection is kept"
                     async with lines(api, far(LIMIT + number), sent):
                         pass
+
+
+@pytest.mark.parametrize("sent", ["pings", "subscriptions", "documents"])
+async def test_what_no_rate_counts_takes_a_strangers_share_of_the_processor_alone(
+    sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_connection, "address_group", lambda a: None if a == HERE else a)
+    monkeypatch.setattr(TimeShares, "spend", spent := Spent())
+    async with running_api(rules=AccessRules(max_streams=STREAMS)) as api:
+        for host in ("127.0.1.2", HERE):
+            connector = aiohttp.TCPConnector(local_addr=(host, 0))
+            async with aiohttp.ClientSession(connector=connector) as session:
+                before, began = spent.seconds, time.monotonic()
+                if sent == "documents":
+                    for _ in range(5):
+                        await (await session.get(api.url + "/openapi.json")).read()
+                else:
+                    async with session.ws_connect(api.url + "/v1/stream") as ws:
+                        for _ in range(5):
+                            if sent == "pings":
+                                await ws.ping()
+                            await ws.send_str('{"op":"subscribe","channel":"book","market":"X"}')
+                            assert (await ws.receive_json())["code"] == "unknown_market"
+                assert (spent.seconds > before) == (host != HERE)
+                assert (time.monotonic() - began > 4 * REST) == (host != HERE)
+
+
+REST = 0.1
+HERE = "127.0.0.1"
+
+
+class Spent:
+    """Shares that are used up."""
+
+    seconds = 0.0
+
+    def __call__(self, now: float, address: str, seconds: float) -> float:
+        assert address != HERE
+        self.seconds += seconds
+        return REST
+
+
+def test_a_strangers_time_is_a_quarter_of_a_core_and_that_of_all_a_half() -> None:
+    shares = TimeShares()
+    assert shares.spend(0.0, "a", 1.9) == 0.0
+    assert shares.spend(0.0, "a", 0.2) == pytest.approx(0.4)  # 0.1 s owed at a quarter
+    assert shares.spend(0.0, "b", 0.1) == pytest.approx(0.4)  # 0.2 s owed by all at a half
+    assert shares.spend(0.0, "b", 9.0) == 1.0
+    assert shares.spend(60.0, "b", 0.1) == 0.0
 
 
 async def test_a_key_holder_gets_in_and_is_not_displaced(tmp_path: Path) -> None:

@@ -125,14 +125,17 @@ def test_a_trade_whose_taker_waits_for_the_answer_is_under_way(bench: Bench) -> 
     held: list[Mail] = []
 
     def hold(mail: Mail) -> list[Mail]:
-        if mail.type != "take_result":
+        if mail.sender == 0:
             return [mail]
         held.append(mail)
         return []
 
     bench.trade(100, 1)
-    network.on_mail = hold
-    bench.trade(100, 2)
+    network.ask(1, 100, 2)
+    network.exchange()
+    network.on_mail = hold  # neither the answer nor the fill in the feed
+    network.bid(0, 100, 2)
+    network.exchange()
     for i, j, whose in ((0, 1, "theirs"), (1, 0, "ours")):
         view = bench.reconcile(i, j)
         assert view.agree
@@ -145,7 +148,8 @@ def test_a_trade_whose_taker_waits_for_the_answer_is_under_way(bench: Bench) -> 
         usd = next(row for row in view.assets if row.asset == "USD")
         assert (usd.difference, usd.under_way, usd.unexplained) == ("-200", "-200", "0")
     network.on_mail = lambda mail: [mail]
-    network.deliver(held[0])
+    for mail in held:
+        network.deliver(mail)
     network.exchange()
     view = bench.reconcile()
     assert (view.agree, view.trades, view.pending) == (True, [], [])

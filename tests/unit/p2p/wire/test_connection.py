@@ -24,7 +24,7 @@ from p2p.base.limits import (
     OUTBOX_LIMIT,
 )
 from p2p.wire import frame_transport
-from p2p.wire.connection import PeerConnection
+from p2p.wire.connection import HEARTBEAT_BURST, PeerConnection
 from p2p.wire.frame_transport import CLOSE_GRACE, WRITE_CHUNK
 from p2p.wire.handshake import HandshakeTerms, Role
 from p2p.wire.link import PeerLink
@@ -207,6 +207,46 @@ def test_breaches_of_the_protocol_are_answered_with_a_reason(
             assert linked.left.handler.codes == linked.right.handler.codes == [code]
             assert linked.left.handler.down[0][2] != ""
             assert linked.right.handler.messages == []
+
+    run(inside(), fast=fast)
+
+
+@on_every_way
+async def test_a_flood_of_heartbeats_ends_the_link(linked: Pair) -> None:
+    beat = packed("heartbeat", Heartbeat(10**6), linked.left.node_id)
+    for _ in range(int(HEARTBEAT_BURST) - 20):
+        raw(linked.left_link, beat)
+    await asyncio.sleep(0.2)
+    assert not linked.right.handler.down
+    for _ in range(200):
+        raw(linked.left_link, beat)
+    await until(lambda: linked.left.handler.down)
+    assert linked.left.handler.codes == [Code.ABUSE]
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["asyncio", "uvloop"])
+def test_a_peer_that_writes_one_byte_a_record_is_read_for_a_share_of_a_core(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_transport, "READ_BURST", 0.001)
+
+    async def inside() -> None:
+        async with pair(secure=True) as linked:
+            reader, message = linked.right_link, framed(pack(linked.left.envelope()))
+            assert linked.left_link._transport is not None
+            rests = 0
+
+            def rest_for(seconds: float, inner: Callable[[float], None] = reader._rest_for) -> None:
+                nonlocal rests
+                rests += 1
+                inner(seconds)
+
+            monkeypatch.setattr(reader, "_rest_for", rest_for)
+            for _ in range(20):
+                for at in range(len(message)):
+                    linked.left_link._transport.write(message[at : at + 1])
+            await until(lambda: len(linked.right.handler.messages) == 20)
+            assert rests > 0
 
     run(inside(), fast=fast)
 
