@@ -39,22 +39,6 @@ def keep(lends: ReservationQuota, taker: str, time: int, us: int, *, taken: bool
 # The rule alone
 
 
-def test_new_takers_share_the_reservations_and_the_time_of_those_under_way() -> None:
-    lends = ReservationQuota()
-    made = [reserved(f"stranger {i}", 1, SECOND) for i in range(MAX_RESERVATIONS)]
-    for decision in made:
-        assert lends.admits(SECOND, decision.taker)
-        lends.begin(decision)
-    assert not lends.admits(SECOND, "another")
-    lends.end(2 * SECOND, made[0], taken=False)
-    assert lends.admits(2 * SECOND, "another")
-    for decision in made[11:]:
-        lends.end(2 * SECOND, decision, taken=True)
-    left = SHARED_US // 10  # of each of the ten that are left
-    assert lends.admits(left, "another")
-    assert not lends.admits(SECOND + left, "another")
-
-
 @pytest.mark.parametrize("lasts", [MINUTE, 3 * SECOND])
 def test_in_the_long_run_new_takers_reserve_one_order_for_a_tenth_of_the_time(lasts: int) -> None:
     lends = ReservationQuota()

@@ -57,20 +57,6 @@ def test_requests_are_complete_and_back_off_until_patience_makes_them_void() -> 
         assert [ask.void for _, ask in taker.due(1.0 + late)] == [void]
 
 
-def test_below_is_the_oldest_take_that_is_open_with_this_maker() -> None:
-    taker = PendingTakes(Clocks())
-    for number, maker in ((1, "a"), (2, "b"), (3, "a"), (4, "b")):
-        taker.add(0.0, take(number, maker, order=8 if number < 4 else 9))
-    found = [(m, a.take, a.below) for m, a in taker.due(0.0)]
-    assert found == [("a", 1, 1), ("b", 2, 2), ("a", 3, 1), ("b", 4, 2)]
-    assert [t.take for t in taker.of_maker("a")] == [1, 3]
-    taker.resolve(1)
-    taker.resolve(4)
-    assert [(m, a.take, a.below) for m, a in taker.due(0.5)] == [("b", 2, 2), ("a", 3, 3)]
-    assert [t.take for t in taker.of_order(8)] == [2, 3]
-    assert (taker.of_order(9), [t.take for t in taker.of_maker("b")]) == ([], [2])
-
-
 @pytest.mark.parametrize(
     ("clock", "until", "expected"),
     [
@@ -241,19 +227,6 @@ def test_plausible_answers_by_phase(
 
 
 # The maker
-
-
-@pytest.mark.parametrize(
-    ("until", "late"),
-    [
-        (msgspec.UNSET, False),
-        ((7, 0), True),
-        ((7, 1), False),
-        ((6, 10), True),
-    ],
-)
-def test_a_take_is_late_after_a_later_time_of_its_maker(until: Any, late: bool) -> None:
-    assert TakeDecisions(Clocks()).is_late(until) is late
 
 
 def test_takers_are_bounded_and_those_known_are_still_answered(
