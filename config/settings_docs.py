@@ -32,8 +32,8 @@ with one line for each:
 An unknown key in the config file is an error; an unknown variable is ignored, with a warning when it looks
 like one of these: misspelt, or with the same first word. A variable that is set but empty is an error, unless
 nothing is a value the setting can have, as it is for lists. Files are UTF-8, with any line ends, with or
-without a byte order mark. Switches take true, yes, on, 1 and false, no, off, 0. A relative path is relative to
-the working directory, in a config file to that file's directory, and, where noted, to the data
+without a byte order mark, and refused if other users own them or may write to them. Switches take true, yes,
+on, 1 and false, no, off, 0. A relative path is relative to the working directory, in a config file to that file's directory, and, where noted, to the data
 directory. A port that is left at its default is a preference; one that is set is a demand, and the
 start fails when it is in use.
 """

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from config.setting_info import kinds, schema
 from config.setting_types import FilePath
+from p2p.ground.own_file import read_own
 from p2p.ground.text_file import decode_text
 
 CONFIG_FILE_NAME: Final = "exchange-node.toml"
@@ -154,7 +155,7 @@ def read_config_file(path: Path, *, in_data_dir: bool) -> Layer:
     """
     origin = Origin(SettingSource.FILE, str(path))
     try:
-        table = tomllib.loads(_read_text(path))
+        table = tomllib.loads(_read_text(path, path.parent if in_data_dir else None))
     except tomllib.TOMLDecodeError as error:
         raise SettingError([f"{origin}: not TOML: {error}"]) from None
     layer = Layer()
@@ -224,9 +225,9 @@ def _names() -> list[str]:
     return [info.name for info in schema().values()]
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, data_dir: Path | None = None) -> str:
     try:
-        return decode_text(path.read_bytes())
+        return decode_text(read_own(path, directory=data_dir))
     except OSError as error:
         raise SettingError([f"cannot read {path}: {error.strerror or error}"]) from None
     except ValueError as error:

@@ -47,6 +47,7 @@ from exchange.ledger.statements import StatementTrade
 from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
 from exchange.model.instruments import Instrument
+from exchange.model.peer_values import is_market_key
 from exchange.model.ports import Broadcast, SigningKeys
 from exchange.model.records import Order, PutBatch, PutMeta, Recovered, copy_plain
 from exchange.orders.engine_context import (
@@ -55,6 +56,7 @@ from exchange.orders.engine_context import (
     EngineContext,
     stored_decimals,
 )
+from p2p.ground.peer_texts import is_earlier_text
 
 MAX_UNKNOWN_MARKETS = 1000
 MAX_UNKNOWN_MARKETS_OF_OWNER = 20
@@ -143,6 +145,11 @@ class Engine:
         self.unknown_markets_of: dict[str, list[str]] = {}  # by present owner, first ones
         self._ingest.restore(past, now)
         self.orders.restore(now, past)
+        if past.unfit:
+            context.warn(
+                f"{past.unfit} records of the journal are set aside: other nodes wrote texts into them that are "
+                "refused now. 'exchange-node journal verify' counts them too. Nothing needs to be done"
+            )
         knows_others = any(stored.owner != keys.node_id for stored in past.feeds)
         self._fence = StartupFence(
             grace=FENCE_GRACE if knows_others else FENCE_GRACE_ALONE, longest=fence_max
@@ -296,19 +303,22 @@ class Engine:
 
     # Messages
 
-    def receive(self, now: float, message_type: str, payload: bytes, origin: str, via: str) -> bool:
+    def receive(
+        self, now: float, message_type: str, payload: bytes, origin: str, via: str
+    ) -> bool | None:
         """Process a message of `exchange.feeds.exchange_messages`.
 
         `origin` is authenticated only of messages addressed to this node; broadcasts carry their own
         proof. `via` is the neighbour that delivered the message.
 
         Returns:
-            False when the message is invalid and must not be relayed.
+            False when the message is invalid and must not be relayed; None when it must not be relayed, and versions
+            before 0.3 do so.
         """
         try:
             message = unpack(message_type, payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
-            return False
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:
+            return None if is_earlier_text(error) else False
         self.orders.expire_some(now)
         valid = self._dispatch(now, message, origin, via)
         self.orders.run_queue(now)
@@ -400,8 +410,8 @@ class Engine:
         for key, number in presence.heads:
             if key in self.markets:
                 self._replicator.announced(now, via, owner, key, number)
-            else:
-                unknown.append(key[:80])
+            elif is_market_key(key):
+                unknown.append(key)
         self._note_unknown(owner, unknown)
         if was_present != self._leases.present(owner):
             self._owner_changed(now, owner)

@@ -44,6 +44,7 @@ from exchange.model.events import (
     Opened,
     check_batch,
 )
+from exchange.model.peer_values import is_node_name
 from exchange.model.records import FAULT_META, GiveUpFeed, PutBatch, Recovered
 from exchange.orders.engine_context import MAX_DRIFT_US, EngineContext
 from p2p.ground.bounded_map import BoundedMap
@@ -167,7 +168,8 @@ class FeedIngest:
         found = context.markets.get(market)
         if (
             found is None
-            or len(owner) != len(context.node_id)  # requests go to the owner: a node id, not `*`
+            or len(owner) != len(context.node_id)
+            or not is_node_name(owner)  # requests go to the owner, not to `*`
             or (owner == context.node_id and context.stale is not None)
         ):
             return False

@@ -26,7 +26,8 @@ from exchange.ledger.ledger import InsufficientBalance
 from exchange.ledger.statements import StatementTrade
 from exchange.market.market import Trade
 from exchange.model.commands import HOUSE, SUSPENSE
-from exchange.model.events import BUY, MAX_ORDER, Event, Filled, Opened
+from exchange.model.events import BUY, Event, Filled, Opened
+from exchange.model.peer_values import MAX_ORDER
 from exchange.model.records import Decision, DropTake, Fill, Order, PutBatch
 from exchange.orders.engine_context import EngineContext
 from exchange.takes.take_protocol import RESERVED

@@ -11,6 +11,18 @@ from typing import Literal
 import msgspec
 
 from exchange.model.events import Batch
+from exchange.model.peer_values import (
+    Mark,
+    MarketKey,
+    Number,
+    OrderNumber,
+    Price,
+    Quantity,
+    Reason,
+    Shown,
+    Time,
+    Traceparent,
+)
 
 FeedName = tuple[str, str]  # owner, market
 
@@ -112,16 +124,17 @@ class Take(msgspec.Struct, frozen=True, rename="camel"):
     time of its clock (`exchange.feeds.presence`). Earlier versions do not know it.
     """
 
-    take: int
-    market: str
-    order: int
-    taker_order: int
-    price: int
-    quantity: int
-    below: int
+    take: Number
+    market: MarketKey
+    order: OrderNumber
+    taker_order: OrderNumber
+    price: Price
+    quantity: Quantity
+    below: Number
     void: bool = False
     phase: Literal["", "reserve", "commit"] = ""
-    until: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
+    until: tuple[Mark, Mark] | msgspec.UnsetType = msgspec.UNSET
+    traceparent: Traceparent | msgspec.UnsetType = msgspec.UNSET  # of a node that traces
 
 
 class TakeResult(msgspec.Struct, frozen=True, rename="camel"):
@@ -132,14 +145,14 @@ class TakeResult(msgspec.Struct, frozen=True, rename="camel"):
     decision's effect.
     """
 
-    take: int
-    market: str
-    order: int
-    price: int
-    quantity: int
-    time: int
-    number: int
-    reason: str = ""
+    take: Number
+    market: MarketKey
+    order: OrderNumber
+    price: Price
+    quantity: Shown
+    time: Time
+    number: Mark
+    reason: Reason = ""
 
 
 MESSAGES: dict[str, type[msgspec.Struct]] = {
@@ -171,7 +184,8 @@ def unpack(message_type: str, payload: bytes) -> msgspec.Struct:
     """Decode a message's payload by its type.
 
     Raises:
-        msgspec.DecodeError, UnicodeDecodeError: the payload does not have the shape of its type.
+        msgspec.DecodeError, UnicodeDecodeError: the payload does not have the shape of its type, or a value is none
+            that a node writes (`exchange.model.peer_values`).
     """
     message: msgspec.Struct = _decoders[message_type].decode(payload)
     return message

@@ -17,20 +17,18 @@ from exchange.feeds.checkpoint_pages import SLICE, OrderPacking, PackedOrders, p
 from exchange.feeds.exchange_messages import FeedName
 from exchange.model.events import (
     GENESIS,
-    MAX_EVENTS,
     Amended,
     Batch,
     Checkpoint,
     Event,
     Filled,
-    InvalidBatch,
     Moved,
     Opened,
     Snapshot,
-    check_event,
     orders_of,
     sign_batch,
 )
+from exchange.model.peer_values import MAX_EVENTS, OrderNumber, Price, Shown, Side, Time
 from exchange.model.ports import SigningKeys
 
 CHECKPOINT_EVERY = 1024  # events, at least; and at least CHECKPOINT_FACTOR times the open orders
@@ -45,7 +43,7 @@ RULE_SINCE = 1_796_083_200_000_000  # us, 2026-12-01T00:00:00Z: see exchange.fee
 
 _encoder = msgspec.msgpack.Encoder()
 _batch_decoder = msgspec.msgpack.Decoder(Batch)
-_page_decoder = msgspec.msgpack.Decoder(list[tuple[int, int, int, int, int]])
+_page_decoder = msgspec.msgpack.Decoder(list[tuple[OrderNumber, Side, Price, Shown, Time]])
 
 
 class FeedFault(ValueError):
@@ -178,8 +176,8 @@ class FeedState:
         """Return the state at a snapshot.
 
         Raises:
-            FeedFault: the pages do not match the checkpoint, or have impossible values.
-            msgspec.DecodeError: the pages have another shape.
+            FeedFault: the pages do not match the checkpoint.
+            msgspec.DecodeError: the pages have another shape, or impossible values.
         """
         state = cls()
         for _ in state.load(snapshot):
@@ -215,10 +213,6 @@ class FeedState:
         for number, side, price, shown, time in rows:
             if number in self.orders:
                 raise FeedFault(f"order {number} twice in a snapshot")
-            try:
-                check_event(Opened(number, side, price, shown or 1, time))
-            except InvalidBatch as error:
-                raise FeedFault(str(error)) from error
             self.orders[number] = ShownOrder(side, price, shown, time)
             self.newest = max(self.newest, time)
 

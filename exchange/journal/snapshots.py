@@ -25,8 +25,8 @@ from exchange.journal.frames import (
 )
 from exchange.journal.state import JournalState, SnapshotRecord
 from exchange.journal.write_ahead_log import check_version, write_all
-from exchange.model.codec import pack, unpacker
-from exchange.model.records import EarlierOrder, PutSnapshot, upgraded
+from exchange.model.codec import pack
+from exchange.model.records import PutSnapshot, RecordsDecoder
 from p2p.ground.durable_file import flush_directory
 
 CHUNK: Final = 500  # records in a frame: a fraction of a millisecond to encode or decode
@@ -34,7 +34,7 @@ _MAGIC: Final = b"xchgstat"
 _SUFFIX: Final = ".state"
 _UNFINISHED: Final = ".tmp"
 
-_records_of = unpacker(list[SnapshotRecord | EarlierOrder]).decode
+_records_of = RecordsDecoder(SnapshotRecord).decode
 
 
 def path_of(directory: Path, number: int) -> Path:
@@ -117,7 +117,7 @@ def load_from(file: BinaryIO, path: Path, version: int, state: JournalState) -> 
             chunk = _records_of(payload_at(data + file.read(head.length), 0, head))
             if not chunk:
                 return
-            state.apply(upgraded(record) for record in chunk)
+            state.apply(chunk)
             offset += HEAD_SIZE + head.length
             count += 1
             yield offset

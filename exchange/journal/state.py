@@ -32,6 +32,7 @@ from exchange.model.records import (
     Recovered,
     StoredFeed,
     Transaction,
+    UnfitRecord,
 )
 from p2p.ground.bounded_map import BoundedMap
 
@@ -51,11 +52,12 @@ SnapshotRecord = Record | PutBalance
 
 
 class _Feed:
-    __slots__ = ("batches", "snapshot")
+    __slots__ = ("batches", "cut", "snapshot")
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
         self.batches: dict[int, Batch] = {}  # by first event
+        self.cut = False  # a batch is set aside: those after it do not connect
 
 
 class JournalState:
@@ -76,6 +78,7 @@ class JournalState:
         self._credit: dict[tuple[str, str], int | None] = {}
         self._halts: dict[str, str] = {}
         self._given_up: BoundedMap[tuple[str, str], GiveUpFeed] = BoundedMap(MAX_GIVEN_UP)
+        self._unfit = 0
         self._how: dict[type, Callable[[Any], None]] = {
             Order: self._order,
             Fill: lambda record: None,  # history only: the filled order has a record of its own
@@ -95,6 +98,7 @@ class JournalState:
             PutHalt: self._halt,
             GiveUpFeed: self._give_up,
             PutBalance: self._balance,
+            UnfitRecord: self._put_aside,
         }
 
     def apply(self, records: Iterable[SnapshotRecord]) -> None:
@@ -130,11 +134,13 @@ class JournalState:
 
     def _batch(self, record: PutBatch) -> None:
         batch = record.batch
-        self._feed(record.owner, batch.market).batches.setdefault(batch.first, batch)
+        feed = self._feed(record.owner, batch.market)
+        if not feed.cut:
+            feed.batches.setdefault(batch.first, batch)
 
     def _snapshot(self, record: PutSnapshot) -> None:
         feed = self._feed(record.owner, record.market)
-        feed.snapshot = record.snapshot
+        feed.snapshot, feed.cut = record.snapshot, False
         last = record.snapshot.batch.last
         for first in [first for first in feed.batches if first <= last]:
             del feed.batches[first]
@@ -192,6 +198,13 @@ class JournalState:
         else:
             self._halts[record.market] = record.reason
 
+    def _put_aside(self, record: UnfitRecord) -> None:
+        self._unfit += 1
+        if record.kind == "give_up":
+            self._feeds.pop(record.feed, None)
+        elif record.feed != ("", ""):
+            self._feed(*record.feed).cut = True
+
     # Results
 
     def recovered(self) -> Recovered:
@@ -218,6 +231,7 @@ class JournalState:
             credit=self._credit,
             halts=self._halts,
             given_up=list(self._given_up.values()),
+            unfit=self._unfit,
         )
 
     @staticmethod

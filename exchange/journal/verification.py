@@ -115,10 +115,13 @@ def verify(
                 "frames", False, f"{error}. 'exchange-node journal repair' says what can be kept"
             )
             return
-        yield Check(
-            "frames", True, f"{figures.frames:,} whole, to commit {figures.last:,}, checksums right"
-        )
         recovered = state.recovered()
+        aside = f"; {recovered.unfit:,} records are set aside" if recovered.unfit else ""
+        yield Check(
+            "frames",
+            True,
+            f"{figures.frames:,} whole, to commit {figures.last:,}, checksums right{aside}",
+        )
         yield _ends(anchor, archived, number, figures.last)
         yield _rows(path / "archive.sqlite3", reader, figures, archived)
         yield _ledger(recovered, figures)

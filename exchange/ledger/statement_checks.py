@@ -39,7 +39,8 @@ from exchange.ledger.statements import (
     pack,
     signed_hash,
 )
-from exchange.model.events import BUY, MAX_ORDER, MAX_PRICE, MAX_QUANTITY, SELL
+from exchange.model.events import BUY, SELL
+from exchange.model.peer_values import MAX_ORDER, MAX_PRICE, MAX_QUANTITY
 from exchange.model.ports import KeyChecker
 
 KEY_LENGTH: Final = 32

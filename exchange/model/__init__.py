@@ -5,6 +5,7 @@ commands     new orders, amendments, selections
 events       feed events and signed batches
 records      journal records
 codec        records as bytes
+peer_values  types of the values that other nodes write
 ports        protocols that the exchange needs from outside, outgoing messages
 decimals     texts of scaled integers
 """

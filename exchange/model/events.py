@@ -8,37 +8,50 @@ they trade: a hidden order is then opened for the traded quantity and filled at 
 
 Rules of this file:
 - Structs are arrays on the wire and in signed bytes: fields and tags never change their order or names.
-- Sizes and values are checked before anything is stored (`check_batch`).
+- Values are checked by their types when a batch is decoded, and what they say together before anything is stored
+  (`check_batch`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import msgspec
 
+from exchange.model.peer_values import (
+    MAX_EVENTS,
+    Hash,
+    Key,
+    MarketKey,
+    NodeName,
+    Number,
+    OrderNumber,
+    Price,
+    Quantity,
+    ShortReason,
+    Shown,
+    Side,
+    Signature,
+    Time,
+)
 from exchange.model.ports import KeyChecker, SigningKeys
 
 BUY = 1
 SELL = -1
 
 GENESIS = b"\x00" * 32  # hash before the first batch
-MAX_EVENTS = 256  # of one batch: far below the frame limit
-MAX_ORDER = 2**40  # order numbers of one owner
-MAX_PRICE = 2**48  # ticks
-MAX_QUANTITY = 2**53  # lots
-_LIMIT = 2**62  # bound of every integer in an event: fits signed 64 bits
 
 
 class Opened(msgspec.Struct, tag="opened", array_like=True, frozen=True, gc=False):
     """Order opened. `price` in ticks, `shown` in lots, `time` in us since the epoch."""
 
-    order: int
-    side: int  # BUY or SELL
-    price: int
-    shown: int
-    time: int
+    order: OrderNumber
+    side: Side  # BUY or SELL
+    price: Price
+    shown: Quantity
+    time: Time
 
 
 class Filled(msgspec.Struct, tag="filled", array_like=True, frozen=True, gc=False):
@@ -48,46 +61,46 @@ class Filled(msgspec.Struct, tag="filled", array_like=True, frozen=True, gc=Fals
     (`taker`, `take`) is the id of the trade, the same on both sides.
     """
 
-    order: int
-    side: int  # the maker's
-    quantity: int
-    price: int
-    shown: int
-    left: int
-    taker: str
-    take: int
-    time: int
+    order: OrderNumber
+    side: Side  # the maker's
+    quantity: Quantity
+    price: Price
+    shown: Shown
+    left: Shown
+    taker: NodeName
+    take: Number
+    time: Time
 
 
 class Amended(msgspec.Struct, tag="amended", array_like=True, frozen=True, gc=False):
     """Displayed quantity changed; the order keeps its priority. 0: out of the book for now."""
 
-    order: int
-    shown: int
+    order: OrderNumber
+    shown: Shown
 
 
 class Moved(msgspec.Struct, tag="moved", array_like=True, frozen=True, gc=False):
     """Order moved to another price, or to the end of the queue of its own price. `time`, its new
     priority, replaces the time of its opening and is later."""
 
-    order: int
-    price: int
-    shown: int
-    time: int
+    order: OrderNumber
+    price: Price
+    shown: Shown
+    time: Time
 
 
 class Closed(msgspec.Struct, tag="closed", array_like=True, frozen=True, gc=False):
     """Order closed: it has left the book for good."""
 
-    order: int
-    reason: str  # filled, cancelled
+    order: OrderNumber
+    reason: ShortReason  # filled, cancelled
 
 
 class Checkpoint(msgspec.Struct, tag="checkpoint", array_like=True, frozen=True, gc=False):
     """Hash of the open orders at this number: it makes any replica's copy of them a snapshot signed by
     the owner. Always the last event of its batch."""
 
-    state: bytes
+    state: Hash
 
 
 OrderEvent = Opened | Filled | Amended | Moved | Closed
@@ -97,7 +110,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class InvalidBatch(ValueError):
-    """Batch that no honest owner signs: wrong shape, wrong signature, impossible values."""
+    """Batch that no honest owner signs: wrong signature, or events that contradict themselves."""
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
@@ -107,12 +120,14 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     hash, which covers the network, the market, the numbers, the events and `previous`.
     """
 
-    key: bytes
-    market: str
-    first: int
-    previous: bytes
-    events: tuple[Event, ...]  # a tuple: the cyclic collector stops tracking it
-    signature: bytes
+    key: Key
+    market: MarketKey
+    first: Number
+    previous: Hash
+    events: Annotated[
+        tuple[Event, ...], msgspec.Meta(min_length=1, max_length=MAX_EVENTS)
+    ]  # a tuple: the cyclic collector stops tracking it
+    signature: Signature
 
     @property
     def last(self) -> int:
@@ -160,65 +175,18 @@ def sign_batch(
 
 
 def check_batch(keys: KeyChecker, network: str, batch: Batch) -> bytes:
-    """Check shape, signature and values of a batch, and return its hash.
+    """Check signature and events of a batch whose values fit their types, and return its hash.
 
     Raises:
         InvalidBatch: the batch is not valid.
     """
-    if len(batch.key) != 32 or len(batch.signature) != 64 or len(batch.previous) != 32:
-        raise InvalidBatch("key, signature or hash of a wrong length")
-    if not 1 <= len(batch.events) <= MAX_EVENTS or not 1 <= batch.first < _LIMIT:
-        raise InvalidBatch("no events, too many, or a number out of range")
-    if len(batch.market) > 80:
-        raise InvalidBatch("market name too long")
     digest = batch.digest(network)
     if not keys.verify(batch.key, batch.signature, digest):
         raise InvalidBatch("the signature is not the owner's")
     for event in batch.events:
-        check_event(event)
+        if isinstance(event, Filled) and event.shown > event.left:
+            raise InvalidBatch(f"more is shown than left in {event!r}"[:200])
     for event in batch.events[:-1]:
         if isinstance(event, Checkpoint):
             raise InvalidBatch("a checkpoint inside a batch")
     return digest
-
-
-def check_event(event: Event) -> None:
-    """Check that an event's values are possible.
-
-    Raises:
-        InvalidBatch: they are not.
-    """
-    if isinstance(event, Opened):
-        ok = (
-            0 < event.order < MAX_ORDER
-            and event.side in (BUY, SELL)
-            and 0 < event.price < MAX_PRICE
-            and 0 < event.shown < MAX_QUANTITY
-            and 0 < event.time < _LIMIT
-        )
-    elif isinstance(event, Filled):
-        ok = (
-            0 < event.order < MAX_ORDER
-            and 0 < event.quantity < MAX_QUANTITY
-            and 0 < event.price < MAX_PRICE
-            and event.side in (BUY, SELL)
-            and 0 <= event.shown <= event.left < MAX_QUANTITY
-            and 0 < event.take < _LIMIT
-            and 0 < event.time < _LIMIT
-            and 0 < len(event.taker) <= 64
-        )
-    elif isinstance(event, Amended):
-        ok = 0 < event.order < MAX_ORDER and 0 <= event.shown < MAX_QUANTITY
-    elif isinstance(event, Moved):
-        ok = (
-            0 < event.order < MAX_ORDER
-            and 0 < event.price < MAX_PRICE
-            and 0 <= event.shown < MAX_QUANTITY
-            and 0 < event.time < _LIMIT
-        )
-    elif isinstance(event, Closed):
-        ok = 0 < event.order < MAX_ORDER and len(event.reason) <= 32
-    else:
-        ok = len(event.state) == 32
-    if not ok:
-        raise InvalidBatch(f"impossible values in {event!r}"[:200])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from exchange.model.decimals import plain_decimal
+from p2p.ground.own_file import read_own
 from p2p.ground.text_file import decode_text
 
 # A million units at eight decimals are 10**14 lots, which the wire's 2**53 hold. Price times quantity may
@@ -237,7 +238,7 @@ class Instruments:
             InstrumentsFileError: an unreadable or invalid file.
         """
         try:
-            text = decode_text(Path(path).read_bytes())
+            text = decode_text(read_own(Path(path)))
         except OSError as error:
             raise InstrumentsFileError(f"{path}: cannot be read: {error.strerror}") from error
         except ValueError as error:

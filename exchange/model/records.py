@@ -20,6 +20,8 @@ from exchange.model.codec import unpacker
 from exchange.model.commands import HOUSE, Kind, SelfTrade, TimeInForce
 from exchange.model.events import BUY, Batch, Snapshot
 from exchange.model.instruments import assets_of
+from exchange.model.peer_values import MarketKey
+from p2p.ground.peer_texts import is_earlier_text
 
 T = TypeVar("T")
 
@@ -240,7 +242,7 @@ class Decision(msgspec.Struct, frozen=True, array_like=True, tag="decision", gc=
 
     taker: str
     take: int
-    market: str
+    market: MarketKey  # as the taker wrote it
     order: int
     price: int
     quantity: int
@@ -488,6 +490,16 @@ class GiveUpFeed(msgspec.Struct, frozen=True, array_like=True, tag="give_up"):
     batch: Batch | None
 
 
+class UnfitRecord(msgspec.Struct, frozen=True, gc=False):
+    """Stands for a record of a version before 0.3 with a text of another node that nodes refuse now. It is read, counted,
+    and without effect, and never written."""
+
+    kind: str  # tag of the record
+    reason: str
+    feed: tuple[str, str]  # owner and market, of a batch or snapshot; else empty
+    data: bytes  # the record
+
+
 Record = (
     PutMeta
     | Order
@@ -522,7 +534,7 @@ def unfolded(records: Iterable[Record]) -> Iterator[Record]:
 
 
 _decode_order = unpacker(Order | EarlierOrder).decode
-_decode_records = unpacker(list[Record | EarlierOrder]).decode
+_split = unpacker(list[msgspec.Raw]).decode
 
 
 def upgraded(record: Any) -> Any:
@@ -536,9 +548,36 @@ def decode_order(data: bytes) -> Order:
     return order
 
 
-def decode_records(data: bytes) -> list[Record]:
-    """Decode the records of a frame of any version. Raises msgspec.DecodeError."""
-    return [upgraded(record) for record in _decode_records(data)]
+class RecordsDecoder:
+    """Decoder of lists of records of a union `kind`, in the form of any version."""
+
+    def __init__(self, kind: Any) -> None:
+        self._all = unpacker(list[kind | EarlierOrder]).decode
+        self._one = unpacker(kind | EarlierOrder).decode
+
+    def decode(self, data: bytes) -> list[Any]:
+        """Decode records in their present form. Raises msgspec.DecodeError."""
+        try:
+            found = self._all(data)
+        except msgspec.ValidationError as error:
+            if not is_earlier_text(error):
+                raise
+            found = [self._fit(bytes(each)) for each in _split(data)]
+        return [upgraded(record) for record in found]
+
+    def _fit(self, data: bytes) -> Any:
+        try:
+            return self._one(data)
+        except msgspec.ValidationError as error:
+            if not is_earlier_text(error):
+                raise
+            kind, owner, what, *_ = msgspec.msgpack.decode(data)
+            market = what["market"] if kind == "batch" else what
+            feed = ("", "") if kind == "decision" else (owner, market)
+            return UnfitRecord(kind, f"{error}"[-200:], feed, data)
+
+
+decode_records: Final[Callable[[bytes], list[Record]]] = RecordsDecoder(Record).decode
 
 
 class StoredFeed(msgspec.Struct):
@@ -564,3 +603,4 @@ class Recovered(msgspec.Struct):
     credit: dict[tuple[str, str], int | None] = {}  # by (peer, asset)
     halts: dict[str, str] = {}  # by market: reason
     given_up: list[GiveUpFeed] = []
+    unfit: int = 0  # records without effect: see UnfitRecord

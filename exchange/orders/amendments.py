@@ -12,7 +12,7 @@ from copy import copy
 
 from exchange.ledger.ledger import InsufficientBalance
 from exchange.model.commands import HOUSE, Amend
-from exchange.model.events import MAX_PRICE, MAX_QUANTITY
+from exchange.model.peer_values import MAX_PRICE, MAX_QUANTITY
 from exchange.model.records import Order
 from exchange.orders.conditional_orders import ConditionalOrders
 from exchange.orders.engine_context import CommandRejected, EngineContext

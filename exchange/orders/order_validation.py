@@ -14,7 +14,8 @@ from exchange.ledger.ledger import InsufficientBalance
 from exchange.market.market import Market
 from exchange.market.market_rules import RuleError
 from exchange.model.commands import HOUSE, Kind, NewOrder, SelfTrade
-from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL
+from exchange.model.events import BUY, SELL
+from exchange.model.peer_values import MAX_PRICE, MAX_QUANTITY
 from exchange.model.records import Account, Order, Terms, default_self_trade
 from exchange.orders.conditional_orders import ConditionalOrders
 from exchange.orders.engine_context import CommandRejected, EngineContext

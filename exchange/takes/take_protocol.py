@@ -17,7 +17,7 @@ is over, is final.
     journal the fill
 
 Every take has an end, so that a maker that waits to see where the price goes gains nothing. Its clock is what the maker signs: the
-take names a time of the clock in the maker's presences (`exchange.feeds.presence`), `TAKE_RENEWALS` after the latest that the taker
+take names a time of the clock in the maker's presences (`exchange.feeds.presence`), `TAKE_RENEWALS` or more after the latest that the taker
 has. The maker refuses the take if it is undecided when it has signed a later one. That presence names the last number of each feed, so
 a taker that has all events up to there, and no fill among them, knows that there is none: the quantity is free again.
 A fill behind it is a breach by the maker. While the maker signs nothing the take stays pending, because a maker that is
@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -52,10 +53,9 @@ RESERVED = "reserved"  # reason of a decision that is not final
 RESERVATION_US = 60_000_000  # lifetime of a reservation
 PATIENCE = 10.0  # seconds without an answer until the request wants a refusal if undecided
 
-TAKE_RENEWALS: Final = (
-    4  # of its maker within which a take is decided: 9 to 15 s with the usual lease
-)
-MOST_RENEWALS: Final = 32  # within which one is decided whose maker's earlier ones came too late
+TAKE_SECONDS: Final = 10.0  # at least, within which a take is decided, in whole renewals of its maker: with the usual lease
+TAKE_RENEWALS: Final = 4  # of them, that is 9 to 15 s,
+MOST_SLACK: Final = 8  # and up to so many times as long if the maker's earlier ones came too late
 MAX_ENDED: Final = 10_000  # ended takes that are remembered, to notice late fills
 
 _Key = TypeVar("_Key", str, int)
@@ -69,6 +69,9 @@ class OwnerClocks(Protocol):
 
     @property
     def own_clock(self) -> Clock: ...
+
+    @property
+    def renewal(self) -> float: ...
 
     def clock(self, owner: str) -> Clock | None: ...
 
@@ -97,9 +100,7 @@ class PendingTakes:
         self._requests: dict[int, _Request] = {}
         self._ending: dict[int, None] = {}  # takes after whose end the maker has signed a head
         self._ended: BoundedMap[int, str] = BoundedMap(MAX_ENDED)  # maker by take
-        self._allowed: BoundedMap[str, int] = BoundedMap(
-            MAX_ENDED
-        )  # renewals by maker, if others than usual
+        self._slack: BoundedMap[str, int] = BoundedMap(MAX_ENDED)  # by maker, if it is not 1
         self._by_order: dict[int, dict[int, None]] = {}
         self._by_maker: dict[str, dict[int, None]] = {}  # take numbers, ascending
         self._due: KeyedHeap[int, float] = KeyedHeap()  # time of the next request by take number
@@ -139,15 +140,16 @@ class PendingTakes:
         clock = self._clocks.clock(maker)
         if clock is None:
             return None
-        return clock[0], clock[1] + self._allowed.get(maker, TAKE_RENEWALS)
+        renewals = max(TAKE_RENEWALS, ceil(TAKE_SECONDS / self._clocks.renewal))
+        return clock[0], clock[1] + renewals * self._slack.get(maker, 1)
 
     def learn(self, maker: str, *, late: bool) -> None:
-        """Allow a maker twice the renewals after a take that came too late, because the way there may take that long, and
-        half of that again after one that did not."""
-        allowed = self._allowed.pop(maker, TAKE_RENEWALS)
-        allowed = min(2 * allowed, MOST_RENEWALS) if late else allowed // 2
-        if allowed > TAKE_RENEWALS:
-            self._allowed[maker] = allowed
+        """Allow a maker twice the time after a take that came too late, because the way there may take that long, and half of
+        that again after one that did not."""
+        slack = self._slack.pop(maker, 1)
+        slack = min(2 * slack, MOST_SLACK) if late else slack // 2
+        if slack > 1:
+            self._slack[maker] = slack
 
     def signed(self, maker: str, heads: Iterable[tuple[str, int]]) -> None:
         """Process the heads of a maker's newest presence."""
@@ -294,10 +296,7 @@ class PendingTakes:
             result.market == take.market
             and result.order == take.maker_order
             and result.price == take.price
-            and 0 <= result.quantity <= take.quantity
-            and 0 <= result.number < 2**62
-            and 0 < result.time < 2**62
-            and len(result.reason) <= 64
+            and result.quantity <= take.quantity
             and (take.void or result.reason != "void")
         )
 

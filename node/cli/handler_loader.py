@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from node.cli.client_session import CommandFailure, Exit
+from p2p.ground.own_file import check_own
 
 FORM: Final = "MODULE:FUNCTION or FILE.py:FUNCTION, such as jobs:execute"
 OWN_PACKAGES: Final = (
@@ -35,6 +37,8 @@ def load_handler(text: str) -> Any:
     if str(here) not in sys.path:
         sys.path.insert(0, str(here))
     file = _file(module_name, here)
+    for each in _sources(module_name, here) if file is None else [file]:
+        _check(text, each)
     try:
         found: Any = _load_file(file) if file is not None else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -76,6 +80,22 @@ def _file(module_name: str, here: Path) -> Path | None:
         if file.is_file() and not file.is_relative_to(Path(__file__).parents[2]):
             return file
     return None
+
+
+def _sources(module_name: str, here: Path) -> list[Path]:
+    """Return the files of the current directory that an import by name would run."""
+    parts = module_name.split(".")
+    bases = [here.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+    files = [file for base in bases for file in (base.with_suffix(".py"), base / "__init__.py")]
+    return [file for file in files if file.is_file()]
+
+
+def _check(text: str, file: Path) -> None:
+    with suppress(FileNotFoundError):
+        try:
+            check_own(file, file.stat())
+        except PermissionError as error:
+            raise _wrong(text, f"{file}: {error.strerror}") from None
 
 
 def _load_file(file: Path) -> Any:

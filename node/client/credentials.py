@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from p2p.ground.own_file import read_own
 from p2p.ground.text_file import decode_text
 
 _PART: Final = re.compile(r"[!-~]+")  # visible ASCII: nothing else can be in an HTTP header
@@ -77,8 +78,7 @@ def read_text(path: Path, most: int) -> str:
         ValueError: it is larger, or not text in UTF-8.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        data = file.read(most + 1)
+    data = read_own(path, most + 1)
     if len(data) > most:
         raise ValueError(f"is longer than {most} bytes")
     return decode_text(data)

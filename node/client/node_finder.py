@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from node.client.credentials import check_key, without_password
+from p2p.ground.own_file import read_own
 
 DEFAULT_DATA_DIR: Final = (
     "~/.exchange-node"  # the default of DATA_DIR; importing config costs 0.15 s
@@ -186,7 +187,7 @@ def find(data_dir: str | None = None, api: str | None = None) -> FoundNode:
     directory = data_dir_in_force(data_dir)
     file = directory / RUNTIME_FILE
     try:
-        running = msgspec.json.decode(file.read_bytes(), type=RuntimeFile)
+        running = msgspec.json.decode(read_own(file, directory=directory), type=RuntimeFile)
     except (FileNotFoundError, NotADirectoryError):
         raise NoNode(
             f"no node runs on {directory} (there is no {file.name}); start one with: "

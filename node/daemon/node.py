@@ -424,7 +424,7 @@ class Node:
 
     # Between engine and overlay
 
-    def _on_message(self, received: Received) -> bool:
+    def _on_message(self, received: Received) -> bool | None:
         valid = self.engine.receive(
             received.now, received.type, received.payload, received.origin, received.via
         )

@@ -18,6 +18,7 @@ from exchange.journal import anchor
 from exchange.journal.journal import Journal
 from node.daemon.backup import Advance, BackupError, Manifest, check, manifest_of
 from p2p.ground.durable_file import flush_directory, replace_file
+from p2p.ground.own_file import read_own
 
 MARKER: Final = "restored.json"  # in a data directory whose node has to recover before it starts
 
@@ -42,7 +43,7 @@ def mark(data_dir: Path, restored: Restored) -> None:
 def marked(data_dir: Path) -> Restored | None:
     """Return the marker; None if the node may start."""
     try:
-        return msgspec.json.decode((data_dir / MARKER).read_bytes(), type=Restored)
+        return msgspec.json.decode(read_own(data_dir / MARKER, directory=data_dir), type=Restored)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError:

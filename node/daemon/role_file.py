@@ -12,6 +12,7 @@ import msgspec
 
 from p2p.base.identity import Identity
 from p2p.ground.durable_file import replace_file
+from p2p.ground.own_file import read_own
 
 NAME: Final = "standby.json"
 KEY: Final = "standby.key"
@@ -36,7 +37,7 @@ def read(data_dir: Path) -> Role | None:
     """
     path = data_dir / NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Role)
+        return msgspec.json.decode(read_own(path, directory=data_dir), type=Role)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:

@@ -325,7 +325,8 @@ def lock_directory(path: Path, stack: ExitStack) -> None:
     Raises:
         StartError: another one has it.
     """
-    file: IO[str] = stack.enter_context(path.open("a+", encoding="ascii"))
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    file: IO[str] = stack.enter_context(os.fdopen(descriptor, "a+", encoding="ascii"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

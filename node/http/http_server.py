@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -17,7 +16,7 @@ from node.http.rate_limit import TimeShares
 from node.http.request_figures import RequestFigures
 from node.http.router import Handler, Router
 from node.http.server_connection import Request, ServerConnection
-from p2p.base.places import Places
+from p2p.base.places import Places, within_files
 from p2p.base.tls_gate import Cuttable, Listener, listen
 from p2p.ground.owned_tasks import OwnedTasks
 
@@ -149,12 +148,6 @@ class Application:
         await self.endings.close(limits.SHUTDOWN_TIMEOUT)
 
 
-def connections_allowed(most: int) -> int:
-    """Return `most`, or half of the files that this process may open: the journal and the peers need some."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft // 2))
-
-
 class HttpServer:
     """Serves an application until it is stopped. `heads`, `connections` and `shares` are for the connections."""
 
@@ -163,7 +156,7 @@ class HttpServer:
         self.application = application
         self.heads = HeadReader(application.router.find)
         self.connections = Places[Cuttable](
-            connections_allowed(limits.CONNECTIONS + more),
+            within_files(limits.CONNECTIONS + more, 2),
             limits.CONNECTIONS_PER_ADDRESS,
             limits.CONNECTIONS_PER_NETWORK,
         )

@@ -19,6 +19,7 @@ from typing import Any, Final
 from exchange.model.instruments import Instrument, Instruments, InstrumentsFileError
 from node.views.account_views import MarketStepsView
 from p2p.ground.durable_file import replace_file
+from p2p.ground.own_file import read_own
 
 # Steps of version 0.1.0, whose data directories have no record.
 _FIRST_STEPS: Final = {
@@ -131,7 +132,7 @@ def load_market_steps(path: Path, configured: Instruments, *, upgraded: bool) ->
 
 def _read(path: Path) -> dict[str, Steps]:
     try:
-        tables: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        tables: dict[str, Any] = tomllib.loads(read_own(path).decode())
         return {
             symbol: _steps(Instrument(symbol, Decimal(table["tick"]), Decimal(table["lot"])))
             for symbol, table in tables.items()

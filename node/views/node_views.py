@@ -152,6 +152,7 @@ class ExportView(msgspec.Struct, kw_only=True):
     behind: int  # commits that it lacks
     lag_s: float | None  # since it last had everything; 0 while it has; None if it never had
     rows: int  # delivered since the start
+    aside: int  # rows set aside since the start: the sink cannot take them
     error: str  # why it is away
 
 

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from p2p.ground.peer_texts import printable
+
 
 class Code(StrEnum):
     """Reasons for ending a link, as they appear in a `goodbye` message."""
@@ -51,9 +53,9 @@ class RemoteProtocolError(P2PError):
     """The other side broke the protocol: send goodbye with `code`, then close the link."""
 
     def __init__(self, code: Code, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
         self.code = code
-        self.reason = reason
+        self.reason = printable(reason)  # it may quote the peer
+        super().__init__(f"{code}: {self.reason}")
 
 
 class FrameTooLarge(RemoteProtocolError):

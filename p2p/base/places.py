@@ -22,6 +22,7 @@ Rules of this file: every call but `enter` on a full port takes constant time, a
 from __future__ import annotations
 
 import ipaddress
+import resource
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from enum import IntEnum
@@ -31,6 +32,13 @@ from typing import Final, Generic, TypeVar
 from p2p.base.network_group import network_group
 
 T = TypeVar("T", bound=Hashable)
+
+
+def within_files(most: int, part: int) -> int:
+    """Return `most`, or one of `part` equal parts of the files that this process may open: the journal, the peers and other ports need
+    some."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft // part))
 
 
 class Rank(IntEnum):

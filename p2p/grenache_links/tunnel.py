@@ -24,6 +24,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from p2p.base.limits import DEAD_AFTER
+from p2p.ground.peer_texts import PLAIN
 from p2p.wire.byte_stream import ByteStream, ByteStreamError, Chunk, StreamRules
 
 CHUNK: Final = 256 * 1024  # bytes in one message: little waiting on long ways, and no large frames
@@ -51,7 +52,7 @@ RULES: Final = StreamRules(
 )
 
 Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
-Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
+Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON, pattern=PLAIN)]
 
 
 class TunnelRequest(msgspec.Struct, frozen=True, omit_defaults=True):

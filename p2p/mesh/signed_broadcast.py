@@ -14,7 +14,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from hashlib import sha256
@@ -138,15 +137,13 @@ class SignedBroadcast(Generic[M]):
         signature = self._identity.sign(self.signed_bytes(draft))
         return pack(msgspec.structs.replace(draft, signature=signature))
 
-    def receive(
-        self, now: float, payload: bytes, well_formed: Callable[[M], bool]
-    ) -> AcceptedBroadcast[M]:
+    def receive(self, now: float, payload: bytes) -> AcceptedBroadcast[M]:
         """Check a payload that arrived."""
         try:
             message = self._decoder.decode(payload)
         except (msgspec.DecodeError, RecursionError, ValueError):
             return AcceptedBroadcast(False)
-        origin = self._origin(message) if well_formed(message) else None
+        origin = self._origin(message)
         if origin is None:
             return AcceptedBroadcast(False)
         if origin == self._identity.node_id:

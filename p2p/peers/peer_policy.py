@@ -18,6 +18,7 @@ from p2p.base.errors import Code
 from p2p.base.host_port import is_ip, normal_host
 from p2p.base.identity import is_node_id
 from p2p.ground.durable_file import replace_file
+from p2p.ground.own_file import read_own
 from p2p.peers.link_slots import LinkRefusal
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class PeerPolicy:
         if self._path.stat().st_size > MAX_FILE:
             raise ValueError(f"{self._path} is longer than {MAX_FILE} bytes")
         try:
-            file = msgspec.json.decode(self._path.read_bytes(), type=_PolicyFile)
+            file = msgspec.json.decode(read_own(self._path), type=_PolicyFile)
             pins = {pin for pin in file.pins if is_node_id(pin)}
             bans = [PeerBan(normal_subject(b.subject), b.until, b.reason) for b in file.bans]
         except ValueError as error:

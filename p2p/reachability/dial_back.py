@@ -24,6 +24,7 @@ from p2p.base.host_port import format_host_port, normal_host
 from p2p.base.network_group import is_local, network_group
 from p2p.base.reach import Reach, ip_of, is_other_service, reach
 from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.peer_texts import Sentence, Word
 from p2p.ground.tokens import Tokens, TokenTable
 
 METHOD: Final = "dial_back"
@@ -53,15 +54,15 @@ THIRD_PARTY_DELAY: Final = 3.0
 class DialBackBody(msgspec.Struct, rename="camel"):
     """Request to dial `host` and `port` and send `nonce` there."""
 
-    host: str
+    host: Word
     port: int
     nonce: bytes
     proof: bytes = b""  # the upload that was demanded
 
 
 class DialBackAnswer(msgspec.Struct, rename="camel"):
-    status: str
-    reason: str = ""
+    status: Word
+    reason: Sentence = ""
     size: int = 0  # of the proof
 
 

@@ -30,6 +30,7 @@ import msgspec
 
 from p2p.base.reach import Reach, ip_of, is_other_service, may_name
 from p2p.ground.bounded_map import BoundedMap
+from p2p.ground.peer_texts import Sentence, Word
 
 METHOD: Final = "punch"
 SYNC_METHOD: Final = "punch_sync"
@@ -50,9 +51,9 @@ NO_PORT: Final = "symmetric"  # the NAT without an endpoint that could be dialle
 class PunchOffer(msgspec.Struct, rename="camel"):
     """Request: where the sender's listening port is seen, its NAT, and 16 random bytes that name the punch."""
 
-    host: str
+    host: Word
     port: int
-    nat: str
+    nat: Word
     nonce: bytes
     # Punched connections begin with a confirmation, see `p2p.wire.punch_confirmation`
     confirm: bool = False
@@ -61,10 +62,10 @@ class PunchOffer(msgspec.Struct, rename="camel"):
 class PunchAnswer(msgspec.Struct, rename="camel"):
     """Answer: the same of the other side. A `reason` is a refusal."""
 
-    host: str = ""
+    host: Word = ""
     port: int = 0
-    nat: str = ""
-    reason: str = ""
+    nat: Word = ""
+    reason: Sentence = ""
     confirm: bool = False
 
 

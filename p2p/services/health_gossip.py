@@ -10,13 +10,15 @@ because they prove their origin and have an effect once. The effect of a hint is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from math import isfinite
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from p2p.adaptive import Hint, Signal
-from p2p.base.identity import NODE_ID_LENGTH, Identity
+from p2p.base.identity import NODE_ID_LENGTH, Identity, is_node_id
 from p2p.mesh.signed_broadcast import ReplayGuard, SignedBroadcast
 
 MAX_HINTS = 32  # in one message
@@ -25,10 +27,10 @@ MAX_HINTS = 32  # in one message
 class HintItem(msgspec.Struct, frozen=True, rename="camel"):
     """Observation of one peer: DEGRADED or HEALTHY, latency in ms, share of failures from 0 to 1."""
 
-    peer: str
+    peer: Annotated[str, Meta(min_length=NODE_ID_LENGTH, max_length=NODE_ID_LENGTH)]
     signal: Signal
-    latency_ms: float
-    error_rate: float
+    latency_ms: Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+    error_rate: Annotated[float, Meta(ge=0, le=1)]
 
 
 class HintMessage(msgspec.Struct, frozen=True, rename="camel"):
@@ -37,7 +39,7 @@ class HintMessage(msgspec.Struct, frozen=True, rename="camel"):
     key: bytes
     incarnation: int
     counter: int
-    hints: list[HintItem]
+    hints: Annotated[list[HintItem], Meta(min_length=1, max_length=MAX_HINTS)]
     signature: bytes = b""
 
 
@@ -86,23 +88,13 @@ class HealthGossip:
 
         A node's word about itself and about the receiver is not evidence, and is left out.
         """
-        accepted = self._messages.receive(now, payload, _well_formed)
+        accepted = self._messages.receive(now, payload)
         origin, message = accepted.origin, accepted.message
         if message is None:
             self.counters["refused"] += bool(origin)
             return accepted.verdict
         for item in message.hints:
-            if item.peer not in (origin, self.node_id):
+            if item.peer not in (origin, self.node_id) and is_node_id(item.peer):
                 self.counters["received"] += 1
                 take(now, origin, item.peer, item.signal, item.latency_ms / 1000, item.error_rate)
         return True
-
-
-def _well_formed(message: HintMessage) -> bool:
-    return 1 <= len(message.hints) <= MAX_HINTS and all(
-        len(item.peer) == NODE_ID_LENGTH
-        and isfinite(item.latency_ms)
-        and item.latency_ms >= 0.0
-        and 0.0 <= item.error_rate <= 1.0
-        for item in message.hints
-    )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -40,8 +41,11 @@ class ServiceAnnouncement(msgspec.Struct, frozen=True, rename="camel"):
     key: bytes
     incarnation: int
     counter: int
-    lease: int
-    services: list[str]
+    lease: Annotated[int, msgspec.Meta(ge=0, le=MAX_LEASE_MS)]
+    services: Annotated[
+        list[Annotated[str, msgspec.Meta(pattern=rf"^{_NAME.pattern}\Z")]],
+        msgspec.Meta(max_length=MAX_SERVICES),
+    ]
     signature: bytes = b""
 
 
@@ -153,7 +157,7 @@ class ServiceDirectory:
 
     def receive(self, now: float, payload: bytes, jitter: float) -> bool | None:
         """Process an announcement and return the verdict for the router. `jitter`: random, from 0 to 1."""
-        accepted = self._messages.receive(now, payload, _well_formed)
+        accepted = self._messages.receive(now, payload)
         origin, message = accepted.origin, accepted.message
         if message is None:
             return accepted.verdict
@@ -225,11 +229,3 @@ class ServiceDirectory:
         for provider in self._providers.values():
             names |= provider.services
         return {name: self.providers(name) for name in sorted(names)}
-
-
-def _well_formed(message: ServiceAnnouncement) -> bool:
-    return (
-        0 <= message.lease <= MAX_LEASE_MS
-        and len(message.services) <= MAX_SERVICES
-        and all(_NAME.fullmatch(name) for name in message.services)
-    )

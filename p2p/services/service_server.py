@@ -22,6 +22,7 @@ import msgspec
 from p2p.base.errors import HandlerError, RpcError
 from p2p.flow.admission import Admission, Expired
 from p2p.flow.load import Busy
+from p2p.ground.peer_texts import Lines, Sentence, Word, printable
 from p2p.rpc.requests import Call
 from p2p.rpc.rpc import Answer
 from p2p.services.call_tracing import CallTracer
@@ -45,18 +46,18 @@ class ServiceCall(msgspec.Struct, rename="camel", omit_defaults=True):
     """Body of the RPC request. `id`: an idempotency id, for the handler. `traceparent`: the caller's trace
     context."""
 
-    service: str
+    service: Word
     payload: msgspec.Raw
-    id: str = ""
-    traceparent: str = ""
+    id: Sentence = ""
+    traceparent: Word = ""
 
 
 class ServiceReply(msgspec.Struct, rename="camel", omit_defaults=True):
     """Body of the RPC response: a result, or the handler's own refusal."""
 
     result: msgspec.Raw = msgspec.Raw(b"\xc0")  # nil
-    error: str = ""
-    message: str = ""
+    error: Sentence = ""
+    message: Lines = ""
 
 
 class ServiceRequest(msgspec.Struct, frozen=True):
@@ -221,9 +222,11 @@ class ServiceServer:
                 result = await invoke(service, value, request)
                 reply = ServiceReply(result=msgspec.Raw(pack(result)))
             except HandlerError as error:
-                reply = ServiceReply(
-                    error=error.code[:MAX_CODE] or "error", message=error.message[:MAX_TEXT]
-                )
+                lines = [
+                    printable(line, MAX_TEXT) for line in error.message[:MAX_TEXT].splitlines()
+                ]
+                code = printable(error.code[:MAX_CODE]) or "error"
+                reply = ServiceReply(error=code, message="\n".join(lines))
             except RpcError:
                 raise
             except Exception as error:

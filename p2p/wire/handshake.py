@@ -25,11 +25,11 @@ import msgspec
 from p2p.base.errors import Code, HandshakeRefused, RemoteProtocolError
 from p2p.base.identity import PUBLIC_KEY_LENGTH, Identity, node_id_of, verify
 from p2p.base.limits import PROTOCOL_VERSION
+from p2p.ground.peer_texts import printable
 from p2p.wire.messages import Capabilities, Codec, Envelope, Goodbye, Handshake, HandshakeAck, pack
 
 NONCE_LENGTH = 32  # bytes
 MAX_OTHERS = 16  # addresses in a goodbye
-_REASON_LENGTH = 200  # characters of a peer's words that are kept
 
 ADMISSION_REASONS = {
     Code.FULL: "this node has as many peers as MAX_PEERS allows",
@@ -310,8 +310,3 @@ def _others(goodbye: Goodbye) -> tuple[tuple[str, str, int], ...]:
         for peer in goodbye.peers[:MAX_OTHERS]
         if peer.carrier == "tcp"
     )
-
-
-def printable(text: str) -> str:
-    """Return a text of a peer without control characters, at most 200 characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_REASON_LENGTH])

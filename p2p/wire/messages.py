@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from p2p.base.errors import MalformedMessage
+from p2p.ground.peer_texts import Name, Sentence, Word, Words
 
 EVERYONE = "*"
 
@@ -23,9 +24,9 @@ class Envelope(msgspec.Struct, rename={"from_": "from"}, omit_defaults=True):
     that came through another node (see `signed_bytes`); a direct one is proven by its link.
     """
 
-    type: str
-    from_: str
-    to: str
+    type: Name
+    from_: Name
+    to: Name
     timestamp: int  # ms since the epoch, by the sender's clock: information, never trusted
     payload: msgspec.Raw
     id: bytes | None = None
@@ -35,19 +36,19 @@ class Envelope(msgspec.Struct, rename={"from_": "from"}, omit_defaults=True):
 
 
 class Capabilities(msgspec.Struct, rename="camel"):
-    version: str
-    supported_protocols: list[str] = []
-    codecs: list[str] = []  # besides JSON, which everyone reads: "msgpack"
-    agent: str = ""
+    version: Word
+    supported_protocols: Words = []
+    codecs: Words = []  # besides JSON, which everyone reads: "msgpack"
+    agent: Sentence = ""
 
 
 class Handshake(msgspec.Struct, rename="camel"):
     """First message of both sides. `nonce` is fresh; the other side signs it in its ack."""
 
-    node_id: str
+    node_id: Word
     public_key: bytes
-    version: str
-    network: str
+    version: Word
+    network: Sentence
     port: int  # where this node accepts links, 0 if it does not
     nonce: bytes
     capabilities: Capabilities
@@ -56,10 +57,10 @@ class Handshake(msgspec.Struct, rename="camel"):
 class HandshakeAck(msgspec.Struct, rename="camel"):
     """`signature` covers both nonces and both ids: it proves the key also where there is no TLS."""
 
-    node_id: str
+    node_id: Word
     signature: bytes
     # IP address and port of the receiver, as the sender's socket shows them
-    observed_address: str = ""
+    observed_address: Word = ""
     observed_port: int | msgspec.UnsetType = msgspec.UNSET  # absent in 0.1.0, and over Grenache
 
 
@@ -76,7 +77,7 @@ class Probe(msgspec.Struct, rename="camel"):
 class ProbeAck(msgspec.Struct, rename="camel"):
     """Answer to a probe: address and port of its sender as the socket shows them."""
 
-    observed_address: str
+    observed_address: Word
     observed_port: int
 
 
@@ -87,8 +88,8 @@ class Reachability(msgspec.Struct, rename="camel"):
     """
 
     reachable: bool | None = None  # None: not known yet
-    addresses: list[tuple[str, int]] = []  # verified by dial-back
-    nat: str = ""  # a `p2p.reachability.nat_kind.NatKind`, or one of a newer version
+    addresses: list[tuple[Word, int]] = []  # verified by dial-back
+    nat: Word = ""  # a `p2p.reachability.nat_kind.NatKind`, or one of a newer version
     mapped: bool = False  # an address is a port mapping of the router
 
 
@@ -98,8 +99,8 @@ class Goodbye(msgspec.Struct, rename="camel"):
     `peers`: with the code `full` in a handshake, other nodes that the declined one may dial.
     """
 
-    code: str
-    reason: str = ""
+    code: Word
+    reason: Sentence = ""
     peers: list[PeerAddress] | msgspec.UnsetType = msgspec.UNSET  # unset by an older version
 
 
@@ -113,11 +114,11 @@ class Heartbeat(msgspec.Struct, rename="camel"):
 
 
 class PeerAddress(msgspec.Struct, rename="camel", omit_defaults=True):
-    node_id: str
-    address: str
+    node_id: Word
+    address: Word
     port: int
     # How it is dialled; a `p2p.wire.link.Carrier`, or one that is not known here
-    carrier: str = "tcp"
+    carrier: Word = "tcp"
 
 
 class PeerExchange(msgspec.Struct, rename="camel"):
@@ -157,7 +158,7 @@ class Branch(msgspec.Struct, rename="camel", omit_defaults=True):
 
 class RpcRequest(msgspec.Struct, rename="camel"):
     id: int
-    method: str
+    method: Word
     deadline: int  # ms that the caller will still wait, from arrival
     body: bytes  # msgpack
 
@@ -175,8 +176,8 @@ class Load(msgspec.Struct, rename="camel"):
 class RpcResponse(msgspec.Struct, rename="camel", omit_defaults=True):
     id: int
     body: bytes = b""  # msgpack
-    error: str = ""  # a stable code; empty for success
-    message: str = ""
+    error: Word = ""  # a stable code; empty for success
+    message: Sentence = ""
     load: Load | None = None
     retry_after: int = 0  # ms; with "busy": not before this
 
@@ -203,11 +204,11 @@ class RelaySegment(msgspec.Struct, rename="camel", omit_defaults=True):
 class RefusedMessages(msgspec.Struct, rename="camel"):
     """Notice that messages of the receiver are dropped. Sent only to peers that list the type."""
 
-    message_type: str  # of the latest one
-    scope: str  # the budget that was exceeded: "link" or "network"; "relay": messages to `to` are not relayed
+    message_type: Word  # of the latest one
+    scope: Word  # the budget that was exceeded: "link" or "network"; "relay": messages to `to` are not relayed
     count: int  # dropped on this link so far
-    reason: str = ""  # a sentence for people
-    to: str = ""  # node id
+    reason: Sentence = ""  # a sentence for people
+    to: Word = ""  # node id
 
 
 PAYLOADS: dict[str, type[msgspec.Struct]] = {

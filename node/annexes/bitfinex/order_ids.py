@@ -12,7 +12,7 @@ from typing import Final
 
 from exchange.market.market import OwnerIndex
 from exchange.market.order_book import OrderBook
-from exchange.model.events import MAX_ORDER
+from exchange.model.peer_values import MAX_ORDER
 
 OWN: Final = 10**15
 _OTHERS: Final = OWN + MAX_ORDER  # others' ids begin here

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from exchange.model.commands import Amend, NewOrder, Selection, TimeInForce
-from exchange.model.events import MAX_ORDER
+from exchange.model.peer_values import MAX_ORDER
 from exchange.model.records import Order
 from node.annexes.bitfinex import account_arrays
 from node.annexes.bitfinex.errors import BAD_PARAMETER, BitfinexError, bad, order_not_found

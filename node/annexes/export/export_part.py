@@ -50,7 +50,11 @@ class ExportPart(NodePart):
             self._exports.trace_order(order, traceparent)
 
     def warnings(self) -> Iterable[str]:
-        return (f"export: {view.error}" for view in self._exports.views() if view.error)
+        for view in self._exports.views():
+            if view.error:
+                yield f"export: {view.error}"
+            if view.aside:
+                yield f"export: {view.aside} rows that {view.sink} cannot take are set aside"
 
     def report(self, view: StatusView) -> None:
         view.exports = self._exports.views()
@@ -66,12 +70,18 @@ def _figures(views: Sequence[ExportView]) -> Iterator[Metric]:
     rows = CounterMetricFamily(
         PREFIX + "export_rows", "Rows delivered since the start of the export.", labels=["sink"]
     )
+    aside = CounterMetricFamily(
+        PREFIX + "export_rows_aside",
+        "Rows set aside since the start of the export: the sink cannot take them.",
+        labels=["sink"],
+    )
     for view in views:
         up.add_metric([view.sink], float(not view.error))
         behind.add_metric([view.sink], view.behind)
         lag.add_metric([view.sink], float("nan") if view.lag_s is None else view.lag_s)
         rows.add_metric([view.sink], view.rows)
-    yield from (up, behind, lag, rows)
+        aside.add_metric([view.sink], view.aside)
+    yield from (up, behind, lag, rows, aside)
 
 
 def _by_sink(name: str, text: str) -> GaugeMetricFamily:

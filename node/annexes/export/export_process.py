@@ -205,6 +205,7 @@ class ExportProcess:
                 behind=self._journal.committed - (0 if progress is None else progress.frame),
                 lag_s=None if progress is None else _since(progress.delivered, now),
                 rows=0,
+                aside=0,
                 error="",
             )
         behind = max(0, self._journal.committed - progress.frame)
@@ -218,6 +219,7 @@ class ExportProcess:
             behind=behind,
             lag_s=0.0 if not behind else _since(progress.delivered, now),
             rows=progress.rows,
+            aside=progress.aside,
             error=error,
         )
 

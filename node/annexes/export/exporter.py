@@ -2,6 +2,7 @@
 
 Rules of this file:
 - The sink's position is the only memory. Whatever fails, the next attempt asks for it and goes on from there.
+- What a sink cannot take is set aside, and the position goes on.
 - Frames are delivered in the order of the journal, rows of the archive before them.
 - A journal that does not contain the frame at the sink's position, or another one under its number, is an earlier copy:
   nothing is delivered, because rows of lost commits are in the sink.
@@ -24,6 +25,7 @@ from node.annexes.export import position_file
 from node.annexes.export.journal_source import JournalSource
 from node.annexes.export.position_file import ExportProgress
 from node.annexes.export.rows import RowBuilder
+from node.annexes.export.rows_aside import RowsAside
 from node.annexes.export.sink import CatchUp, Delivery, Position, Sink, SinkError
 from node.annexes.export.tables import ARCHIVED
 
@@ -65,6 +67,7 @@ class Exporter:
         self.rows = 0  # delivered
         self._open_sink = open_sink
         self._progress = progress
+        self._aside = RowsAside(progress.with_suffix(".aside"))
         self._clock = clock
         self._advance = advance
         self._stop = threading.Event()
@@ -237,8 +240,9 @@ class Exporter:
         gap: tuple[int, int] | None = None,
     ) -> Position:
         count = builder.count
-        sink.deliver(Delivery(self.source.owner, before, after, builder.take(), gap))
-        self.rows += count
+        refused = sink.deliver(Delivery(self.source.owner, before, after, builder.take(), gap))
+        self._aside.put([*builder.set_aside(), *refused])
+        self.rows += count - len(refused)
         self._position = after
         return after
 
@@ -255,5 +259,6 @@ class Exporter:
                 delivered=self._current,
                 error=self._error,
                 process=os.getpid(),
+                aside=self._aside.count,
             ),
         )

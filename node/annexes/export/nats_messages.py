@@ -22,11 +22,14 @@ from urllib.parse import quote
 
 import msgspec
 
+from node.annexes.export.rows_aside import AsideRow
 from node.annexes.export.sink import Delivery, Position
 from node.annexes.export.tables import MARKET_TABLES, TABLES, ColumnKind, Row, Table
 
 POSITION: Final = "position"
 GAPS: Final = "gaps"
+MOST: Final = 1 << 20  # bytes of a message, by a server's default
+SUBJECT: Final = 1000  # bytes of a subject; a server takes 4,096 with the line around it
 MARKET: Final = "market_"  # begins the names of tables whose kind is the rest
 _TYPES: Final[dict[ColumnKind, Any]] = {
     "text": str | None,
@@ -71,15 +74,33 @@ class StreamPlan:
         _, market = _shape(self.tables[table])
         return self.subject(node, table) + ("" if market is None else ".*")
 
-    def messages(self, delivery: Delivery, skipped: frozenset[str]) -> list[Message]:
-        """Return a delivery's rows in the order of their frames, without those whose ids are in `skipped`."""
+    def messages(
+        self, delivery: Delivery, skipped: frozenset[str], most: int = MOST
+    ) -> tuple[list[Message], list[AsideRow]]:
+        """Return a delivery's rows in the order of their frames, without those whose ids are in `skipped`; and the rows
+        that no message of `most` bytes can have.
+        """
         found = [
             (int(str(row[-1])), number, table, row)
             for number, table in enumerate(self.tables.values())
             for row in delivery.rows.get(table.name, ())
         ]
         found.sort(key=lambda item: item[:2])
-        messages = [self._message(table, row) for _, _, table, row in found]
+        messages: list[Message] = []
+        aside: list[AsideRow] = []
+        for _, _, table, row in found:
+            try:
+                message = self._message(table, row)
+            except ValueError as error:
+                aside.append(AsideRow(table.name, row, str(error)))
+                continue
+            size = len(message.data) + len(message.subject) + len(message.id)
+            if size > most or len(message.subject) > SUBJECT:
+                aside.append(AsideRow(table.name, row, f"{size} bytes are too many for a message"))
+            elif not message.id.isprintable():
+                aside.append(AsideRow(table.name, row, "an id with control characters"))
+            else:
+                messages.append(message)
         if delivery.gap is not None:
             first, last = delivery.gap
             fields = {"node": delivery.node, "first_frame": first, "last_frame": last}
@@ -87,7 +108,7 @@ class StreamPlan:
             messages.append(
                 Message(self.subject(delivery.node, GAPS), id_, msgspec.json.encode(fields))
             )
-        return [message for message in messages if message.id not in skipped]
+        return [message for message in messages if message.id not in skipped], aside
 
     def _message(self, table: Table, row: Row) -> Message:
         names, market = _shape(table)

@@ -42,6 +42,7 @@ from node.annexes.export.nats_messages import (
     read_position,
     read_row,
 )
+from node.annexes.export.rows_aside import AsideRow
 from node.annexes.export.sink import Delivery, Position, PositionMoved, SinkError
 from node.annexes.export.tables import Row
 
@@ -49,6 +50,7 @@ GROUP: Final = 500  # messages sent before their acknowledgements are awaited
 ANSWER: Final = 10.0  # s
 DELIVERY: Final = 120.0  # s; one takes some 0.5 s
 WINDOW: Final = 120.0  # s in which the server refuses a repeated id
+HEADERS: Final = 4096  # bytes that they may take of the server's limit for a message
 PAGE: Final = 500  # messages read at a time
 _WRONG_SEQUENCE: Final = (10071, 10164)  # error codes of JetStream
 
@@ -163,16 +165,18 @@ class NatsSink:
 
     # Delivery
 
-    def deliver(self, delivery: Delivery) -> None:
+    def deliver(self, delivery: Delivery) -> list[AsideRow]:
         node = delivery.node
         stream = self._stream(node)
         if stream.position != delivery.before:
             raise PositionMoved(f"another process exports the journal of {node}")
-        messages = self._plan.messages(delivery, stream.begun)
+        most = self._connection.client.max_payload - HEADERS
+        messages, aside = self._plan.messages(delivery, stream.begun, most)
         messages.append(self._plan.position(node, delivery.after))
         del self._streams[node]  # unknown until everything is acknowledged
         last = self._connection.run(self._publish(stream, messages), DELIVERY)
         self._streams[node] = _Stream(stream.name, last, delivery.after, frozenset())
+        return aside
 
     async def _publish(self, stream: _Stream, messages: Sequence[Message]) -> int:
         """Publish messages in order, and return the last one's sequence number."""

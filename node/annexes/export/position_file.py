@@ -22,6 +22,7 @@ class ExportProgress(msgspec.Struct, frozen=True):
     delivered: float  # when the sink last had everything
     error: str = ""  # why the sink cannot be used; "": it can
     process: int = 0  # its id
+    aside: int = 0  # rows that this process has set aside
 
 
 def write(path: Path, progress: ExportProgress) -> None:

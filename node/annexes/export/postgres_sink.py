@@ -17,6 +17,7 @@ import psycopg
 
 from node.annexes.export.postgres_months import MONTHS
 from node.annexes.export.postgres_schema import EARLIER, SCHEMA, TYPES
+from node.annexes.export.rows_aside import AsideRow
 from node.annexes.export.sink import Delivery, Position, PositionMoved, SinkError
 from node.annexes.export.tables import TABLES, Row, Table
 
@@ -26,6 +27,13 @@ CONNECT_TIMEOUT: Final = 5  # s
 STATEMENT_TIMEOUT: Final = 120_000  # ms; a delivery takes some 0.1 s
 LOCK_TIMEOUT: Final = 5000  # ms
 PAGE: Final = 5000  # rows that are read at a time
+_REFUSED: Final = (  # errors of a row's values, not of the connection
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    ValueError,
+    OverflowError,
+)
 _MIGRATION_LOCK: Final = 0x65786368  # of the database, so that two nodes do not migrate together
 
 
@@ -167,7 +175,8 @@ class PostgresSink:
 
     # Rows
 
-    def deliver(self, delivery: Delivery) -> None:
+    def deliver(self, delivery: Delivery) -> list[AsideRow]:
+        aside: list[AsideRow] = []
         with _explained():
             self._prune()
         with _explained(), self._db.transaction():
@@ -175,7 +184,7 @@ class PostgresSink:
                 raise PositionMoved(f"another process exports the journal of {delivery.node}")
             for name, rows in delivery.rows.items():
                 if rows:
-                    self._merge(TABLES[name], rows)
+                    aside += self._merge(TABLES[name], rows)
             if delivery.gap is not None:
                 self._db.execute(
                     f"INSERT INTO {SCHEMA}.gaps (node, first_frame, last_frame) VALUES (%s, %s, %s) "  # noqa: S608
@@ -203,8 +212,26 @@ class PostgresSink:
             )
             if not done.rowcount:
                 raise PositionMoved(f"another process exports the journal of {delivery.node}")
+        return aside
 
-    def _merge(self, table: Table, rows: Sequence[Row]) -> None:
+    def _merge(self, table: Table, rows: Sequence[Row]) -> list[AsideRow]:
+        """Merge rows into a table, and return those whose values the database refuses."""
+        months = set(self._months)
+        try:
+            with self._db.transaction():  # a savepoint
+                self._store(table, rows)
+        except _REFUSED as error:
+            self._months = months  # those that were made are gone again
+            if len(rows) == 1:
+                return [AsideRow(table.name, rows[0], " ".join(str(error).split()))]
+        else:
+            return []
+        half = len(rows) // 2
+        aside = self._merge(table, rows[:half])
+        self._db.execute(f"TRUNCATE staging_{table.name}".encode())
+        return aside + self._merge(table, rows[half:])
+
+    def _store(self, table: Table, rows: Sequence[Row]) -> None:
         if table.dated:
             rows = self._dated(table, rows)
         names = ", ".join(table.names)

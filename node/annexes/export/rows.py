@@ -25,10 +25,12 @@ from exchange.model.records import (
     Record,
     Recovered,
     Transaction,
+    UnfitRecord,
     unfolded,
 )
 from exchange.orders.engine_context import stored_decimals
 from node.annexes.export.market_rows import MarketRows
+from node.annexes.export.rows_aside import AsideRow
 from node.annexes.export.tables import (
     ALL_TABLES,
     TABLES,
@@ -78,6 +80,7 @@ class RowBuilder:
     ) -> None:
         self.decimals = dict(decimals)
         self.count = 0  # rows since `take`
+        self._aside: list[AsideRow] = []
         self._node = node
         self._versions = versions
         self._feeds = MarketRows(node, self._put, self._scale) if "book" in tables else None
@@ -97,16 +100,17 @@ class RowBuilder:
         }
         self._how = {kind: add for kind, (table, add) in how.items() if table in tables}
         self._how[PutMeta] = self._meta
+        self._how[UnfitRecord] = self._unfit
         if self._feeds is not None:
             self._how[PutBatch] = self._feeds.add_batch
             self._how[PutSnapshot] = self._feeds.add_snapshot
 
     def add(self, frame: int, records: Iterable[Record]) -> None:
-        """Add the records of a frame."""
+        """Add the records of a frame. One of which no row can be made is set aside: others wrote some of its values."""
         for record in unfolded(records):
             how = self._how.get(type(record))
             if how is not None:
-                how(record, frame)
+                self._try(how, record, frame)
 
     def add_state(self, frame: int, state: Recovered) -> None:
         """Add what a state after `frame` has that no archive has: open orders, accounts, keys and limits."""
@@ -121,6 +125,21 @@ class RowBuilder:
                 records += [PutBatch(feed.owner, batch) for batch in feed.batches]
         self.add(frame, records)
 
+    def _try(self, how: Callable[[Any, int], None], record: Any, frame: int) -> None:
+        try:
+            how(record, frame)
+        except (ValueError, LookupError, ArithmeticError, TypeError) as error:
+            self._aside.append(AsideRow(type(record).__name__, record, f"{error!r} ({frame=})"))
+
+    def _unfit(self, record: UnfitRecord, frame: int) -> None:
+        reason = f"{record.reason} ({frame=})"
+        self._aside.append(AsideRow(record.kind, record.data, reason))
+
+    def set_aside(self) -> list[AsideRow]:
+        """Return the records of which no row can be made, and forget them."""
+        found, self._aside = self._aside, []
+        return found
+
     def take(self) -> dict[str, list[Row]]:
         """Return the rows by table, each key once, and begin anew."""
         rows = {name: list(found.values()) for name, found in self._rows.items() if found}
@@ -132,7 +151,7 @@ class RowBuilder:
     def add_archived(self, frame: int, item: Order | Fill | Posting, line: int = 0) -> None:
         """Add what the archive has. `line`: position of a posting in its transaction."""
         if isinstance(item, Posting):
-            self._posting(item, line, frame)
+            self._try(lambda posting, at: self._posting(posting, line, at), item, frame)
         else:
             self.add(frame, [item])
 

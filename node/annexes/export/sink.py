@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from node.annexes.export.rows_aside import AsideRow
 from node.annexes.export.tables import Row, Table
 
 
@@ -75,9 +76,10 @@ class Sink(Protocol):
             SinkError: the engine does not answer.
         """
 
-    def deliver(self, delivery: Delivery) -> None:
+    def deliver(self, delivery: Delivery) -> Sequence[AsideRow]:
         """Store rows and position, all or none, if the position is still that before. A row whose key is there
         replaces the other one in a table of latest rows if its frame is not lower, and changes nothing elsewhere.
+        Return the rows whose values the engine refuses: they are left out, and all others stored.
 
         Raises:
             PositionMoved: it is not.

@@ -90,7 +90,7 @@ class PrimaryService:
         self._link: Link | None = None
         self._tail: Tail | None = None
         self._server: Listener | None = None
-        self._links: set[asyncio.Task[None]] = set()
+        self._links = OwnedTasks(log)
         self._places = Places[Cuttable](MAX_LINKS, LINKS_PER_ADDRESS)
         self._handshakes = OwnedTasks(log)
         self._asking = OwnedTasks(log)
@@ -160,8 +160,11 @@ class PrimaryService:
             OSError: not there.
         """
 
+        def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._links.start(self._accept(reader, writer))
+
         def make() -> asyncio.StreamReaderProtocol:
-            return asyncio.StreamReaderProtocol(asyncio.StreamReader(2**20), self._accept)
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(2**20), begin)
 
         self._server = await listen(
             make,
@@ -183,9 +186,7 @@ class PrimaryService:
         if self._server is not None:
             self._server.close()
         await self._handshakes.close()
-        for task in self._links:
-            task.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        await self._links.close()
         await self._asking.close()
         if self._store is not None:
             await self._store.close()
@@ -238,10 +239,6 @@ class PrimaryService:
             goes.cut()
         if goes is visit:
             return
-        task = asyncio.current_task()
-        if task is not None:
-            self._links.add(task)
-            task.add_done_callback(self._links.discard)
         link = None
         try:
             link = Link(reader, writer)

@@ -19,7 +19,7 @@ import msgspec
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
-from exchange.feeds.exchange_messages import TakeResult
+from exchange.feeds.exchange_messages import Take, TakeResult, pack
 from exchange.model.ports import Send
 from exchange.model.records import Fill, Order
 from exchange.orders.engine_context import Drained
@@ -34,19 +34,7 @@ _KEPT: Final = 1000  # decided takes and decisions whose fills are still to come
 TakeKey = tuple[str, int]  # the other node, number of the take
 
 
-class _Take(msgspec.Struct, rename="camel"):
-    """The fields of a take that a span needs."""
-
-    take: int
-    market: str
-    order: int
-    taker_order: int
-    quantity: int
-    phase: str = ""
-    traceparent: str = ""
-
-
-_decode_take = msgspec.msgpack.Decoder(_Take).decode
+_decode_take = msgspec.msgpack.Decoder(Take).decode
 _decode_result = msgspec.msgpack.Decoder(TakeResult).decode
 
 
@@ -112,9 +100,7 @@ class OrderSpans:
             self._takes[key] = span
         else:
             span.add_event("sent again" if take.phase != "commit" else "commit")
-        fields = msgspec.msgpack.decode(message.payload)
-        fields["traceparent"] = traceparent_of(span)
-        return msgspec.msgpack.encode(fields)
+        return pack(msgspec.structs.replace(take, traceparent=traceparent_of(span)))
 
     def _decision_sent(self, taker: str, result: TakeResult) -> None:
         span = self._decisions.pop((taker, result.take), None)
@@ -192,7 +178,7 @@ def _answered(order: Order, span: Span) -> None:
     span.set_attribute("exchange_node.pending_lots", order.pending)
 
 
-def _take_attributes(take: _Take) -> dict[str, str | int]:
+def _take_attributes(take: Take) -> dict[str, str | int]:
     return {
         "exchange_node.take": take.take,
         "exchange_node.market": _symbol(take.market),

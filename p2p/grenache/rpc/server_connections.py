@@ -11,13 +11,14 @@ from typing import Any, Final
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 
-from p2p.base.places import Places
+from p2p.base.places import Places, within_files
 from p2p.base.tls_gate import Cuttable
 from p2p.grenache.rpc.direct_requests import DirectConnection, DirectHandlers
 from p2p.grenache.rpc.limits import Limits
 
 log = logging.getLogger(__name__)
 
+FILES_PART: Final = 8  # of the files that the process may open, for the connections of a port
 MAX_HEADERS: Final = 64  # of one request
 MAX_REFUSED: Final = 1 << 20  # bytes of a refused body read so that its sender gets the answer
 MAX_HEADS: Final = 1 << 19  # bytes of the heads that wait behind one request
@@ -143,7 +144,8 @@ class WebServer(web.Server):
         self.direct = direct
         self.most_waiting = MAX_HEADS + 2 * limits.max_payload
         self.first_head = limits.first_head
-        self.places = Places[Cuttable](limits.max_connections, limits.max_per_host)
+        most = within_files(limits.max_connections, FILES_PART)
+        self.places = Places[Cuttable](most, limits.max_per_host)
 
     def __call__(self) -> web.RequestHandler:
         return ServerConnection(self, loop=self._loop, **self._kwargs)

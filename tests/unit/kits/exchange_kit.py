@@ -27,7 +27,8 @@ from exchange.model.records import Fill, Order, Record, Recovered
 from tests.simulation.disk import JournalDisk, MemoryDisk
 
 NETWORK = "test"
-M = "BTC-USD"
+M = "BTC-USD@0.1/0.00001"
+ETH, DOGE = "ETH-USD@0.01/0.0001", "DOGE-USD@0.00001/1"
 EPOCH_US = 1_700_000_000_000_000
 STARTED = 1000.0  # when a network begins
 FIRST_TAKE = EPOCH_US + 1_000_000_000  # of a node that started then

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from node.annexes.export.rows_aside import AsideRow
 from node.annexes.export.sink import Delivery, Position, PositionMoved, SinkError
 from node.annexes.export.tables import TABLES, Row
 
@@ -44,14 +45,18 @@ class MemorySink:
     def position(self, node: str) -> Position | None:
         return self._db.positions.get(node)
 
-    def deliver(self, delivery: Delivery) -> None:
+    def deliver(self, delivery: Delivery) -> list[AsideRow]:
         db = self._db
+        aside = []
         db.fault("before")
         if db.positions.get(delivery.node) != delivery.before:
             raise PositionMoved("another process exports this journal")
         for name, rows in delivery.rows.items():
             table, store = TABLES[name], db.tables[name]
             for row in rows:
+                if any(isinstance(value, str) and "\0" in value for value in row):  # as PostgreSQL
+                    aside.append(AsideRow(name, row, "NUL"))
+                    continue
                 key = row[: table.key]
                 old = store.get(key)
                 if old is None or (table.latest and int(str(old[-1])) <= int(str(row[-1]))):
@@ -61,6 +66,7 @@ class MemorySink:
         db.positions[delivery.node] = delivery.after
         db.deliveries += 1
         db.fault("after")
+        return aside
 
     @contextmanager
     def moment(self, node: str) -> Iterator[Position | None]:

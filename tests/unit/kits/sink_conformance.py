@@ -41,6 +41,7 @@ def check_sink(connect: Callable[[], Sink]) -> None:
     """
     _check_positions(connect)
     _check_rows(connect)
+    _check_refusals(connect)
     _check_nodes(connect)
 
 
@@ -83,6 +84,28 @@ def _check_rows(connect: Callable[[], Sink]) -> None:
             found = sorted(sink.rows(name, NODE), key=lambda row: str(row[: table.key]))
         expected = [again if table.latest else whole, bare]
         assert found == expected, name
+    sink.close()
+
+
+def _check_refusals(connect: Callable[[], Sink]) -> None:
+    """A row whose values the engine refuses is returned, and the rows around it are stored."""
+    sink = connect()
+    for name, table in sink.tables.items():
+        kinds = [kind for _, kind in table.columns]
+        if "text" not in kinds[1:]:
+            continue
+        rows = [sample(table, number, 8) for number in (3, 4, 5)]
+        rows[1] = (
+            NODE,
+            *("\0" if k == "text" else v for k, v in list(zip(kinds, rows[1], strict=True))[1:]),
+        )
+        before = sink.position(NODE)
+        refused = sink.deliver(Delivery(NODE, before, Position(8), {name: rows}))
+        with sink.moment(NODE) as position:
+            assert position == Position(8)
+            found = set(sink.rows(name, NODE))
+        assert {rows[0], rows[2]} <= found, name
+        assert [aside.row for aside in refused] == ([] if rows[1] in found else [rows[1]]), name
     sink.close()
 
 

@@ -10,7 +10,8 @@ from exchange_kit import M, Network, submit
 
 from exchange.engine.engine import CommandRejected
 from exchange.feeds.feed import Writer
-from exchange.model.events import BUY, MAX_PRICE, MAX_QUANTITY, SELL, Filled
+from exchange.model.events import BUY, SELL, Filled
+from exchange.model.peer_values import MAX_PRICE, MAX_QUANTITY
 from exchange.model.records import Order, PutMeta
 from exchange.orders import order_store as orders_module
 

@@ -10,7 +10,7 @@ from engine_kit import (
     lost,
     old_copy,
 )
-from exchange_kit import NETWORK, Keys, M, Network, Owner, submit
+from exchange_kit import DOGE, ETH, NETWORK, Keys, M, Network, Owner, submit
 
 from exchange.engine.engine import (
     MAX_UNKNOWN_MARKETS,
@@ -63,11 +63,11 @@ def test_trades_and_orders_are_there_after_a_restart() -> None:
 
 
 def test_a_market_that_is_not_configured_any_more_is_left_in_the_journal() -> None:
-    net = Network(2, markets=(M, "ETH-USD"))
-    submit(net[0], net.now, "ETH-USD", SELL, 100, 5)
+    net = Network(2, markets=(M, ETH))
+    submit(net[0], net.now, ETH, SELL, 100, 5)
     net.settle()
     net.on_mail = lost("take")
-    submit(net[1], net.now, "ETH-USD", BUY, 100, 2)
+    submit(net[1], net.now, ETH, BUY, 100, 2)
     net.exchange()
     net.on_mail = lambda mail: [mail]
     net.markets = (M,)
@@ -80,13 +80,13 @@ def test_a_market_that_is_not_configured_any_more_is_left_in_the_journal() -> No
         == net[1].orders.takes.pending
         == []
     )
-    net.markets = (M, "ETH-USD")
+    net.markets = (M, ETH)
     for i in (0, 1):
         net.restart(i)
     net.settle()
     (order,) = net[0].order_store.open_orders
     assert order.filled == 2
-    assert len(net[1].markets["ETH-USD"].contents()) == 1
+    assert len(net[1].markets[ETH].contents()) == 1
     net.check()
 
 
@@ -172,11 +172,11 @@ def test_own_batches_that_come_back_are_no_sign_of_an_old_copy() -> None:
 def test_a_market_that_only_others_trade_is_noted() -> None:
     net = Network(1)
     leases = PresenceLeases(Keys(50), NETWORK, incarnation=1, lease_ms=9000)
-    assert net.give(0, leases.make(0.0, [("DOGE-USD", 3), (M, 0), ("x" * 500, 1)]))
-    assert net[0].unknown_markets == {"DOGE-USD": Keys(50).node_id, "x" * 80: Keys(50).node_id}
-    assert net[0].unknown_markets_of == {Keys(50).node_id: ["DOGE-USD", "x" * 80]}
+    assert net.give(0, leases.make(0.0, [(DOGE, 3), (M, 0), ("x" * 80, 1), (M + "\x1b[2J", 1)]))
+    assert net[0].unknown_markets == {DOGE: Keys(50).node_id}
+    assert net[0].unknown_markets_of == {Keys(50).node_id: [DOGE]}
     for k in range(3):
-        assert net.give(0, leases.make(0.0, [(f"{k} {i}", 0) for i in range(900)]))
+        assert net.give(0, leases.make(0.0, [(f"A{k}-B{i}@1/1", 0) for i in range(900)]))
     assert len(net[0].unknown_markets) == MAX_UNKNOWN_MARKETS
     assert len(net[0].unknown_markets_of[Keys(50).node_id]) == MAX_UNKNOWN_MARKETS_OF_OWNER
     assert net.give(0, leases.make(0.0, [(M, 0)]))
@@ -185,10 +185,10 @@ def test_a_market_that_only_others_trade_is_noted() -> None:
 
 def test_a_batch_of_a_market_that_is_not_traded_here_is_judged_and_not_kept() -> None:
     net = Network(1)
-    batch = Owner(50, market="DOGE-USD").batch(Opened(1, SELL, 100, 5, 1))
+    batch = Owner(50, market=DOGE).batch(Opened(1, SELL, 100, 5, 1))
     assert net.give(0, batch)
     assert not net.give(0, replace(batch, first=2))
-    assert net.give(0, Owner(1, market="DOGE-USD").batch(Opened(1, SELL, 100, 5, 1)))  # our own key
+    assert net.give(0, Owner(1, market=DOGE).batch(Opened(1, SELL, 100, 5, 1)))  # our own key
     assert net[0].stale is None
     assert len(net[0].feeds) == 1
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.model.events import MAX_PRICE, MAX_QUANTITY
 from exchange.model.instruments import (
     MAX_LOTS,
     MAX_TICKS,
@@ -21,6 +20,7 @@ from exchange.model.instruments import (
     InstrumentsFileError,
     UnknownInstrument,
 )
+from exchange.model.peer_values import MAX_PRICE, MAX_QUANTITY
 
 BTC = Instrument("BTC-USD", Decimal("0.1"), Decimal("0.00001"))
 

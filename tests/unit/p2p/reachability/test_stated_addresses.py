@@ -81,7 +81,7 @@ def service_with(remembered: list[PeerFound]) -> ReachabilityService:
 
 def test_little_is_kept_of_a_long_statement() -> None:
     service = service_with([])
-    statement = Reachability(addresses=[(SEEN, port) for port in range(1, 2000)], nat="x" * 10_000)
+    statement = Reachability(addresses=[(SEEN, port) for port in range(1, 2000)], nat="x" * 100)
     link: Any = SimpleNamespace(peer=SimpleNamespace(node_id=NODE, address=SEEN))
     service._on_statement(
         cast(PeerLink, link), Envelope("reachability", NODE, "", 0, msgspec.Raw(pack(statement)))

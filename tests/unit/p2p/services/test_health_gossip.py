@@ -41,11 +41,12 @@ def test_no_news_makes_no_message():
     assert exchange(1).publish([hint(1)]) is None  # about oneself
 
 
-def test_a_nodes_word_about_itself_or_about_the_receiver_is_no_evidence():
+def test_hints_about_oneself_the_receiver_or_no_node_are_no_evidence():
     taken = Taken()
     liar = exchange(1)
     liar.node_id = "somebody else"  # so that it speaks of itself
-    payload = liar.publish([hint(1, HEALTHY), hint(0), hint(2)])
+    unreadable = Hint("\x1b[2J" * 8, DEGRADED, 0.25, 0.5, "why")
+    payload = liar.publish([hint(1, HEALTHY), hint(0), hint(2), unreadable])
     assert exchange(0).receive(0.0, payload, taken) is True
     assert [peer for _, _, peer, *_ in taken] == [ID[2]]
 
@@ -70,7 +71,8 @@ def test_messages_beyond_an_origins_rate_are_neither_accepted_nor_passed_on():
 
 def test_the_bad_news_goes_first_when_there_is_too_much_to_say():
     taken = Taken()
-    many = [Hint(f"{n:032}", HEALTHY, 0.0, 0.0, "") for n in range(MAX_HINTS)]
+    letters = str.maketrans("0189", "abcd")
+    many = [Hint(f"{n:032}".translate(letters), HEALTHY, 0.0, 0.0, "") for n in range(MAX_HINTS)]
     payload = exchange(1).publish([*many, hint(2)])
     exchange(0).receive(0.0, payload, taken)
     assert len(taken) == MAX_HINTS

@@ -43,6 +43,7 @@ from node.daemon.released_position import ReleasedPosition, remove
 replace = msgspec.structs.replace
 NODE = "node-a"
 M = Instruments.default()["BTC-USD"].key
+BAD = ("x", "", "BTC-USD", "BTC-USD@0/0", "B\x1b[2J-\0@1/1", "A-\u009b@1/1", "A" * 80)  # markets
 EXAMPLES = 3  # fills of RECORDS: one, and both sides of a trade
 ORDER, FILL = replace(AN_ORDER, market=M), replace(A_FILL, market=M)
 
@@ -307,6 +308,33 @@ def test_units_of_earlier_postings_are_those_of_their_time(tmp_path: Path) -> No
     assert found[1] == (Decimal("1.5"), Decimal("1.5"))
     assert found[3] == (Decimal("0.0001"), Decimal("1.5001"))
     check(tmp_path, database)
+
+
+def test_what_strangers_wrote_is_set_aside_and_the_rows_around_it_are_exported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hostile = [
+        Decision("taker", n, text, 1, 100, 0, 1000, 44, "gone") for n, text in enumerate(BAD)
+    ]
+    with closing(journal(tmp_path)) as book:
+        book.commit(trade(1))
+        for record in hostile:
+            book.commit([record])
+        book.commit(trade(2))
+    database = MemoryDatabase()
+    run = exporter(tmp_path, database)
+    run.run(until_current=True)
+    assert len(database.tables["trades"]) == 2
+    assert not database.tables["decisions"]
+    progress = position_file.read(tmp_path / "export.json")
+    assert progress is not None
+    assert progress.aside == len(BAD)
+    kept = (tmp_path / "export.aside").read_bytes()
+    assert kept.isascii()
+    assert kept.count(b"\n") == len(BAD)
+    assert b"\x1b" not in kept
+    assert "is set aside" in caplog.text
+    assert "\x1b" not in caplog.text
 
 
 def test_open_orders_are_rows_that_change(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_a_process_that_is_started_again_gets_the_latest_contexts_and_no_more() 
 def test_messages_name_the_own_order_that_they_are_about() -> None:
     def message(table: str, **values: Value) -> int:
         found = {table: [row(table, node="n", frame=1, **values)]}
-        (made,) = copy_plan("main").messages(Delivery("n", None, Position(1), found), frozenset())
+        ((made,), _) = copy_plan("main").messages(
+            Delivery("n", None, Position(1), found), frozenset()
+        )
         return made.order
 
     assert message("orders", number=4, market="BTC-USD", price=Decimal(1)) == 4
