@@ -66,6 +66,13 @@ COMPUTING = (
         fails=False,
     ),
 )
+LOWEST = Part(
+    "lowest",
+    "python3 -m venv .venv-lowest"
+    " && python .ci/lowest.py > .ci/log/lowest.txt"
+    " && .venv-lowest/bin/pip install --quiet --disable-pip-version-check -e . -r .ci/log/lowest.txt"
+    " && .venv-lowest/bin/pytest -n 2 tests/unit --ignore tests/unit/docs",
+)
 PROCESSES = (
     Part("soak", "python -m tests.soak"),
     Part("bots", "python -m tests.bots --minutes 2 --nodes 1"),
@@ -187,7 +194,7 @@ def main() -> int:
         parser.error(f"--times must be 1 or more, not {given.times}")
     lanes = [
         [longer(part, given.times) for part in lane]
-        for lane in ((*COMPUTING, *other_pythons()), PROCESSES)
+        for lane in ((*COMPUTING, LOWEST, *other_pythons()), PROCESSES)
     ]
     known = {part.name: part for lane in lanes for part in lane}
     if given.list:

@@ -67,6 +67,12 @@ class NodeSection(Section):
         9000,
         "Time for which other nodes show this node's orders after its last presence message.",
     )
+    credit_strangers: int = field(
+        Whole(0, 1_000_000),
+        10,
+        "Most that all nodes without a credit limit of their own may owe together, in times of the limit that each of "
+        "them has (`ledger credit` without `--peer`); 0: any amount.",
+    )
     take_answer_wait: int = field(
         Whole(0, 60_000, unit="ms"),
         250,
@@ -76,7 +82,7 @@ class NodeSection(Section):
     market_trades_kept: int = field(
         Whole(1000, 100_000_000),
         500_000,
-        "Public trades of each market that are kept for history queries.",
+        "Public trades of each market that are kept for history queries, in shares of their makers.",
     )
     market_candles_kept: int = field(
         Whole(1000, 100_000_000),

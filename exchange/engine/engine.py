@@ -43,6 +43,7 @@ from exchange.feeds.feed_limits import FeedFigures, FeedLimits, GivenUpFeed
 from exchange.feeds.presence import PresenceLeases
 from exchange.feeds.presence_exchange import PresenceExchange, PresenceTable
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
+from exchange.ledger.ledger import STRANGERS
 from exchange.ledger.statements import StatementTrade
 from exchange.market.market_specs import MarketSpecs
 from exchange.model.events import Batch, Filled
@@ -86,6 +87,7 @@ class Engine:
         now: float = 0.0,
         limits: FeedLimits | None = None,
         recover_from: Iterable[str] | None = None,
+        credit_strangers: int = STRANGERS,
     ) -> None:
         """Restore an engine from its journal, or begin a new one.
 
@@ -100,6 +102,7 @@ class Engine:
             recover_from: nodes that have to answer; with any value but None the engine fetches its
                 own feeds and writes nothing until `settle_recovery`, see
                 `exchange.engine.recovery`.
+            credit_strangers: see `Ledger`.
         """
         past = recovered or Recovered()
         markets = list(markets)
@@ -116,6 +119,7 @@ class Engine:
             visible=self._leases.present,
             warn=warn,
             specs=MarketSpecs(markets, instruments, stored_decimals(past)),
+            credit_strangers=credit_strangers,
         )
         context.meta["incarnation"] = incarnation
         context.restore_money(now, past)
@@ -198,7 +202,12 @@ class Engine:
 
     @property
     def feeds_behind(self) -> int:
+        """Number of feeds of which others claim to have more."""
         return self._replicator.behind
+
+    def feeds_loading(self, now: float) -> int:
+        """Return the number of feeds of which others are showing more."""
+        return self._replicator.loading(now)
 
     def announced_feeds(self) -> dict[FeedName, int]:
         """Return the highest number announced by others of each feed that is behind."""
@@ -276,11 +285,11 @@ class Engine:
     # Recovery
 
     def recovered_feeds(self, now: float) -> bool:
-        """Report if the own feeds, and those of others, are complete as far as any known node
-        reports."""
+        """Report if the own feeds are complete as far as any node reports, and no other is loading."""
         if self.recovery is None:
             return True
-        return self.recovery.settled(now, behind=self.feeds_behind > 0)
+        own = self._replicator.is_missing(self.node_id)
+        return self.recovery.settled(now, behind=own or self.feeds_loading(now) > 0)
 
     def settle_recovery(
         self,

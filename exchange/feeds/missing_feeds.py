@@ -15,6 +15,8 @@ Rules of this file:
 - Nothing walks over all missing feeds: times are in a heap, and ready feeds wait in a queue for each
   announcer to be charged. A tick costs what is due, and one step for each announcer with a queue.
 - Entries of the queues may be out of date; they are checked when they are reached.
+- What others announce is a claim. A feed is `loading` only while whole answers bring events or pages of it and more is
+  announced: the state that this node reports follows from what others show.
 - A newcomer has one feed to request for each owner. So the number of requests under way grows with each answer while all
   places are taken, and is halved when one times out: a thousand feeds take seconds, and a narrow link is not overrun.
 """
@@ -36,6 +38,9 @@ MAX_MISSING = 10_000  # missing feeds remembered
 MAX_MISSING_EACH = 4096  # of them announced first by the same node: as many as one digest names
 MAX_ASSEMBLED_BYTES = 64 * 1024 * 1024  # of pages of snapshots that are not complete
 MAX_HOLDERS = 16  # announcers remembered for one feed
+WHOLE_EVENTS = 500  # events of a whole answer: 128 KiB of batches with one event each have 600 ...
+WHOLE_PAGE = 32 * 1024  # ... and bytes of a page of a snapshot
+SHOWN_FOR = 15.0  # seconds that a whole answer shows that there is more
 
 STRANGERS = ""  # stands for all nodes that are not neighbours
 OWNERS = "owners"  # stands for owners that are requested directly and are not neighbours
@@ -84,6 +89,7 @@ class MissingFeeds:
         self._active: Counter[str] = Counter()  # requests under way by announcer charged
         self._active_total = 0
         self._window = MAX_ACTIVE  # requests that may be under way in all
+        self._shown: dict[FeedName, float] = {}  # time of the last whole answer, oldest first
         self._full = False  # the last requests left no place
         self._lost_at = float("-inf")  # when a time-out last halved it
         self.budgets = RequestBudgets(MAX_ACTIVE)
@@ -92,6 +98,12 @@ class MissingFeeds:
 
     def __len__(self) -> int:
         return len(self._missing)
+
+    def loading(self, now: float) -> int:
+        """Return the number of feeds of which another node is showing more."""
+        while self._shown and now - next(iter(self._shown.values())) > SHOWN_FOR:
+            del self._shown[next(iter(self._shown))]
+        return len(self._shown)
 
     def get(self, name: FeedName) -> MissingFeed | None:
         return self._missing.get(name)
@@ -168,11 +180,12 @@ class MissingFeeds:
         missing.holders = {node: n for node, n in missing.holders.items() if n > number}
         if not missing.holders:
             if missing.asked:
-                self.helped(now, missing)
+                self.helped(now, missing, whole=False)
             self.drop(name)
 
     def drop(self, name: FeedName) -> None:
         """Stop requesting a feed."""
+        self._shown.pop(name, None)
         missing = self._missing.pop(name, None)
         if missing is None:
             return
@@ -282,8 +295,11 @@ class MissingFeeds:
         missing.due = now
         self._push(missing)
 
-    def helped(self, now: float, missing: MissingFeed) -> None:
-        """Note an answer with new events to the request under way."""
+    def helped(self, now: float, missing: MissingFeed, *, whole: bool) -> None:
+        """Note an answer with new events to the request under way. `whole`: as much as fits into one answer."""
+        if whole:
+            self._shown.pop(missing.name, None)
+            self._shown[missing.name] = now
         self.budgets.answered(missing.asked, now - missing.asked_at)
         if self._full:
             self._window = min(self._window + 1, MAX_ACTIVE_GROWN)

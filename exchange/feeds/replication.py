@@ -40,7 +40,7 @@ from exchange.feeds.exchange_messages import (
 from exchange.feeds.feed import MAX_PAGES, Feed
 from exchange.feeds.feed_index import FeedIndex
 from exchange.feeds.feed_limits import GivenUpFeed
-from exchange.feeds.missing_feeds import MissingFeed, MissingFeeds
+from exchange.feeds.missing_feeds import WHOLE_EVENTS, WHOLE_PAGE, MissingFeed, MissingFeeds
 from exchange.model.events import Batch, Checkpoint
 from exchange.model.ports import Send
 from p2p.ground.tokens import TokenTable
@@ -107,6 +107,10 @@ class Replicator:
     def behind(self) -> int:
         """Number of feeds of which more is known to exist than is held."""
         return len(self._missing)
+
+    def loading(self, now: float) -> int:
+        """Return the number of feeds of which another node is showing more."""
+        return self._missing.loading(now)
 
     def newest_announced(self) -> dict[FeedName, int]:
         """Return the highest announced number of each feed that is behind."""
@@ -332,8 +336,9 @@ class Replicator:
             return self._on_page(now, node, part, part.checkpoint, missing)
         feed = self._feeds.get((part.owner, part.market))
         useful = feed is not None and missing.after < feed.signed
-        if useful:
-            self._missing.helped(now, missing)
+        if feed is not None and useful:
+            whole = feed.signed - missing.after >= WHOLE_EVENTS
+            self._missing.helped(now, missing, whole=whole)
         if feed is not None and missing.after < feed.signed < part.number:
             missing.tried = []
             self._continue(now, node, missing)
@@ -366,7 +371,7 @@ class Replicator:
             # A snapshot that moved or a false page: requested again, from another node, after the timeout.
             self._missing.restart_snapshot(missing)
             return None
-        self._missing.helped(now, missing)
+        self._missing.helped(now, missing, whole=len(part.orders) >= WHOLE_PAGE)
         self._missing.add_page(missing, part.orders)
         if missing.page_bytes > MAX_SNAPSHOT_BYTES:  # more orders than a feed may have
             self._missing.drop(missing.name)

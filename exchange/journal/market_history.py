@@ -3,12 +3,15 @@
 All of it is derived data: a save does not wait for the disk, and an unreadable file is replaced by an
 empty one. Trades that were not saved before a crash are replayed from the journal; the table `counted`
 has each maker's last number in the candles, so that no trade is counted twice.
+
+A full table of trades is pruned in shares (`exchange.market.history_shares`), so it keeps trades of every maker.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +20,10 @@ import msgspec
 
 from exchange.journal.sqlite import opened
 from exchange.market.candles import TIMEFRAMES, Candle, TradeRecord
+from exchange.market.history_shares import excess
 
 SCHEMA_VERSION: Final = 1
-TRADES_KEPT: Final = 500_000  # of each market, the newest; about 60 MB
+TRADES_KEPT: Final = 500_000  # of each market; about 60 MB
 CANDLES_KEPT: Final = 50_000  # of each market and length; five weeks of one-minute candles
 PRUNE_EVERY: Final = 10  # prune after additions of a tenth of the rows kept
 
@@ -40,6 +44,13 @@ CREATE TABLE counted (
     PRIMARY KEY (market, maker)) WITHOUT ROWID;
 """
 _TRADE: Final = "time, maker, number, side, price, quantity, taker, take"
+_OWN: Final = ""  # stands for this node, as maker or taker, among the holders of trades
+_HOLDER: Final = f"CASE WHEN maker = ?2 OR taker = ?2 THEN '{_OWN}' ELSE maker END"
+_COUNT: Final = f"SELECT {_HOLDER}, COUNT(*) FROM trades WHERE market = ?1 GROUP BY 1"  # noqa: S608
+_OLDEST: Final = (
+    f"SELECT {_HOLDER} AS holder, time, maker, number FROM trades WHERE market = ?1 "  # noqa: S608
+    "AND holder IN (SELECT holder FROM over) ORDER BY time, maker, number"
+)
 _CANDLE: Final = (
     "start, open, close, high, low, volume, trades, first_time, first_maker, first_number, "
     "last_time, last_maker, last_number"
@@ -66,18 +77,28 @@ class MarketHistory:
     """
 
     def __init__(
-        self, path: Path, *, trades_kept: int = TRADES_KEPT, candles_kept: int = CANDLES_KEPT
+        self,
+        path: Path,
+        node: str,
+        *,
+        trades_kept: int = TRADES_KEPT,
+        candles_kept: int = CANDLES_KEPT,
     ) -> None:
-        """Open or create the file; replace a file that is damaged or of another version.
+        """Open or create the file; replace a file that is damaged or of another version. `node`: this node, whose
+        trades stay longest.
 
         Raises:
             HistoryError: the file can be neither read nor replaced.
         """
         self.path = path
+        self.node = node
         self.replaced: str | None = None  # reason, if an unusable file was replaced
         self._trades_kept = trades_kept
         self._candles_kept = candles_kept
         self._added: dict[str, int] = {}  # trades since the last pruning
+        self._counts: dict[
+            int, Counter[str]
+        ] = {}  # by market: trades by holder, since the first pruning
         self._reading = threading.Lock()
         try:
             try:
@@ -178,6 +199,7 @@ class MarketHistory:
                 self._write(db, addition)
                 db.execute("COMMIT")
             except BaseException:
+                self._counts.clear()  # counted again
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
@@ -192,6 +214,14 @@ class MarketHistory:
                 [(key, *msgspec.structs.astuple(trade)) for trade in trades],
             )
             self._added[market] = self._added.get(market, 0) + len(trades)
+            if key in self._counts:
+                node = self.node
+                self._counts[key].update(
+                    [
+                        _OWN if node in (trade.maker, trade.taker) else trade.maker
+                        for trade in trades
+                    ]
+                )
         for market, candles in addition.candles.items():
             key = self._ids[market]
             db.executemany(
@@ -209,11 +239,7 @@ class MarketHistory:
                 self._added[market] = 0
 
     def _prune(self, db: sqlite3.Connection, key: int) -> None:
-        db.execute(
-            "DELETE FROM trades WHERE market = ?1 AND time < (SELECT time FROM trades "
-            "WHERE market = ?1 ORDER BY time DESC LIMIT 1 OFFSET ?2)",
-            (key, self._trades_kept - 1),
-        )
+        self._prune_trades(db, key)
         for frame in TIMEFRAMES:
             db.execute(
                 "DELETE FROM candles WHERE market = ?1 AND frame = ?2 AND start < (SELECT start "
@@ -221,6 +247,31 @@ class MarketHistory:
                 "ORDER BY start DESC LIMIT 1 OFFSET ?3)",
                 (key, frame, self._candles_kept - 1),
             )
+
+    def _prune_trades(self, db: sqlite3.Connection, key: int) -> None:
+        """Delete the oldest trades of those that have more than their share."""
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = Counter(
+                dict(db.execute(_COUNT, (key, self.node)).fetchall())
+            )
+        over = excess(counts, _OWN, self._trades_kept)
+        if not over:
+            return
+        counts.subtract(over)
+        db.execute("CREATE TEMP TABLE IF NOT EXISTS over (holder TEXT PRIMARY KEY)")
+        db.execute("DELETE FROM over")
+        db.executemany("INSERT INTO over VALUES (?)", [(who,) for who in over])
+        left, gone = over.total(), []
+        for who, *trade in db.execute(_OLDEST, (key, self.node)):
+            if over[who]:
+                over[who] -= 1
+                gone.append((key, *trade))
+                if len(gone) == left:
+                    break
+        db.executemany(
+            "DELETE FROM trades WHERE market = ? AND time = ? AND maker = ? AND number = ?", gone
+        )
 
 
 def _candle(row: Sequence[Any]) -> Candle:

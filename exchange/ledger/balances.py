@@ -6,6 +6,7 @@ holder's name as a string, because every posting carries the name and a trade sh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from exchange.model.commands import HOUSE, SUSPENSE
@@ -59,12 +60,19 @@ class AccountBalance(HolderBalance):
             )
 
 
+class PeerBalance(HolderBalance):
+    """Balance of another node: negative, if it owes."""
+
+    __slots__ = ()
+
+
 class BalanceTable:
     """All balances of a node. Methods named after a kind of holder create the balance if it is missing."""
 
     def __init__(self) -> None:
         self.accounts: dict[int, dict[str, AccountBalance]] = {}
-        self.peers: dict[str, dict[str, HolderBalance]] = {}
+        self.peers: dict[str, dict[str, PeerBalance]] = {}
+        self.owed: Counter[str] = Counter()  # by all peers; asset -> amount
         self._fees: dict[str, HolderBalance] = {}
         self._outside: dict[str, HolderBalance] = {}
 
@@ -84,11 +92,11 @@ class BalanceTable:
             self.accounts.setdefault(account, {})[asset] = holding
             return holding
 
-    def peer(self, peer: str, asset: str) -> HolderBalance:
+    def peer(self, peer: str, asset: str) -> PeerBalance:
         try:
             return self.peers[peer][asset]
         except KeyError:
-            holding = HolderBalance(PEER + peer, asset)
+            holding = PeerBalance(PEER + peer, asset)
             self.peers.setdefault(peer, {})[asset] = holding
             return holding
 
@@ -99,6 +107,18 @@ class BalanceTable:
         return self._outside.get(asset) or self._outside.setdefault(
             asset, HolderBalance(OUTSIDE, asset)
         )
+
+    def owe(self, holding: HolderBalance, change: int) -> None:
+        """Note a change of a peer's balance."""
+        now = holding.balance
+        self.owed[holding.asset] += max(0, -now) - max(0, change - now)
+
+    def restore(self, holder: str, asset: str, balance: int) -> None:
+        """Set a stored balance. Raises as `find` does."""
+        holding = self.named(holder, asset)
+        change, holding.balance = balance - holding.balance, balance
+        if type(holding) is PeerBalance:
+            self.owe(holding, change)
 
     def find(self, holder: str, asset: str) -> HolderBalance | None:
         """Return an existing balance, or None.

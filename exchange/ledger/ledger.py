@@ -31,6 +31,7 @@ from exchange.ledger.balances import (
     BalanceTable,
     HolderBalance,
     LedgerError,
+    PeerBalance,
 )
 from exchange.ledger.market_units import MarketUnits
 from exchange.model.commands import HOUSE
@@ -48,6 +49,7 @@ from exchange.model.records import (
 
 MAX_BALANCE = 10**27  # largest balance that a deposit may lead to: 10**15 with 12 decimals
 MAX_NOTE = 200  # characters of a note
+STRANGERS = 10  # default limits that all peers without their own have together
 
 
 class InsufficientBalance(Exception):
@@ -77,7 +79,10 @@ _Leg = tuple[
 class Ledger:
     """Balances, holds and credit limits of a node. The callers check accounts, orders and prices."""
 
-    def __init__(self, decimals: Mapping[str, int]) -> None:
+    def __init__(self, decimals: Mapping[str, int], strangers: int = STRANGERS) -> None:
+        """`strangers`: peers without a credit limit of their own owe at most this many times the default limit
+        together; 0: any number of times."""
+        self._strangers = strangers
         self.decimals = dict(decimals)
         self.records: list[Record] = []  # not yet durable; cleared by the drain
         self.changed: dict[AccountBalance, None] = {}  # since the last drain, in order
@@ -98,7 +103,7 @@ class Ledger:
             LedgerError: the balances do not sum to zero.
         """
         for (holder, asset), balance in balances.items():
-            self._balances.named(holder, asset).balance = balance
+            self._balances.restore(holder, asset, balance)
         self.credit.update(credit)
         self.next_transaction = next_transaction
         self.check()
@@ -127,9 +132,42 @@ class Ledger:
 
     def room(self, peer: str, asset: str) -> int | None:
         """Return the unused credit of a peer; None: no limit. Negative when its debt exceeds a limit that
-        was lowered later."""
+        was lowered later. All strangers share a total besides."""
+        alone = self.room_alone(peer, asset)
+        together = self.room_of_strangers(asset) if self.is_stranger(peer, asset) else None
+        if together is None or alone is None:
+            return alone
+        return min(alone, together + self.due_to(peer, asset))
+
+    def due_to(self, peer: str, asset: str) -> int:
+        """Return what this node owes a peer, which the peer may receive before it owes anything."""
+        return max(0, self.balance(PEER + peer, asset))
+
+    def room_alone(self, peer: str, asset: str) -> int | None:
+        """Return the same without the total of all strangers."""
         limit = self._limit(peer, asset)
         return None if limit is None else limit + self.balance(PEER + peer, asset)
+
+    def is_stranger(self, peer: str, asset: str) -> bool:
+        """Report if a peer has no credit limit of its own."""
+        return (peer, asset) not in self.credit
+
+    def known(self, asset: str) -> list[str]:
+        """List the peers with a credit limit of their own."""
+        return [peer for peer, of in self.credit if of == asset and peer]
+
+    def strangers(self, asset: str) -> tuple[int, int | None]:
+        """Return what all strangers owe together, and the most that they may; None: any amount."""
+        owed = self._balances.owed[asset] - sum(
+            max(0, -self.balance(PEER + peer, asset)) for peer in self.known(asset)
+        )
+        limit = self.credit.get(("", asset))
+        return owed, limit * self._strangers if limit is not None and self._strangers else None
+
+    def room_of_strangers(self, asset: str) -> int | None:
+        """Return the unused credit of all strangers together; None: no limit."""
+        owed, most = self.strangers(asset)
+        return None if most is None else most - owed
 
     def positions(self) -> dict[str, dict[str, int]]:
         """Return the non-zero balances of each peer by asset."""
@@ -488,6 +526,8 @@ class Ledger:
             lines.append(TransactionLine(holding.holder, holding.asset, amount, balance, kind))
             if type(holding) is AccountBalance:
                 changed[holding] = None
+            elif type(holding) is PeerBalance:
+                self._balances.owe(holding, amount)
         self.records.append(Transaction(number, time, reference, tuple(lines)))
         return number
 

@@ -5,5 +5,6 @@ order_book    price levels, priority, matching
 market_rules  limits of size, value and price; trading halts
 market_specs  rules and units of all markets
 triggers      conditional orders by the price that triggers them
+history_shares  shares of makers in a bounded history of trades, the tape in memory
 candles       candles of every timeframe, statistics of 24 hours
 """

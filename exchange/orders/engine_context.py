@@ -12,7 +12,7 @@ from exchange.feeds.exchange_messages import FeedName
 from exchange.feeds.feed import Feed, Writer
 from exchange.feeds.feed_index import FeedIndex
 from exchange.ledger.accounts import Accounts
-from exchange.ledger.ledger import Ledger
+from exchange.ledger.ledger import STRANGERS, Ledger
 from exchange.market.market import Market, OwnerIndex, Trade
 from exchange.market.market_rules import Halts
 from exchange.market.market_specs import MarketSpecs
@@ -130,6 +130,7 @@ class EngineContext:
         visible: Callable[[str], bool],
         warn: Callable[[str], None],
         specs: MarketSpecs,
+        credit_strangers: int = STRANGERS,
     ) -> None:
         self.keys = keys
         self.node_id = keys.node_id
@@ -141,7 +142,7 @@ class EngineContext:
         self.expiring = False  # orders are left whose date has come: nothing may be filled
         self.forgotten = range(0)  # own takes that the journal of an old copy may lack
         self.specs = specs
-        self.ledger = Ledger(specs.decimals)
+        self.ledger = Ledger(specs.decimals, credit_strangers)
         self.accounts = Accounts()
         self.halts = Halts()
         self.owners = OwnerIndex(keys.node_id)

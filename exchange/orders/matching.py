@@ -29,7 +29,7 @@ from exchange.orders.order_store import OrderStore
 from exchange.orders.reduce_only import ReduceOnly
 
 if TYPE_CHECKING:
-    from exchange.takes.credit import CreditCheck
+    from exchange.takes.credit import CreditCheck, CreditPlan
     from exchange.takes.taker_side import TakerSide
 
 Counterpart = tuple[str, int, int, int]  # owner, order number, price, quantity
@@ -74,15 +74,9 @@ class Matching:
             return found
         return merge(found, market.hidden.crossing(side, limit), key=lambda fill: side * fill[1])
 
-    def affordable(
-        self, order: Order, owner: str, price: int, quantity: int, plan: list[Counterpart]
-    ) -> int:
-        """Return `quantity`, or the part of it that the owner's credit allows beside the plan."""
-        if not self._context.ledger.credit:
-            return quantity
-        planned = [(price, quantity) for peer, _, price, quantity in plan if peer == owner]
-        lots = self._credit.lots(owner, order.market, order.side, price, planned)
-        return quantity if lots is None else min(quantity, lots)
+    def credit(self, order: Order) -> CreditPlan | None:
+        """Begin a plan of the order's trades with other nodes; None: no credit limit is set."""
+        return self._credit.plan(order.market, order.side)
 
     def would_take(self, order: Order, *, hidden: bool = True) -> bool:
         """Report if the order would take from another: from any when it is new, from an earlier one when
@@ -112,7 +106,7 @@ class Matching:
         split = self._context.owners.split
         mine = self._priority(order)
         plan: list[Fill] = []
-        planned: list[Counterpart] = []
+        credit = self.credit(order)
         for key, price, quantity in self._found(market, order, hidden=not only_earlier):
             owner, number = split(key)
             if quantity > wanted:
@@ -120,12 +114,11 @@ class Matching:
             if only_earlier and market.priority(owner, number) > mine:
                 wanted -= quantity
             else:
-                if key != number:
-                    affordable = self.affordable(order, owner, price, quantity, planned)
-                    if affordable < quantity:
+                if key != number and credit is not None:
+                    granted = credit.grant(owner, price, quantity)
+                    if granted < quantity:
                         order.reason = "credit"  # shown while the order is open, and if it ends so
-                        quantity = affordable
-                    planned.append((owner, number, price, quantity))
+                        quantity = granted
                 if quantity:
                     plan.append((key, price, quantity))
                     wanted -= quantity

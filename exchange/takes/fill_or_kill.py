@@ -153,14 +153,16 @@ class FillOrKill:
         node = self._context.node_id
         wanted = order.free
         withheld = 0
+        credit = self._matching.credit(order)
         plan: list[Counterpart] = []
         own_account: dict[int, Order] = {}
         for owner, number, price, quantity in self._counterparts(order):
             quantity = min(quantity, wanted)
             if owner != node:
-                affordable = self._matching.affordable(order, owner, price, quantity, plan)
-                withheld += quantity - affordable
-                quantity = affordable
+                if credit is not None:
+                    granted = credit.grant(owner, price, quantity)
+                    withheld += quantity - granted
+                    quantity = granted
             else:
                 maker = self._store.open[number]
                 if order.self_trade != "none" and maker.account == order.account:

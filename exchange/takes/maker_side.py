@@ -149,10 +149,9 @@ class MakerSide:
             if not fits or not order.shown:
                 return "gone"
         quantity = min(request.quantity, order.shown)
-        if self._context.ledger.credit:
-            lots = self._credit.lots(taker, request.market, order.side, request.price)
-            if lots is not None and lots < quantity:
-                return "credit"
+        plan = self._credit.plan(request.market, order.side)
+        if plan is not None and plan.grant(taker, request.price, quantity) < quantity:
+            return "credit"
         return ""
 
     # Second decision, on reservations

@@ -31,7 +31,8 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Final, Protocol, TypeVar
@@ -39,6 +40,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from exchange.feeds.exchange_messages import Take, TakeResult
+from exchange.model.events import BUY
 from exchange.model.records import Decision, PendingTake
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.keyed_heap import KeyedHeap
@@ -55,7 +57,7 @@ PATIENCE = 10.0  # seconds without an answer until the request wants a refusal i
 
 TAKE_SECONDS: Final = 10.0  # at least, within which a take is decided, in whole renewals of its maker: with the usual lease
 TAKE_RENEWALS: Final = 4  # of them, that is 9 to 15 s,
-MOST_SLACK: Final = 8  # and up to so many times as long if the maker's earlier ones came too late
+MOST_SLACK: Final = 8  # and up to this many times as long if the maker's earlier ones came too late
 MAX_ENDED: Final = 10_000  # ended takes that are remembered, to notice late fills
 
 _Key = TypeVar("_Key", str, int)
@@ -102,6 +104,7 @@ class PendingTakes:
         self._ended: BoundedMap[int, str] = BoundedMap(MAX_ENDED)  # maker by take
         self._slack: BoundedMap[str, int] = BoundedMap(MAX_ENDED)  # by maker, if it is not 1
         self._by_order: dict[int, dict[int, None]] = {}
+        self._requested: Counter[tuple[str, int]] = Counter()  # see `requested`
         self._by_maker: dict[str, dict[int, None]] = {}  # take numbers, ascending
         self._due: KeyedHeap[int, float] = KeyedHeap()  # time of the next request by take number
 
@@ -125,12 +128,25 @@ class PendingTakes:
     def of_maker(self, maker: str) -> list[PendingTake]:
         return [self._requests[number].take for number in self._by_maker.get(maker, ())]
 
+    def requested(self) -> Iterator[tuple[str, int, int]]:
+        """List (market, side, amount) of all takes that are not given up: lots bought, or their price in ticks
+        of lots sold."""
+        return ((market, side, amount) for (market, side), amount in self._requested.items())
+
+    def _count(self, take: PendingTake, sign: int) -> None:
+        place = take.market, take.side
+        amount = take.quantity if take.side == BUY else take.price * take.quantity
+        self._requested[place] += sign * amount
+        if not self._requested[place]:
+            del self._requested[place]
+
     def add(self, now: float, take: PendingTake) -> None:
         """Add a take to request from now on. Take numbers must grow."""
         self._requests[take.take] = _Request(take, now, RETRY)
         self._by_maker.setdefault(take.maker, {})[take.take] = None
         if take.phase != "given_up":
             self._by_order.setdefault(take.order, {})[take.take] = None
+            self._count(take, 1)
         self._due.set(take.take, now)
 
     # Ends
@@ -244,6 +260,7 @@ class PendingTakes:
         pending = self._requests[take].take
         pending.phase = "given_up"
         _remove(self._by_order, pending.order, take)
+        self._count(pending, -1)
 
     def resolve(self, take: int) -> PendingTake:
         """Remove a take with a final answer."""
@@ -253,6 +270,7 @@ class PendingTakes:
         _remove(self._by_maker, pending.maker, take)
         if pending.phase != "given_up":
             _remove(self._by_order, pending.order, take)
+            self._count(pending, -1)
         return pending
 
     def due(self, now: float) -> list[tuple[str, Take]]:

@@ -82,10 +82,10 @@ def machine(node: Node) -> Iterator[Metric]:
     offset, witnesses = node.readiness.clock_offset or (0.0, 0)
     yield gauge(
         "clock_offset_seconds",
-        "Median of how far this clock is ahead of the neighbours'.",
+        "Median of how far this clock is ahead of those of the neighbours' networks.",
         offset,
     )
-    yield gauge("clock_witnesses", "Neighbours whose clocks are compared.", witnesses)
+    yield gauge("clock_witnesses", "Networks of neighbours whose clocks are compared.", witnesses)
 
 
 def _journal(journal: Journal) -> Iterator[Metric]:

@@ -123,6 +123,7 @@ def _engine(
         lease_ms=settings.presence_lease_ms,
         warn=warn,
         now=now,
+        credit_strangers=settings.credit_strangers,
         recover_from=None if recover_from is None else recover_from(data.recovered, own_id),
     )
 

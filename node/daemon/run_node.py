@@ -245,6 +245,7 @@ def open_node_parts(
         )
         history = MarketHistory(
             settings.market_path,
+            identity.node_id,
             trades_kept=settings.market_trades_kept,
             candles_kept=settings.market_candles_kept,
         )

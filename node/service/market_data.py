@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ from exchange.market.candles import (
     day_statistics,
     plausible,
 )
+from exchange.market.history_shares import TAPE, TAPE_SLACK, Tape
 from exchange.market.market import OwnerIndex, Trade
 from exchange.market.order_book import OrderBook
 from exchange.model.events import Filled
@@ -37,7 +38,6 @@ from exchange.model.records import Recovered
 log = logging.getLogger(__name__)
 
 SAVE_EVERY: Final = 0.2  # seconds, at least, between two saves
-TAPE: Final = 1000  # trades of each market in memory
 MAX_UNSAVED: Final = 200_000  # trades that wait for the disk; then new ones are only in memory
 MAX_AHEAD: Final = 5 * MINUTE  # trades further in the future than this are left out
 
@@ -91,7 +91,7 @@ class _Line:
     shown: Shown
     candles: CandleSeries
     counted: dict[str, int]  # maker -> number of the last event of its feed that is in the candles
-    tape: deque[TradeRecord] = field(default_factory=lambda: deque(maxlen=TAPE))
+    tape: Tape
     unsaved: list[TradeRecord] = field(default_factory=list)
     saving: list[TradeRecord] = field(default_factory=list)
     moved: set[str] = field(default_factory=set)  # makers whose number in `counted` is not saved
@@ -142,16 +142,15 @@ class MarketData:
             latest = history.candles(
                 key, "1m", start=0, end=LATEST, limit=MINUTES_HELD, newest_first=True
             )
-            line = _Line(
+            most = TAPE + TAPE_SLACK
+            stored = history.trades(key, start=0, end=LATEST, limit=most, newest_first=True)
+            self._lines[key] = _Line(
                 instrument,
                 markets[key],
                 CandleSeries(partial(self._stored, key), latest),
                 history.counted(key),
+                Tape(history.node, reversed(stored)),
             )
-            line.tape.extend(
-                reversed(history.trades(key, start=0, end=LATEST, limit=TAPE, newest_first=True))
-            )
-            self._lines[key] = line
 
     def restore(self, recovered: Recovered) -> None:
         """Take in the trades that the journal holds and the history may lack. Call once, first."""
@@ -224,8 +223,8 @@ class MarketData:
         return self._lines[key].shown
 
     def tape(self, key: str, limit: int) -> list[TradeRecord]:
-        """The newest trades, newest first; at most `TAPE`."""
-        return sorted(self._lines[key].tape, key=_key, reverse=True)[:limit]
+        """The newest trades, newest first; at most `TAPE`, in shares of their makers."""
+        return self._lines[key].tape.newest(limit)
 
     def ticker(self, key: str) -> MarketTicker:
         line = self._lines[key]
@@ -359,7 +358,3 @@ class MarketData:
         if not self._failed:
             self._failed = True
             log.warning("market history is incomplete: %s", why)
-
-
-def _key(trade: TradeRecord) -> tuple[int, str, int]:
-    return trade.key

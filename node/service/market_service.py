@@ -12,7 +12,7 @@ from exchange.market.market import Market
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, SELL
 from exchange.model.instruments import Instrument
-from node.service.market_data import MarketData, MarketTicker, record_of
+from node.service.market_data import MarketData, MarketTicker
 from node.service.trading import Span
 from node.views.order_mapping import OrderMapping, candle_view
 from node.views.timestamps import iso
@@ -39,13 +39,10 @@ class MarketService:
 
     def tape(self, *, market: str | None = None, limit: int = 100) -> list[TradeView]:
         """Trades in memory, the newest first."""
-        if market is not None:
-            markets = [self._market(market)]
-        else:
-            markets = list(self._engine.markets.values())
-        trades = [(trade, m) for m in markets for trade in m.tape]
-        trades.sort(key=lambda pair: pair[0].event.time, reverse=True)
-        return [self._texts.trade(m.key, record_of(trade)) for trade, m in trades[:limit]]
+        keys = list(self._texts.by_key) if market is None else [self._texts.instrument(market).key]
+        trades = [(trade, key) for key in keys for trade in self._data.tape(key, limit)]
+        trades.sort(key=lambda pair: pair[0].time, reverse=True)
+        return [self._texts.trade(key, trade) for trade, key in trades[:limit]]
 
     async def trades(
         self,

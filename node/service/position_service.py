@@ -97,7 +97,14 @@ class PositionService:
 
     def _credit_view(self, peer: str, asset: str) -> CreditView:
         limit = self._limit(asset, self._ledger.credit[peer, asset])
-        return CreditView(peer=peer or None, asset=asset, limit=limit)
+        owed, most = (None, None) if peer else self._ledger.strangers(asset)
+        return CreditView(
+            peer=peer or None,
+            asset=asset,
+            limit=limit,
+            total=self._limit(asset, most),
+            owed=self._limit(asset, owed),
+        )
 
     def _limit(self, asset: str, limit: int | None) -> str | None:
         return None if limit is None else self._money.text(asset, limit)

@@ -214,6 +214,9 @@ class CreditView(msgspec.Struct, kw_only=True):
     peer: str | None  # None: every peer without a limit of its own
     asset: str
     limit: Decimal | None
+    # Of all peers without a limit of their own, with `peer` None only.
+    total: Decimal | None  # the most that they may owe together; None: any amount
+    owed: Decimal | None  # together now
 
 
 class CancelAfterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -188,6 +188,7 @@ class MessageRouter:
         """
         if self.delivery.is_linked(peer):
             self.link_down(now, peer)
+        self.clock_offsets.link_up(peer, address)
         self.budgets.link_up(now, peer, address, exempt=exempt, notices=notices)
         group = network_group(address) if address and not is_local(address) else ""
         self.gossip.link_up(now, peer, able=branches, group=group)
@@ -195,7 +196,7 @@ class MessageRouter:
 
     def link_down(self, now: float, peer: str) -> None:
         """Remove the link to `peer`, and the routes through it."""
-        self.clock_offsets.forget(peer)
+        self.clock_offsets.link_down(peer)
         self.budgets.link_down(peer)
         self.gossip.link_down(now, peer)
         self.delivery.link_down(peer)

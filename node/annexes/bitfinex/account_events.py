@@ -36,8 +36,8 @@ _CENT: Final = Decimal("0.01")
 _WIDE: Final = Context(prec=60)
 VALUED_IN: Final = "USD"  # the value of all wallets is in it, as on Bitfinex
 
-_TRADING: Final = frozenset({"ps", "os", "on", "ou", "oc", "te", "tu"})
-_WALLETS: Final = frozenset({"ws", "wu"})
+ORDER_KINDS: Final = frozenset({"ps", "os", "on", "ou", "oc", "te", "tu"})
+WALLET_KINDS: Final = frozenset({"ws", "wu", "bu"})
 
 
 class Event(NamedTuple):
@@ -66,24 +66,24 @@ class FailedOutcome(InputOutcome):
 
 class Filter:
     """Filter of a connection's events: `trading`, `trading-tBTCUSD`, `wallet`, `wallet-exchange-BTC`,
-    `balance`, `notify`. None of them wants all. A key that may not read (`readable`) gets the outcomes
-    of its own inputs and nothing else."""
+    `balance`, `notify`. None of them wants all. A key or token gets the kinds that it may read, and the
+    outcomes of its own inputs."""
 
-    def __init__(self, words: Collection[str], *, readable: bool = True) -> None:
+    def __init__(self, words: Collection[str], readable: frozenset[str]) -> None:
         self._words = frozenset(words)
         self._readable = readable
 
     def wants(self, kind: str, about: str) -> bool:
         words = self._words
-        if kind != "n" and not self._readable:
+        if kind != "n" and kind not in self._readable:
             return False
         if not words:
             return True
-        if kind in _TRADING:
+        if kind in ORDER_KINDS:
             return "trading" in words or f"trading-{about}" in words
-        if kind in _WALLETS:
-            return "wallet" in words or f"wallet-exchange-{about}" in words
-        return {"bu": "balance", "n": "notify"}[kind] in words
+        if kind in ("bu", "n"):
+            return {"bu": "balance", "n": "notify"}[kind] in words
+        return "wallet" in words or f"wallet-exchange-{about}" in words
 
 
 class AccountEventStream(ChannelStream):
@@ -205,10 +205,10 @@ class AccountFeed:
                 since[:0] = [f for f in fills if (f.taker, f.take, f.role) not in heard]
 
     def attach(
-        self, words: Collection[str], wake: Callable[[], None], *, readable: bool
+        self, words: Collection[str], wake: Callable[[], None], readable: frozenset[str]
     ) -> AccountEventStream:
         """A stream for a connection, with the snapshots in it."""
-        stream = AccountEventStream(self, Filter(words, readable=readable), wake)
+        stream = AccountEventStream(self, Filter(words, readable), wake)
         self._streams[stream] = None
         orders = [
             Event("os", pair.symbol, order_text(order, pair, self._fills.get(order.number, ())))
@@ -339,8 +339,7 @@ class AccountFeeds:
         account: int,
         words: Collection[str],
         wake: Callable[[], None],
-        *,
-        readable: bool = True,
+        readable: frozenset[str],
     ) -> AccountEventStream:
         feed = self._feeds.get(account)
         if feed is None:
@@ -354,7 +353,7 @@ class AccountFeeds:
             if other is not feed:  # made meanwhile
                 feed.close()
                 feed = other
-        stream = feed.attach(words, wake, readable=readable)
+        stream = feed.attach(words, wake, readable)
         try:
             await self._trading.durable(account)  # the snapshots may have the latest decision
         except BaseException:

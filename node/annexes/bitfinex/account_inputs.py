@@ -24,8 +24,15 @@ from exchange.model.commands import Selection
 from exchange.model.records import Order
 from exchange.orders.engine_context import CommandRejected
 from node.annexes.bitfinex.account_arrays import order_text
-from node.annexes.bitfinex.account_events import AccountEventStream, AccountFeeds
+from node.annexes.bitfinex.account_events import (
+    ORDER_KINDS,
+    WALLET_KINDS,
+    AccountEventStream,
+    AccountFeeds,
+)
 from node.annexes.bitfinex.authentication import (
+    ORDERS,
+    WALLETS,
     KeyAuthenticator,
     KeySession,
     SessionTokens,
@@ -60,9 +67,9 @@ class PrivateSide:
         self.trading = operations.trading
         self.figures = figures
 
-    def revoked(self, session: KeySession) -> bool:
-        """Return True if the key of a session was revoked since."""
-        return self._gate.revoked(session)
+    def ended(self, session: KeySession) -> str:
+        """Return why a session is over, "" while it is not."""
+        return self._tokens.ended(session)
 
     async def enter(
         self,
@@ -93,9 +100,15 @@ class PrivateSide:
         else:
             session = self._gate.of_event(event, secure=secure, remote=remote)
         if dead_man:
-            session.demand("trade", "dms")
-            await next_millisecond(str(event["authNonce"]), self.operations.now)
-        stream = await self.feeds.attach(session.account, words, wake, readable=session.may("read"))
+            session.demand("trade", what="dms")
+            if not session.token:
+                await next_millisecond(str(event["authNonce"]), self.operations.now)
+        kinds: frozenset[str] = frozenset()
+        if session.may("read", ORDERS):
+            kinds |= ORDER_KINDS
+        if session.may("read", WALLETS):
+            kinds |= WALLET_KINDS
+        stream = await self.feeds.attach(session.account, words, wake, kinds)
         return AccountInputs(self, session, stream, dead_man=dead_man)
 
 
@@ -120,10 +133,10 @@ class AccountInputs:
         if not (isinstance(message, list) and len(message) >= 4 and message[0] == 0):
             raise BitfinexError(UNKNOWN, "input: invalid")
         kind, payload = message[1], message[3]
-        if self._side.revoked(self.session):
-            raise BitfinexError(BAD_AUTH, "apikey: invalid: the key was revoked")
+        if ended := self._side.ended(self.session):
+            raise BitfinexError(BAD_AUTH, f"apikey: invalid: {ended}")
         if kind == "calc":
-            self.session.demand("read")
+            self.session.demand("read", WALLETS)
             self._calculate(payload)
             return None
         if kind not in KINDS:

@@ -12,7 +12,8 @@ Many clients take the milliseconds of their clock as nonces. One on the same mac
 its request, and would send the same nonce again. So such an answer waits for the next millisecond.
 
 Session tokens stand in for a key that a program can hand on, for a time and with fewer permissions. A token ends with the
-node, with its time, and with the revocation of its key.
+node, with its time, and with the revocation of its key, and a connection that it opened ends with it. Its letters bind reads
+and writes. Only a signature of the key makes a token, so no token renews or widens itself.
 """
 
 from __future__ import annotations
@@ -44,25 +45,53 @@ DEFAULT_TTL: Final = 3600
 TOKENS_OF_KEY: Final = 100  # the oldest ends for a new one
 TOKENS: Final = 10_000  # of all keys
 
-_ORDERS: Final = "o"
-_CAPABILITIES: Final = frozenset({"a", "f", _ORDERS, "s", "w", "wd"})
+# Letters of a token. Funding and settings do not exist here.
+ACCOUNT: Final = "a"
+ORDERS: Final = "o"
+WALLETS: Final = "w"
+WITHDRAWALS: Final = "wd"
+LETTERS: Final = frozenset({ACCOUNT, "f", ORDERS, "s", WALLETS, WITHDRAWALS})
+
+# Bitfinex's scopes: the letters that reading takes, and whether writing is possible.
+_SCOPES: Final = (
+    ("account", ACCOUNT, False),
+    ("history", ORDERS + WALLETS, False),
+    ("orders", ORDERS, True),
+    ("positions", ORDERS, False),
+    ("wallets", WALLETS, False),
+)
 
 
 class KeySession(NamedTuple):
-    """An account, and the permissions of the key that opened it."""
+    """An account, and the permissions of the key or token that opened it."""
 
     account: int
     permissions: frozenset[Permission]
     key: str
+    letters: frozenset[str] = LETTERS
+    token: str = ""
 
-    def may(self, permission: Permission) -> bool:
-        return permission in self.permissions
+    def may(self, permission: Permission, letters: str = "") -> bool:
+        """Return True with the permission and each of the letters."""
+        return permission in self.permissions and self.letters.issuperset(letters)
 
-    def demand(self, permission: Permission, what: str = "apikey") -> None:
-        """Raises `BitfinexError`, about the parameter `what`, unless the key has the permission."""
+    def demand(self, permission: Permission, letters: str = "", what: str = "apikey") -> None:
+        """Raises `BitfinexError`, about the parameter `what`, unless `may`."""
         if permission not in self.permissions:
             only = "trade" if permission == "read" else "read"
             raise BitfinexError(BAD_AUTH, f"{what}: permission invalid: this key may only {only}")
+        if not self.may(permission, letters):
+            needed = ", ".join(letters)
+            raise BitfinexError(
+                BAD_AUTH, f"{what}: permission invalid: the token's caps lack {needed}"
+            )
+
+    def scopes(self) -> list[tuple[str, int, int]]:
+        """List Bitfinex's scopes, each with 1 or 0 for reading and for writing."""
+        return [
+            (scope, int(self.may("read", letters)), int(write and self.may("trade", letters)))
+            for scope, letters, write in _SCOPES
+        ]
 
 
 class Keys(Protocol):
@@ -130,11 +159,6 @@ class KeyAuthenticator:
             raise BitfinexError(code, _TEXTS.get(error.code, error.detail)) from None
         return KeySession(account.number, known.permissions, key)
 
-    def revoked(self, session: KeySession) -> bool:
-        """Return True if the key of a session was revoked since."""
-        known = self._keys.key(session.key)
-        return known is None or bool(known.revoked)
-
 
 def is_this_millisecond(nonce: str, now: int) -> bool:
     """Report if a valid nonce is the millisecond of the time `now`, in microseconds since the epoch."""
@@ -175,17 +199,21 @@ class SessionTokens:
         `capabilities` are Bitfinex's letters, None for all: without `o` there is no trading.
 
         Raises:
-            BitfinexError: an invalid time, or letters that are none.
+            BitfinexError: an invalid time, letters that are none, or the session is a token's.
         """
+        if session.token:
+            raise BitfinexError(
+                BAD_AUTH, "token: invalid: a token makes no token; sign the request with the key"
+            )
         if not 1 <= ttl <= MAX_TTL:
             raise bad("ttl", f"1 to {MAX_TTL} seconds are expected")
-        letters = _CAPABILITIES if capabilities is None else capabilities
+        letters = LETTERS if capabilities is None else capabilities
         if not isinstance(letters, list | frozenset) or not all(
-            isinstance(letter, str) and letter in _CAPABILITIES for letter in letters
+            isinstance(letter, str) and letter in LETTERS for letter in letters
         ):
-            raise bad("caps", f"a list of {', '.join(sorted(_CAPABILITIES))} is expected")
+            raise bad("caps", f"a list of {', '.join(sorted(LETTERS))} is expected")
         kept: set[Permission] = set(session.permissions)
-        if not write or _ORDERS not in letters:
+        if not write or ORDERS not in letters:
             kept.discard("trade")
         self._make_room(session.key)
         listed = "".join(f":{letter}" for letter in sorted(letters))
@@ -193,7 +221,8 @@ class SessionTokens:
             f"pub:api:{secrets.token_hex(24)}-caps{listed}-{'write' if 'trade' in kept else 'read'}"
         )
         self._tokens[token] = _Token(
-            session._replace(permissions=frozenset(kept)), self._clock() + ttl
+            KeySession(session.account, frozenset(kept), session.key, frozenset(letters), token),
+            self._clock() + ttl,
         )
         self._count[session.key] += 1
         return token
@@ -205,19 +234,26 @@ class SessionTokens:
             BitfinexError: unknown, expired, or its key is revoked.
         """
         found = self._tokens.get(token) if isinstance(token, str) else None
-        if found is None or found.until <= self._clock():
-            raise BitfinexError(BAD_AUTH, "token: invalid")
-        known = self._keys.key(found.session.key)
-        if known is None or known.revoked:
+        if found is None or self.ended(found.session):
             raise BitfinexError(BAD_AUTH, "token: invalid")
         return found.session
 
-    def end(self, token: object, key: str) -> bool:
-        """End a token of this key. Returns False when there is none."""
+    def ended(self, session: KeySession) -> str:
+        """Return why a session is over, "" while it is not: its key was revoked, or its token has ended."""
+        known = self._keys.key(session.key)
+        if known is None or known.revoked:
+            return "the key was revoked"
+        if not session.token:
+            return ""
+        held = self._tokens.get(session.token)
+        return "the token has ended" if held is None or held.until <= self._clock() else ""
+
+    def end(self, token: object, by: KeySession) -> bool:
+        """End a token of this key, by the key or by the token itself. Returns False when there is none."""
         found = self._tokens.get(token) if isinstance(token, str) else None
-        if found is None or found.session.key != key or not isinstance(token, str):
+        if found is None or found.session.key != by.key or by.token not in ("", token):
             return False
-        self._drop(token)
+        self._drop(found.session.token)
         return True
 
     def _make_room(self, key: str) -> None:

@@ -144,11 +144,11 @@ class BitfinexConnection:
             self._sockets.end(self._account.close())
 
     def _verdict(self) -> End | None:
-        """End a connection whose key was revoked."""
+        """End a connection whose key was revoked, or whose token has ended."""
         if self._private is None or self._account is None:
             return None
-        revoked = self._private.revoked(self._account.session)
-        return (KEY_REVOKED, "the key was revoked") if revoked else None
+        ended = self._private.ended(self._account.session)
+        return (KEY_REVOKED, ended) if ended else None
 
     # Channels
 
@@ -162,6 +162,9 @@ class BitfinexConnection:
         self._session.mark(self)
 
     def _due_messages(self, now: float) -> list[bytes]:
+        if end := self._verdict():  # nothing of the account after its key or token
+            self._socket.close(*end)
+            return []
         texts: list[str] = []
         for number, channel in self._channels.items():
             if channel.ready and channel.due <= now:
@@ -271,7 +274,6 @@ class BitfinexConnection:
         self._account = account
         self._connection.rise(Rank.KNOWN)
         session = account.session
-        read, write = int(session.may("read")), int(session.may("trade"))
         told = {
             "event": "auth",
             "status": "OK",
@@ -280,11 +282,7 @@ class BitfinexConnection:
             "auth_id": str(uuid4()),
             "dms": DEAD_MAN if dead_man else 0,
             "caps": {
-                "orders": {"read": read, "write": write},
-                "account": {"read": read, "write": 0},
-                "history": {"read": read, "write": 0},
-                "positions": {"read": read, "write": 0},
-                "wallets": {"read": read, "write": 0},
+                scope: {"read": read, "write": write} for scope, read, write in session.scopes()
             },
         }
         self._post(told)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
 
 import orjson
 
@@ -14,7 +13,11 @@ from node.annexes.bitfinex import account_arrays, authentication, order_inputs
 from node.annexes.bitfinex.account_arrays import order_text
 from node.annexes.bitfinex.account_reads import AccountReads
 from node.annexes.bitfinex.authentication import (
+    ACCOUNT,
     DEFAULT_TTL,
+    ORDERS,
+    WALLETS,
+    WITHDRAWALS,
     KeyAuthenticator,
     Keys,
     KeySession,
@@ -43,20 +46,6 @@ from p2p.base.places import Rank
 Read = Callable[[KeySession, Request, Body], str | Awaitable[str]]
 Answer = Callable[[KeySession, Request, Body], str | Awaitable[str] | None]
 
-# Scope, whether it may be read, whether it may be written: what there is of Bitfinex's.
-_SCOPES: Final = (
-    ("account", False),
-    ("history", False),
-    ("orders", True),
-    ("positions", False),
-    ("wallets", False),
-    ("withdraw", False),
-)
-
-
-# A key sees its own permissions, and a token has no more of them than the key.
-_OF_EVERY_KEY: Final = frozenset({"r/permissions", "w/token", "w/token/del"})
-
 
 class PrivateRest:
     """The handlers."""
@@ -81,25 +70,26 @@ class PrivateRest:
 
     def add_to(self, router: Router) -> None:
         """Serve them, and refuse everything else under /v2/auth."""
-        reads: tuple[tuple[str, Read], ...] = (
-            ("r/wallets", self._wallets),
-            ("r/orders", self._orders),
-            ("r/orders/hist", self._past_orders),
-            ("r/orders/{symbol}", self._orders),
-            ("r/orders/{symbol}/hist", self._past_orders),
-            ("r/order/{order}/trades", self._trades_of_order),
-            ("r/trades/hist", self._trades),
-            ("r/trades/{symbol}/hist", self._trades),
-            ("r/ledgers/hist", self._ledger),
-            ("r/ledgers/{currency}/hist", self._ledger),
-            ("r/positions", self._positions),
-            ("r/summary", self._summary),
-            ("r/info/user", self._user),
-            ("r/permissions", self._permissions),
+        # With the letter that a token needs; "" is for every key and token.
+        reads: tuple[tuple[str, str, Read], ...] = (
+            ("r/wallets", WALLETS, self._wallets),
+            ("r/orders", ORDERS, self._orders),
+            ("r/orders/hist", ORDERS, self._past_orders),
+            ("r/orders/{symbol}", ORDERS, self._orders),
+            ("r/orders/{symbol}/hist", ORDERS, self._past_orders),
+            ("r/order/{order}/trades", ORDERS, self._trades_of_order),
+            ("r/trades/hist", ORDERS, self._trades),
+            ("r/trades/{symbol}/hist", ORDERS, self._trades),
+            ("r/ledgers/hist", WALLETS, self._ledger),
+            ("r/ledgers/{currency}/hist", WALLETS, self._ledger),
+            ("r/positions", ORDERS, self._positions),
+            ("r/summary", ACCOUNT, self._summary),
+            ("r/info/user", ACCOUNT, self._user),
+            ("r/permissions", "", self._permissions),
+            ("calc/order/avail", WALLETS, self._available),
         )
         answers: tuple[tuple[str, Answer], ...] = (
-            *((path, self._durable(read)) for path, read in reads),
-            ("calc/order/avail", self._available),
+            *((path, _readable(letter, self._durable(read))) for path, letter, read in reads),
             ("w/token", self._token),
             ("w/token/del", self._end_token),
             ("w/order/submit", self._submit),
@@ -109,8 +99,6 @@ class PrivateRest:
             ("w/order/multi", self._operation("ox_multi")),
         )
         for path, answer in answers:
-            if not path.startswith("w/") and path not in _OF_EVERY_KEY:
-                answer = _readable(answer)  # what writes asks for itself
             router.add("POST", f"/v2/auth/{path}", self._signed(answer), signed=True)
         router.missing("/v2/auth/", self._signed(_nothing))
 
@@ -279,22 +267,21 @@ class PrivateRest:
         return orjson.dumps([token]).decode()
 
     def _end_token(self, session: KeySession, _request: Request, body: Body) -> str:
-        if not self._tokens.end(body.get("token"), session.key):
+        if not self._tokens.end(body.get("token"), session):
             raise BitfinexError(BAD_PARAMETER, "token: invalid")
         return "[1]"
 
     def _permissions(self, session: KeySession, _request: Request, _body: Body) -> str:
-        read, trade = int(session.may("read")), int(session.may("trade"))
-        rows = [[scope, read, int(write and trade)] for scope, write in _SCOPES]
-        return orjson.dumps(rows).decode()
+        withdraw = int(session.may("read") and WITHDRAWALS in session.letters)
+        return orjson.dumps([*session.scopes(), ("withdraw", withdraw, 0)]).decode()
 
 
-def _readable(answer: Answer) -> Answer:
+def _readable(letter: str, answer: Answer) -> Answer:
     def checked(session: KeySession, request: Request, body: Body) -> str | Awaitable[str] | None:
-        session.demand("read")
+        session.demand("read", letter)
         return answer(session, request, body)
 
-    return checked
+    return checked if letter else answer
 
 
 def _nothing(_session: KeySession, _request: Request, _body: Body) -> str:

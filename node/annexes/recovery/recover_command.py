@@ -21,9 +21,9 @@ from node.cli.heavy_imports import heavy_imports
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for known nodes.",
+    help="How long to wait for nodes that this one traded with.",
 )
-@click.option("--force", is_flag=True, help="Continue without known nodes that do not answer.")
+@click.option("--force", is_flag=True, help="Continue without nodes that do not answer.")
 @start_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def recover(

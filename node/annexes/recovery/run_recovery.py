@@ -17,11 +17,11 @@ import msgspec
 
 from config import Loaded, Settings
 from exchange.engine.lost_trades import RecoveredFill, RecoveryReport
+from exchange.engine.recovery import Recovery
 from exchange.journal.frames import JournalError
-from exchange.ledger.balances import PEER
 from exchange.ledger.statements import StatementTrade
 from exchange.model.instruments import instrument_of
-from exchange.model.records import Recovered
+from node.annexes.recovery.patience import MOST_WAITS, Patience, traded_with
 from node.daemon import process
 from node.daemon.node import Node
 from node.daemon.port_choice import PortTaken, wanted_ports
@@ -30,7 +30,6 @@ from node.daemon.restore import Restored, marked, unmark
 from node.daemon.run_node import open_node_parts
 from node.views.timestamps import iso
 from node.views.views import ServiceError
-from p2p.addresses.peer_storage import PeerStorage
 
 CHECK_EVERY: Final = 0.25  # seconds
 LEAVE_AFTER: Final = 1.5  # seconds for the closing events to reach the neighbours
@@ -79,9 +78,7 @@ async def _recover(
             f"{settings.data_dir} has no journal: restore a backup there first, or name another --data-dir"
         )
     restored = marked(settings.data_dir)
-    node = open_node_parts(
-        settings, stack, recover_from=lambda past, own: _known(settings, past, own)
-    )
+    node = open_node_parts(settings, stack, recover_from=traded_with)
     try:
         await node.listen_to_peers(ports)
     except (PortTaken, OSError) as error:
@@ -119,20 +116,6 @@ async def _recover(
     return result
 
 
-def _known(settings: Settings, past: Recovered, own: str) -> set[str]:
-    """Return every node that may hold something of the own feeds, as far as the directory knows."""
-    known = {feed.owner for feed in past.feeds}
-    known |= {peer.node_id for peer in PeerStorage(settings.peers_path).load()}
-    known |= set(past.marks) | {decision.taker for decision in past.decisions}
-    known |= {take.maker for take in past.takes}
-    known |= {
-        holder.removeprefix(PEER)
-        for (holder, _), balance in past.balances.items()
-        if holder.startswith(PEER) and balance
-    }
-    return known - {own, ""}
-
-
 async def _work(
     node: Node, restored: Restored | None, force: bool, wait: float, tell: Tell
 ) -> RecoveryResult:
@@ -140,33 +123,28 @@ async def _work(
     recovery = engine.recovery
     if recovery is None:
         raise RuntimeError("this node does not recover")
-    tell(f"node {node.node_id}: looking for {len(recovery.known)} known nodes and any other")
-    deadline, told = node.now() + wait, 0
+    tell(
+        f"node {node.node_id}: looking for {len(recovery.known)} nodes that it traded with and any other"
+    )
+    patience = Patience(node.now(), wait)
     while True:
         await asyncio.sleep(CHECK_EVERY)
         if recovery.failed is not None:
             raise RecoveryRefused(recovery.failed)
         missing = recovery.unheard(engine.present)
         complete = engine.recovered_feeds(node.now()) and bool(recovery.heard_from)
-        if len(recovery.heard_from) != told:
-            told = len(recovery.heard_from)
-            tell(
-                f"heard {told} nodes, {len(missing)} are missing, {engine.feeds_behind} feeds behind"
-            )
-        if complete and not missing:
+        loading = engine.feeds_loading(node.now())
+        if line := patience.progress(node.now(), recovery.heard_from, missing, loading):
+            tell(line)
+        if patience.is_over(node.now(), complete=complete and not missing, loading=loading):
+            if (missing or not recovery.heard_from) and not force:
+                raise RecoveryRefused(_missing_text(missing, recovery.heard_from, wait))
             break
-        if node.now() < deadline:
-            continue
-        if engine.feeds_behind and recovery.heard_from:
-            deadline = node.now() + 1.0  # what is under way is worth waiting for
-            continue
-        if not force:
-            raise RecoveryRefused(_missing_text(missing, recovery.heard_from, wait))
-        break
-    statements, silent = await _statements(node, tell)
-    if silent and not force:
+    statements, silent = await _statements(node, recovery, wait, tell)
+    without = [peer for peer in silent if peer in recovery.known]
+    if without and not force:
         raise RecoveryRefused(
-            f"{len(silent)} nodes gave no full statement of their trades with this node: {', '.join(silent)}. Try "
+            f"{len(without)} nodes gave no full statement of their trades with this node: {', '.join(without)}. Try "
             "again, or go on without them with --force"
         )
     if restored is None and not recovery.has_news and not any(statements.values()):
@@ -189,27 +167,39 @@ def _missing_text(unheard: list[str], heard: list[str], wait: float) -> str:
             f"the directory"
         )
     return (
-        f"{len(unheard)} known nodes did not answer within {wait:g} s and may hold more of this node's feeds: "
+        f"{len(unheard)} nodes that this one traded with did not answer within {wait:g} s and may hold more of this node's feeds: "
         f"{', '.join(unheard)}. Start them, name their addresses with --bootstrap, or continue without them with "
         "--force: events that only they have are lost then, and if they return this node may have to stop writing"
     )
 
 
-async def _statements(node: Node, tell: Tell) -> tuple[dict[str, list[StatementTrade]], list[str]]:
-    """Compare statements with every node that can be reached."""
+async def _statements(
+    node: Node, recovery: Recovery, wait: float, tell: Tell
+) -> tuple[dict[str, list[StatementTrade]], list[str]]:
+    """Compare statements with every node that can be reached: those that this one traded with first, others for `wait`
+    seconds in all."""
     found: dict[str, list[StatementTrade]] = {}
     silent: list[str] = []
-    recovery = node.engine.recovery
-    heard = [] if recovery is None else recovery.heard_from
-    for number, peer in enumerate(peers := sorted({*node.engine.present, *heard})):
+    reached, began = {*node.engine.present, *recovery.heard_from}, node.now()
+    peers = sorted(reached, key=lambda peer: (peer not in recovery.known, peer))
+    for number, peer in enumerate(peers):
+        waits = MOST_WAITS if peer in recovery.known else 1
+        left = began + waits * wait - node.now()
+        if left <= 0:
+            silent.append(peer)
+            continue
         tell(f"comparing trades with node {peer} ({number + 1} of {len(peers)})")
         try:
-            found[peer], complete = await node.statements.lacking(peer)
+            async with asyncio.timeout(left):
+                found[peer], complete = await node.statements.lacking(peer)
             if not complete:
                 tell(f"node {peer}: more trades differ than one comparison finds")
                 silent.append(peer)
         except ServiceError as error:
             tell(f"node {peer}: {error.detail}")
+            silent.append(peer)
+        except TimeoutError:
+            tell(f"node {peer}: it took too long")
             silent.append(peer)
     return found, silent
 

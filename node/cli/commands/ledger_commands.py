@@ -367,11 +367,16 @@ def credit(session: Session, asset: str | None, limit: str | None, peer: str | N
 
 def _credit_table(views: Sequence[CreditView]) -> list[Line]:
     columns = [Column("node"), Column("asset"), Column("limit", number=True)]
+    columns += [Column("owed", number=True), Column("together at most", number=True)]
     rows: list[list[Cell]] = [
-        [
-            short(view.peer, not is_terminal()) if view.peer else "every other",
+        [short(view.peer, not is_terminal()), view.asset, view.limit or "none", "-", "-"]
+        if view.peer
+        else [
+            "every other",
             view.asset,
             view.limit or "none",
+            view.owed or "-",
+            view.total or "none",
         ]
         for view in views
     ]

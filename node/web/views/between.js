@@ -9,7 +9,7 @@ import { badge, guarded, panel } from "./sheet.js";
 /**
  * @typedef {{peer: string, asset: string, balance: string, limit: string | null, room: string | null}} Position
  * @typedef {{peer: string, asset: string, amount: string, direction: "pay" | "collect"}} Obligation
- * @typedef {{peer: string | null, asset: string, limit: string | null}} Credit
+ * @typedef {{peer: string | null, asset: string, limit: string | null, total: string | null, owed: string | null}} Credit
  * @typedef {{asset: string, ours: string, theirs: string, difference: string, unexplained: string}} Agreement
  */
 
@@ -159,6 +159,7 @@ function creditTable() {
       { title: "Node", text: (c) => (c.peer === null ? "every other node" : shortId(c.peer)) },
       { title: "Asset", text: (c) => c.asset },
       { title: "May owe", text: (c) => c.limit ?? "any amount", numeric: true },
+      { title: "All together", text: (c) => (c.peer === null ? `${c.owed} of ${c.total ?? "any amount"}` : ""), numeric: true },
     ],
     (c) => `${c.peer} ${c.asset}`,
     "No limits: other nodes may come to owe any amount.",

@@ -26,6 +26,7 @@ class MemoryHistory:
     """Stand-in for `exchange.journal.market_history.MarketHistory`, without a disk."""
 
     def __init__(self) -> None:
+        self.node = ME
         self.saved_trades: dict[str, dict[Any, TradeRecord]] = {}
         self.saved_candles: dict[str, dict[tuple[str, int], Candle]] = {}
         self.saved_counts: dict[tuple[str, str], int] = {}

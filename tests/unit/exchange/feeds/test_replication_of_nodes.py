@@ -14,6 +14,7 @@ from exchange.feeds import feed as feed_module
 from exchange.feeds.exchange_messages import FeedDigest, FeedHead, FeedPart, FeedRequest, unpack
 from exchange.feeds.feed import state_hash
 from exchange.feeds.feed_limits import FeedLimits
+from exchange.feeds.missing_feeds import SHOWN_FOR, WHOLE_EVENTS
 from exchange.feeds.presence import PresenceLeases
 from exchange.model.events import BUY, GENESIS, Amended, Batch, Checkpoint, Closed
 from exchange.model.records import PutSnapshot
@@ -280,3 +281,21 @@ def test_an_own_order_takes_crossing_orders_of_a_snapshot() -> None:
     assert net.give(0, page_part(batch, [PAGE]))
     assert [(t.maker, t.quantity) for t in net[0].orders.takes.pending] == [(Keys(50).node_id, 3)]
     assert order.pending == 3
+
+
+def test_only_feeds_that_others_show_count_as_loading() -> None:
+    net = Network(1)
+    owner = Owner(50)
+    _present(net, 50)
+    claim(net, 0, 10_000)  # a ghost: nobody can show it
+    assert (net[0].feeds_behind, net[0].feeds_loading(net.now)) == (1, 0)
+    feed = owner.writer.feed
+    for events, loading in ((100, 0), (WHOLE_EVENTS, 1)):  # a drop, and a whole answer
+        for _ in range(events):
+            owner.writer.append(opened(feed.number + 1))
+        part = FeedPart(owner.id, M, 10_000, owner.writer.flush())
+        assert net.give(0, part, origin=Keys(99).node_id)
+        while net[0].feeds[owner.id, M].number < feed.number:
+            net[0].tick(net.now)  # a slice
+        assert (net[0].feeds_behind, net[0].feeds_loading(net.now)) == (1, loading)
+    assert net[0].feeds_loading(net.now + SHOWN_FOR + 1) == 0

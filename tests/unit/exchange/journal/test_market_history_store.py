@@ -6,12 +6,14 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from exchange.journal.market_history import Addition, HistoryError, MarketHistory
 from exchange.market.candles import LATEST, MINUTE, Candle, TradeRecord
 
 M, N = "AAA-BBB@1/1", "CCC-DDD@1/1"
+ME = "me"
 
 
 def record(time: int, number: int = 1, maker: str = "a", price: int = 7) -> TradeRecord:
@@ -23,7 +25,7 @@ def candle(start: int, close: int = 5) -> Candle:
 
 
 def opened(path: Path, **options: int) -> MarketHistory:
-    history = MarketHistory(path / "market.sqlite3", **options)
+    history = MarketHistory(path / "market.sqlite3", ME, **options)
     history.add_markets([M, N])
     return history
 
@@ -117,7 +119,7 @@ def test_an_unusable_file_is_replaced(tmp_path: Path, content: bytes | str) -> N
 
 def test_an_unwritable_path_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match="missing"):
-        MarketHistory(tmp_path / "missing" / "market.sqlite3")
+        MarketHistory(tmp_path / "missing" / "market.sqlite3", ME)
 
 
 def test_reading_a_closed_file_raises_an_error(tmp_path: Path) -> None:
@@ -125,3 +127,21 @@ def test_reading_a_closed_file_raises_an_error(tmp_path: Path) -> None:
     history.close()
     with pytest.raises(HistoryError, match="cannot read"):
         history.candle(M, "1m", 0)
+
+
+@pytest.mark.parametrize("identities", [2, 60])
+def test_self_trades_push_out_no_trade_of_others_below_the_share_nor_any_of_this_node(
+    tmp_path: Path, identities: int
+) -> None:
+    honest = [record(n, n + 1, f"honest {n % 4}") for n in range(40)]
+    own = [record(100 + n, n + 1, ME) for n in range(9)]
+    own += [msgspec.structs.replace(record(200 + n, n + 1, "other"), taker=ME) for n in range(9)]
+    with closing(opened(tmp_path, trades_kept=1000)) as history:
+        history.save(added(honest + own))
+        for at in range(50):
+            rows = [1000 + 100 * at + n for n in range(100)]
+            history.save(added([record(t, t, f"sybil {t % identities}") for t in rows]))
+        kept = every(history)
+    assert len(kept) <= 1100
+    assert set(honest + own) <= set(kept)
+    assert kept[-1].time == 5999

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from exchange.ledger.ledger import InsufficientBalance, Ledger
+from exchange.ledger.ledger import STRANGERS, InsufficientBalance, Ledger
 from exchange.ledger.market_units import MarketUnits, decimals_of, units_of
 from exchange.model.commands import HOUSE
 from exchange.model.events import BUY, SELL
@@ -366,9 +366,13 @@ class LedgerMachine(RuleBasedStateMachine):
         for peer in PEERS:
             for asset in ASSETS:
                 limit = self.credit.get((peer, asset), self.credit.get(("", asset)))
-                debt = -self.ledger.balance(f"peer:{peer}", asset)
-                room = self.ledger.room(peer, asset)
-                assert room == (None if limit is None else limit - debt)
+                debts = {each: -self.ledger.balance(f"peer:{each}", asset) for each in PEERS}
+                rooms = [] if limit is None else [limit - debts[peer]]
+                if rooms and (peer, asset) not in self.credit:
+                    strangers = [each for each in PEERS if (each, asset) not in self.credit]
+                    owed = sum(max(0, debts[each]) for each in strangers)
+                    rooms.append(STRANGERS * limit - owed + max(0, -debts[peer]))
+                assert self.ledger.room(peer, asset) == min(rooms, default=None)
 
     @invariant()
     def a_transactions_postings_sum_to_zero(self) -> None:

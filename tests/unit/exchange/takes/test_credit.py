@@ -117,3 +117,35 @@ def test_a_maker_that_may_only_reduce_grants_what_it_may_and_shows_the_rest() ->
         assert answer.number > number
     network.settle()
     assert (ask.quantity, ask.filled, ask.done, network.shown(1)) == (3, 3, True, [])
+
+
+def test_identities_without_a_limit_of_their_own_share_a_total() -> None:
+    network = CoinNetwork(13)
+    ledger = network[0].ledger
+    ledger.set_credit("", "USD", 100 * UNIT)  # each; ten times that together
+    ledger.set_credit(network.id(12), "USD", 300 * UNIT)
+    ask = network.ask(0, 100, 20)
+    network.exchange()
+    reasons = [
+        refusals(network, 0, Take(1, KEY, ask.number, 1, 100, 1, 1), i) for i in range(1, 12)
+    ]
+    assert reasons == [""] * 10 + ["credit"]
+    assert refusals(network, 0, Take(1, KEY, ask.number, 1, 100, 3, 1), 12) == ""
+    assert ledger.strangers("USD") == (1000 * UNIT, 1000 * UNIT)
+    assert ledger.room(network.id(11), "USD") == 0
+    ledger.settle(1, network.id(1), "USD", 100 * UNIT, "")
+    assert refusals(network, 0, Take(2, KEY, ask.number, 1, 100, 1, 1), 11) == ""
+
+
+def test_one_order_takes_from_strangers_within_their_total() -> None:
+    network = CoinNetwork(13)
+    network[0].ledger.set_credit("", "COIN", UNIT)
+    for i in range(1, 13):
+        network.ask(i, 100, 1)
+    network.exchange()
+    first = network.bid(0, 100, 7)
+    second = network.bid(0, 100, 7)  # while the takes of the first are under way
+    assert (first.pending, second.pending, second.reason) == (7, 3, "credit")
+    network.exchange()
+    assert (first.filled, second.filled) == (7, 3)
+    assert network[0].ledger.strangers("COIN") == (10 * UNIT, 10 * UNIT)

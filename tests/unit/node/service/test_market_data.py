@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from market_kit import ME, NOW, PEER, FakeMarkets, MemoryHistory
 
 from exchange.journal.market_history import Addition, HistoryError, MarketHistory
 from exchange.market.candles import HOUR, MINUTE
+from exchange.market.history_shares import TAPE, TAPE_SLACK
 from exchange.market.market import Trade
 from exchange.model.events import Filled
 from exchange.model.instruments import Instruments
@@ -164,13 +166,13 @@ async def test_a_restart_uses_the_saved_history_and_the_journal_after_it(
     assert [list(net[i].markets[key].tape) for i in (0, 1)] == [trades, trades]
     assert len({trade.number for trade in trades}) == 3
     now = lambda: max(trade.event.time for trade in trades)  # noqa: E731
-    with closing(MarketHistory(tmp_path / "m.sqlite3")) as history:
+    with closing(MarketHistory(tmp_path / "m.sqlite3", owner)) as history:
         data = MarketData(instruments, net[0].markets, history, now)
         data.add([], [(key, trades[0])])
         data.stop()
         await data.run()
         data.add([], [(key, trades[1])])  # not saved: the process dies
-    with closing(MarketHistory(tmp_path / "m.sqlite3")) as history:
+    with closing(MarketHistory(tmp_path / "m.sqlite3", owner)) as history:
         data = MarketData(instruments, net[0].markets, history, now)
         assert len(data.tape(key, 10)) == 1
         data.restore(recovered)
@@ -180,3 +182,22 @@ async def test_a_restart_uses_the_saved_history_and_the_journal_after_it(
         (month,) = await data.candles(key, "1M", limit=10)
         assert (month.trades, month.volume) == (3, 15)
         data.restore(Recovered(feeds=[StoredFeed(owner, "OTHER@1/1")]))
+
+
+def test_the_tape_keeps_trades_of_each_maker_and_of_this_node(markets: FakeMarkets) -> None:
+    key = key_of(markets)
+
+    def trades(maker: str, taker: str, count: int) -> list[tuple[str, Trade]]:
+        return [
+            (key, Trade(maker, Filled(1, 1, 1, 1, 0, 0, taker, n, NOW - 10**6 + n), n))
+            for n in range(1, count + 1)
+        ]
+
+    add = markets.data.add
+    add([], trades(PEER, ME, 20))
+    add([], trades("honest", PEER, 20))
+    for number in range(2 * TAPE + TAPE_SLACK):
+        add([], [(key, Trade("sybil", Filled(1, 1, 1, 1, 0, 0, "s", number, NOW), number + 1))])
+    tape = markets.data.tape(key, 2 * TAPE)
+    assert Counter(trade.maker for trade in tape) == {PEER: 20, "honest": 20, "sybil": TAPE - 40}
+    assert tape[0].number == 2 * TAPE + TAPE_SLACK

@@ -586,3 +586,29 @@ async def test_a_token_opens_a_connection(exchange: Exchange, reader: Reader) ->
     async with connected(exchange) as second:
         told = await second.ask({"event": "auth", "token": token + "x"})
         assert (told["code"], told["msg"]) == (10100, "token: invalid")
+
+
+async def test_letters_of_a_token_bind_its_events(exchange: Exchange, reader: Reader) -> None:
+    exchange.trading.set_balance(ALICE, "USD", "5")
+    key = exchange.key()
+    for caps, kinds in ((["w"], {"ws", "bu"}), (["o"], {"ps", "os"}), (["a"], set[str]())):
+        (token,) = (await exchange.post(key, "w/token", {"caps": caps})).json
+        async with connected(exchange) as line:
+            told = await line.ask({"event": "auth", "token": token})
+            assert told["caps"]["wallets"] == {"read": int("w" in caps), "write": 0}
+            heard = await line.until_quiet()
+            assert {message[1] for message in heard} == kinds, caps
+
+
+async def test_a_connection_ends_with_its_token(exchange: Exchange, reader: Reader) -> None:
+    key = exchange.key()
+    more = {"writePermission": True}
+    (token,) = (await exchange.post(key, "w/token", more)).json
+    await reader.ask({"event": "auth", "token": token, "dms": 4})
+    await reader.until_quiet()
+    await exchange.post(key, "w/token/del", {"token": token})
+    told = await reader.ask([0, "oc_multi", None, {"all": 1}])
+    assert (told["code"], told["msg"]) == (10100, "apikey: invalid: the token has ended")
+    exchange.trading.set_balance(ALICE, "USD", "5")
+    end = await reader.ws.receive(timeout=5)
+    assert (end.data, end.extra) == (4001, "the token has ended")
