@@ -382,7 +382,7 @@ class RecoverySettlement:
             for _, event in _events(own):
                 if isinstance(event, Opened):
                     highest = max(highest, event.order)
-            highest = max([highest, *own.feed.state.orders])
+        highest = max([highest, *(closed.order for closed in self.report.closed)])
         highest = max([highest, *(trade.order for trade in self._trades.values())])
         store.next_number = min(highest + 1 + ORDER_GAP, MAX_ORDER - 1)
         # Makers ignore takes below those that they know to be over, and the clock may have been ahead.

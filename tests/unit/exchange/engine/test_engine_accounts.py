@@ -65,6 +65,22 @@ def test_a_market_buy_holds_for_its_worst_price_and_trades_no_worse() -> None:
     assert network.bid(0, None, 5, account=alice, worst_price=110).reason == "filled"
 
 
+def test_changes_of_an_account_are_undrained_until_the_drain() -> None:
+    network = CoinNetwork()
+    alice, bob = network.account(0, usd=10), network.account(0, usd=10)
+    network.drain(0)
+    changes = [
+        lambda: network[0].ledger.deposit(1, alice, "USD", 1, ""),
+        lambda: network.bid(0, 1, 1, account=alice),
+        lambda: network[0].orders.cancel(network.now, 1),
+    ]
+    for change in changes:
+        assert not network[0].undrained(alice)
+        change()
+        assert (network[0].undrained(alice), network[0].undrained(bob)) == (True, False)
+        network.drain(0)
+
+
 def test_accounts_that_may_not_trade_are_refused() -> None:
     network = CoinNetwork()
     alice = network.account(0, usd=1000)

@@ -65,6 +65,7 @@ def test_an_answer_has_the_granted_quantity_and_the_feed_number() -> None:
         ({"market": ETH}, "gone"),
         ({"market": DOGE}, "unknown_market"),
         ({"void": True}, "void"),
+        ({"until": (0, 0)}, "late"),
     ],
     ids=str,
 )
@@ -100,6 +101,8 @@ def test_a_refusal_has_its_reason_and_is_remembered(change: dict[str, Any], reas
         {"taker_order": 0},
         {"taker_order": 2**63},
         {"market": "m" * 81},
+        {"until": (-1, 9)},
+        {"until": (9, 2**62)},
     ],
     ids=str,
 )

@@ -228,6 +228,26 @@ def test_a_snapshot_of_a_feed_at_fault_changes_nothing(checkpoints: None) -> Non
     assert replica.offer_snapshot(snapshot.batch, snapshot.pages) is None
 
 
+def test_a_snapshot_is_read_in_slices_of_bytes_and_of_orders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [(number, BUY, 100, 5, 1000) for number in range(1, 13)]
+    pages = [PAGE(rows[start : start + 4]) for start in (0, 4, 8)]
+    batch = Owner(1).lie(7, GENESIS, Checkpoint(state_hash(pages)))
+    snapshot = Snapshot(batch, batch.digest(NETWORK), pages)
+    for hashed, loaded, slices in (
+        (10**6, 100, 0),
+        (1, 100, 2),
+        (len(pages[0]), 100, 1),
+        (10**6, 2, 5),
+    ):
+        monkeypatch.setattr(feed_module, "HASHED", hashed)
+        monkeypatch.setattr(feed_module, "LOADED", loaded)
+        state = FeedState()
+        assert len(list(state.load(snapshot))) == slices
+        assert (sorted(state.orders), state.number) == ([*range(1, 13)], 7)
+
+
 def test_a_forged_snapshot_is_refused(checkpoints: None) -> None:
     owner, replica = Owner(1), Owner(1).replica()
     chain(owner, 9)

@@ -34,6 +34,40 @@ def test_a_late_copy_does_not_prolong_a_lease_nor_revive_it() -> None:
     assert not bob.present(ALICE.node_id)
 
 
+def test_a_newcomer_was_not_present_before_and_a_later_presence_wins() -> None:
+    alice, again, bob = leases(1), leases(1, incarnation=2), leases(2)
+    assert bob.accept(500.0, alice.make(0.0, [])) == (True, ALICE.node_id, True)
+    assert (bob.owners, bob.until(ALICE.node_id)) == ([ALICE.node_id], 509.0)
+    assert bob.accept(501.0, alice.make(1.0, [])) == (True, ALICE.node_id, False)
+    assert [bob.expire(now) for now in (509.9, 510.0, 510.0)] == [[], [ALICE.node_id], []]
+    assert bob.accept(511.0, alice.make(11.0, []), least_absence=2.0) == (
+        True,
+        ALICE.node_id,
+        False,
+    )
+    assert not bob.present(ALICE.node_id)
+    assert bob.accept(512.0, alice.make(12.0, []), left=4.0) == (True, ALICE.node_id, True)
+    assert bob.until(ALICE.node_id) == 516.0
+    late, goodbye = alice.make(13.0, []), alice.make(13.0, [], leaving=True)
+    assert bob.accept(513.0, again.make(13.0, [])) == (True, ALICE.node_id, True)
+    for old in (late, goodbye):  # of the incarnation before
+        assert bob.accept(514.0, old) == (True, ALICE.node_id, False)
+        assert bob.present(ALICE.node_id)
+
+
+def test_renewal_is_due_three_times_a_lease_and_hurried_at_most_once_a_second() -> None:
+    alice = leases(1, lease_ms=9000)
+    assert alice.renewal_due(0.0)
+    alice.make(10.0, [])
+    assert [alice.renewal_due(now) for now in (12.9, 13.0)] == [False, True]
+    for at, delay, due in ((10.2, 0.0, 11.0), (10.1, 30.0, 11.0), (12.5, 0.25, 11.0)):
+        alice.hurry(at, delay)
+        assert alice.next_renewal == due
+    alice.make(11.0, [])
+    alice.hurry(12.5, 0.25)
+    assert alice.next_renewal == 12.75
+
+
 def test_a_goodbye_of_an_unknown_owner_is_valid() -> None:
     assert leases(2).accept(0.0, leases(1).make(0.0, [], leaving=True)) == (
         True,

@@ -84,6 +84,23 @@ def test_queries_agree_with_plain_lists(seed: int, archive: Archive) -> None:
                 assert found == cut(lines, "time", "transaction", part)
 
 
+@pytest.mark.parametrize("count", [0, 1, 4, 49, 50, 556, 1500])
+def test_any_number_of_rows_is_written_and_in_the_file_after_a_flush(
+    count: int, tmp_path: Path
+) -> None:
+    path, copy = tmp_path / "archive.sqlite3", tmp_path / "copy.sqlite3"
+    fills = [replace(FILL, take=take) for take in range(count)]
+    with closing(Archive(path)) as archive:
+        archive.add([(1, ORDER), (1, replace(ORDER, filled=4))], [(1, f) for f in fills], [], 7)
+        assert archive.flush() == 7
+        copy.write_bytes(path.read_bytes())  # without the write-ahead log of SQLite
+    assert path.stat().st_mode & 0o777 == 0o600
+    with closing(Archive(copy)) as archive:
+        assert (archive.at, archive.put_aside) == (7, None)
+        assert archive.fills(limit=-1) == fills[::-1]
+        assert archive.orders(limit=-1) == [replace(ORDER, filled=4)]
+
+
 def test_all_accounts_newest_first(archive: Archive) -> None:
     orders, fills, postings = random_history(1)
     archive.add([(1, o) for o in orders], [(1, f) for f in fills], [(1, p) for p in postings], 1)

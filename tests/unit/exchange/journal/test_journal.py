@@ -80,6 +80,41 @@ def flat(written: list[list[Record]]) -> list[Record]:
     return [record for records in written for record in records]
 
 
+def test_recovery_reports_its_progress_from_snapshot_and_log(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = commits(5, 200)
+    monkeypatch.setattr(snapshots, "CHUNK", 4)
+    with closing(open_journal(path)) as journal:
+        for records in written:
+            journal.commit(records)
+        steps: list[float] = []
+        assert journal.recover(steps.append) == folded(flat(written))
+        assert steps == pytest.approx([n / 200 for n in range(1, 201)])
+        none = journal.snapshot_time()
+        work_all(journal)
+        for records in written:
+            journal.commit(records)
+        found = journal._snapshot
+        assert found > 0
+        assert journal._log.segments[0] > 1
+        made = snapshots.path_of(path, found).stat().st_mtime
+        assert (none, journal.snapshot_time()) == (None, made)
+        sizes = journal.file_sizes()
+        steps.clear()
+        assert journal.recover(steps.append) == folded(flat([*written, *written]))
+        assert (
+            fills_in(written) == journal.history().fills(limit=-1)[::-1][: len(fills_in(written))]
+        )
+    share = sizes["snapshot"] / (sizes["snapshot"] + sizes["log"])
+    frames = 400 - found
+    from_log = [1 - (1 - share) * (frames - n) / frames for n in range(1, frames + 1)]
+    assert steps[-frames:] == pytest.approx(from_log)
+    assert steps == sorted(steps)
+    assert 0 < steps[0] < steps[-frames - 1] < share
+    assert share - steps[-frames - 1] < 0.05
+
+
 def test_a_new_journal_is_empty(journal: Journal) -> None:
     assert journal.recover() == Recovered()
     history = journal.history()

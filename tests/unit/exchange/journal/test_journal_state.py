@@ -8,16 +8,37 @@ from typing import Any
 
 import msgspec
 import pytest
-from exchange_kit import M
-from journal_kit import RECORDS, random_records
+from exchange_kit import M, Owner
+from journal_kit import (
+    BATCHES,
+    DECISION,
+    FILL,
+    OWNER,
+    RECORDS,
+    SNAPSHOT,
+    TRANSACTION,
+    random_records,
+)
 
 from exchange.journal import snapshots, state
 from exchange.journal.frames import JournalError
 from exchange.journal.state import JournalState
+from exchange.model.codec import pack, unpacker
+from exchange.model.events import Opened
 from exchange.model.records import (
+    FAULT_META,
+    DropDecisions,
+    EarlierOrder,
     Order,
+    PutBatch,
+    PutCredit,
+    PutMeta,
+    PutSnapshot,
     Record,
     Recovered,
+    StoredFeed,
+    TransactionLine,
+    upgraded,
 )
 from tests.simulation.disk import MemoryDisk
 
@@ -51,6 +72,62 @@ def test_the_state_equals_a_simple_model_and_survives_its_own_records(seed: int)
         found.apply([record])
     assert found.recovered() == expected
     assert folded(list(found.records())) == expected
+
+
+def test_dropping_decisions_keeps_later_ones_and_other_takers() -> None:
+    made = [
+        msgspec.structs.replace(DECISION, taker=taker, take=take)
+        for taker in ("a", "b")
+        for take in (1, 2, 3)
+    ]
+    found = folded([*made, DropDecisions("a", 3), DropDecisions("b", 1)])
+    assert [(d.taker, d.take) for d in found.decisions] == [("a", 3), ("b", 1), ("b", 2), ("b", 3)]
+    assert found.marks == {"a": 3, "b": 1}
+
+
+def test_a_feed_begins_at_its_snapshot_and_has_the_first_copy_of_each_batch() -> None:
+    puts: list[Record] = [PutBatch(OWNER.id, batch) for batch in BATCHES]
+    snapshot = PutSnapshot(OWNER.id, M, SNAPSHOT)
+    for order in ([*puts, snapshot], [snapshot, *puts], [*puts[:2], snapshot, *puts]):
+        assert folded(order).feeds == [StoredFeed(OWNER.id, M, SNAPSHOT, BATCHES[4:])]
+    copy = Owner(2).batch(Opened(2, 1, 100, 5, 1000))
+    found = folded([PutBatch("o", BATCHES[0]), PutBatch("o", copy), snapshot]).feeds
+    assert StoredFeed("o", M, None, [BATCHES[0]]) in found
+
+
+@pytest.mark.parametrize("value", [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 2**200, -(2**200)])
+def test_integers_of_any_size_come_back(value: int) -> None:
+    line = TransactionLine("fees", "BTC", value, -value, "fee")
+    wide = [
+        Order(1, "null", 1, None, 5, 5, "17", value=value),
+        msgspec.structs.replace(TRANSACTION, lines=(line,)),
+        msgspec.structs.replace(FILL, fee=value),
+        PutCredit("\0", "1e9", value),
+    ]
+    assert unpacker(list[Record]).decode(pack(wide)) == wide
+
+
+def test_an_order_of_an_earlier_journal_has_terms_if_they_are_not_the_usual_ones() -> None:
+    fields = {"side": 1, "price": 100, "quantity": 5, "time": 1000, "filled": 2}
+    for more in ({}, {"kind": "stop", "stop": 90}, {"self_trade": "none"}, {"tif": "ioc"}):
+        earlier = EarlierOrder(number=1, market=M, account=3, **fields, **more)
+        order = upgraded(earlier)
+        for name in EarlierOrder.__struct_fields__:
+            assert getattr(order, name) == getattr(earlier, name), (more, name)
+    assert upgraded(Order(1, M, 1, 100, 5, 1000)) == Order(1, M, 1, 100, 5, 1000)
+
+
+def test_a_fault_that_is_over_leaves_no_meta_value() -> None:
+    values = [PutMeta(f"{FAULT_META}a:M", 1), PutMeta("b", 0), PutMeta(f"{FAULT_META}a:M", 0)]
+    assert folded(values[:2]).meta == {f"{FAULT_META}a:M": 1, "b": 0}
+    assert folded(values).meta == {"b": 0}
+
+
+def test_a_state_is_released_in_steps() -> None:
+    found = JournalState()
+    found.apply(Order(number, M, 1, 100, 5, 1000) for number in range(1, 2502))
+    assert len(list(found.release())) == 3
+    assert found.recovered().orders == []
 
 
 def test_the_latest_orders_to_finish_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from journal_kit import FILL, TRANSACTION, replace
 
 from exchange.journal import write_ahead_log
 from exchange.journal.frames import FILE_HEAD_SIZE, JournalError
-from exchange.journal.journal import Journal
+from exchange.journal.journal import Journal, Retention
+from exchange.journal.journal_reader import JournalReader
 from exchange.journal.repair import examine, repair
 from exchange.journal.verification import verify
 from exchange.model.events import BUY, Opened
@@ -32,11 +34,20 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    return written(tmp_path)
+
+
+def written(tmp_path: Path, retention: Retention | None = None) -> Path:
     """A journal with snapshots and several segments. Frame n has order n and the meta value n."""
     owner = Owner(7)
     path = tmp_path / "journal"
     journal = Journal(
-        path, owner=owner.id, background=False, segment_bytes=2000, snapshot_bytes=4000
+        path,
+        owner=owner.id,
+        background=False,
+        segment_bytes=2000,
+        snapshot_bytes=4000,
+        retention=retention,
     )
     for number in range(1, FRAMES + 1):
         batch = owner.batch(Opened(number, BUY, 100, 5, 1000 + number))
@@ -85,6 +96,109 @@ def test_a_whole_journal_passes_every_check(path: Path) -> None:
     assert not examine(path).damage
     assert failed(path, None) == {"key"}
     assert failed(path, "another") == {"key"}
+
+
+@pytest.mark.parametrize("retention", [None, Retention(lambda: 5, 10**9)], ids=["none", "some"])
+def test_the_figures_of_a_whole_journal(tmp_path: Path, retention: Retention | None) -> None:
+    path = written(tmp_path, retention)
+    first, snapshot = int(min(path.glob("*.log")).stem), int(next(path.glob("*.state")).stem)
+    steps: list[int] = []
+    checks = {
+        check.name: check.detail
+        for check in verify(path, OWNER.keys, OWNER.network, OWNER.id, steps.append)
+    }
+    count = FRAMES + 1 - first
+    assert (first <= snapshot) is (retention is not None)
+    assert checks == {
+        "anchor": f"node {OWNER.id}, 40 written, 40 flushed",
+        "key": f"of node {OWNER.id}",
+        "archive": "up to commit 40",
+        "snapshot": f"after commit {snapshot}",
+        "frames": f"{count} whole, to commit 40, checksums right",
+        "end of the log": "commit 40: nothing that is known of is missing",
+        "archive and log": f"{count} fills and {2 * count} postings in both",
+        "ledger": "2 balances, each asset sums to zero",
+        "feeds": "1 with 40 batches: signatures and chains right",
+    }
+    with JournalReader(path) as reader:
+        sizes = {file.suffix: 0 for file in path.iterdir()}
+        for file in path.iterdir():
+            sizes[file.suffix] += file.stat().st_size
+        assert reader.size() == sizes[".log"] + sizes[".state"]
+        assert reader.snapshot == snapshot
+        assert reader.state().recovered().meta["last"] == snapshot
+    assert sum(steps) == sizes[".log"]
+
+
+def without_rows(path: Path, table: str) -> None:
+    with closing(sqlite3.connect(path / "archive.sqlite3")) as db:
+        db.execute(f"DELETE FROM {table} WHERE frame = 40")
+        db.commit()
+
+
+def without_frames(path: Path) -> None:
+    log = newest(path)
+    with JournalReader(path) as reader:
+        end = next(f.end for f in reader.frames(FRAMES - 2) if f.number == FRAMES - 1)
+    log.write_bytes(log.read_bytes()[:end])
+
+
+@pytest.mark.parametrize(
+    ("harm", "name", "ok", "detail"),
+    [
+        (lambda p: (p / "anchor").unlink(), "anchor", True, "none"),
+        (lambda p: (p / "archive.sqlite3").unlink(), "archive", True, "none"),
+        (lambda p: (p / "archive.sqlite3").unlink(), "archive and log", True, "no commits"),
+        (lambda p: damage(p / "archive.sqlite3", 3), "archive", False, "puts it aside"),
+        (lambda p: without_rows(p, "fills"), "archive and log", False, "fills from commit"),
+        (lambda p: without_rows(p, "postings"), "archive and log", False, "postings from commit"),
+        (without_frames, "frames", False, "ends at frame 39, before 40"),
+    ],
+)
+def test_each_kind_of_harm_has_its_check(
+    path: Path, harm: Callable[[Path], object], name: str, *, ok: bool, detail: str
+) -> None:
+    harm(path)
+    checks = list(verify(path, OWNER.keys, OWNER.network, OWNER.id))
+    (check,) = [check for check in checks if check.name == name]
+    assert (check.ok, detail in check.detail) == (ok, True), check
+    assert [check.name for check in checks if not check.ok] == ([] if ok else [name])
+
+
+def test_an_archive_beyond_the_end_of_a_log_without_an_anchor_is_found(path: Path) -> None:
+    without_frames(path)
+    (path / "anchor").unlink()
+    assert "end of the log" in failed(path)
+
+
+@pytest.mark.parametrize("content", [[], ["note.txt"]])
+def test_a_directory_without_log_and_state_is_no_journal(
+    tmp_path: Path, content: list[str]
+) -> None:
+    with pytest.raises(JournalError, match="is no journal"):
+        JournalReader(tmp_path / "missing")
+    for name in content:
+        (tmp_path / name).touch()
+    with pytest.raises(JournalError, match="neither"):
+        JournalReader(tmp_path)
+
+
+def test_the_commits_after_a_damage_are_listed_with_their_content(path: Path) -> None:
+    log = newest(path)
+    with JournalReader(path) as reader:
+        bad = next(frame for frame in reader.frames(int(log.stem)) if frame.number == FRAMES - 3)
+        log_bytes = sum(len(reader.segment_data(first)) for first in reader.segments)
+    damage(log, bad.offset + 30)
+    steps: list[int] = []
+    report = examine(path, steps.append)
+    assert report.damage.startswith(f"{log.name}, offset {bad.offset:,}")
+    assert (report.kept, report.known, report.readable) == (FRAMES - 4, FRAMES, 3)
+    kinds = ("PutMeta", "PutBatch", "Order", "Fill", "Transaction")
+    assert report.records == dict.fromkeys(kinds, 3)
+    assert [(f.order, f.price, f.quantity) for f in report.fills] == [
+        (number, 100, 5) for number in range(FRAMES - 2, FRAMES + 1)
+    ]
+    assert sum(steps) == log_bytes
 
 
 def test_every_flipped_byte_of_the_log_is_found_and_the_rest_kept(
@@ -170,7 +284,10 @@ def test_a_forged_batch_a_broken_chain_and_wrong_sums_are_found(tmp_path: Path) 
             [PutBatch(owner.id, batches[0]), PutBatch(owner.id, forged)],
             [PutBatch(owner.id, batches[0]), PutBatch(owner.id, batches[2])],
         ],
-        "ledger": [[replace(TRANSACTION, lines=TRANSACTION.lines[:1])]],
+        "ledger": [
+            [replace(TRANSACTION, lines=TRANSACTION.lines[:1])],
+            [TRANSACTION, replace(TRANSACTION, number=6)],  # the same balances again
+        ],
     }
     for name, lists in cases.items():
         for number, records in enumerate(lists):

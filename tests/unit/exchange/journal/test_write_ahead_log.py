@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -50,6 +51,58 @@ def write(path: Path, *contents: bytes, sync: bool = True, segment_bytes: int = 
     with closing(open_log(path, segment_bytes=segment_bytes)) as found:
         for content in contents:
             found.append(content, sync=sync)
+
+
+def test_segments_follow_each_other_from_any_number(tmp_path: Path) -> None:
+    contents = [bytes([i]) * 40 for i in range(9)]
+    with closing(open_log(tmp_path, start=40, segment_bytes=100)) as found:
+        assert found.last == 39
+        assert [found.append(content, sync=True) for content in contents] == [*range(40, 49)]
+    files = sorted(tmp_path.glob("*.log"))
+    assert [int(file.stem) for file in files] == [40, 42, 44, 46, 48]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    with closing(open_log(tmp_path)) as found:
+        assert (found.last, found.durable) == (48, 48)
+        assert payloads(found, 39) == contents
+    files[1].unlink()
+    with closing(open_log(tmp_path)) as found, pytest.raises(JournalError, match="offset"):
+        payloads(found, 39)
+
+
+@pytest.mark.parametrize("size", [1, 60, 100, 10_000])
+def test_a_tail_reads_on_while_the_log_grows_in_pieces_of_any_size(
+    tmp_path: Path, size: int
+) -> None:
+    expected = [(i + 1, bytes([i]) * (i * 7)) for i in range(20)]
+    with closing(open_log(tmp_path, segment_bytes=150)) as found, closing(Tail(found, 0)) as tail:
+        taken: list[tuple[int, bytes]] = []
+        for number, content in expected:
+            found.append(content, sync=False)
+            while number % 3 == 2 and tail.at < found.last:
+                piece = tail.take(found.last, size)
+                assert len(piece) == 1 or sum(HEAD_SIZE + len(part) for _, part in piece) <= size
+                taken += piece
+        assert taken == expected
+
+
+def test_frames_of_a_killed_process_are_flushed_before_anything_follows(
+    tmp_path: Path, flushes: list[str]
+) -> None:
+    with closing(open_log(tmp_path)) as found:
+        flushes.clear()
+        found.append(b"x", sync=False)
+        assert (flushes, found.durable) == ([], 0)
+        found.append(b"x", sync=True)
+        found.append(b"x", sync=False)
+        assert (flushes, found.durable) == (["1.log"], 2)
+    flushes.clear()
+    with closing(open_log(tmp_path)) as found:
+        assert (flushes, found.durable) == (["1.log"], 3)
+        found.settle()
+        assert flushes == ["1.log"]
+        found.append(b"x", sync=False)
+        found.settle()
+        assert (flushes, found.durable) == (["1.log"] * 2, 4)
 
 
 def test_a_tail_does_not_read_beyond_its_limit(opened: WriteAheadLog) -> None:

@@ -21,7 +21,7 @@ from exchange.ledger.accounts import (
     AuthError,
     _signature,
 )
-from exchange.model.commands import HOUSE
+from exchange.model.commands import HOUSE, SUSPENSE
 from exchange.model.records import Account, ApiKey, PutNonce
 
 KEY, SECRET = "key-0123456789abcdef", "secret-0123456789abcdef"
@@ -78,6 +78,20 @@ def test_invalid_names_are_refused(name: str):
     made = Accounts()
     assert code_of(lambda: made.create(7, name)) == "bad_name"
     assert made.records == []
+
+
+def test_accounts_are_numbered_after_the_house_and_suspense_has_a_name_of_its_own() -> None:
+    accounts = Accounts()
+    accounts.restore([Account(1, "suspense", 1), Account(2, "suspense-2", 1)], [], {})
+    assert accounts.create(1, "c").number == 3
+    found = accounts.add_suspense(5)
+    assert (found.number, found.name, found.created, found.frozen) == (
+        SUSPENSE,
+        "suspense-3",
+        5,
+        True,
+    )
+    assert accounts.create(1, "d").number == 4
 
 
 def test_accounts_are_bounded():

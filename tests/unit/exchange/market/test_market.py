@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from exchange_kit import Keys, M, Owner
 
@@ -55,6 +57,66 @@ def test_an_order_without_an_owner_is_not_shown() -> None:
     here.market.refresh_owner(Keys(77).node_id)
     assert here.quantities == {}
     assert here.market.feed(Keys(77).node_id) is None
+
+
+def test_a_requested_quantity_is_deducted_until_the_answer_and_then_what_is_held() -> None:
+    here = Here()
+    here.show(A, 1)
+    here.show(A, 2)
+    seen = []
+    for quantity in (3, 4, 3):
+        here.market.reserve(A, 1, quantity)
+        seen.append(here.quantities.get((A, 1), 0))
+    for quantity, hold in ((3, None), (4, Hold(2, 4, None)), (3, Hold(1, None, 20.0))):
+        here.market.release(A, 1, quantity, hold)
+        seen.append(here.quantities.get((A, 1), 0))
+    here.tell(A, Amended(1, 9))  # number 3
+    for now, owner in ((0.0, A), (20.0, B), (19.9, A), (20.0, A)):
+        here.market.drop_holds(now, owner)
+        seen.append(here.quantities[A, 1])
+    assert here.market.held_owners == [A]
+    here.tell(A, Amended(1, 8))  # number 4
+    here.market.drop_holds(20.0, A)
+    seen.append(here.quantities[A, 1])
+    assert seen == [7, 3, 0, 3, 5, 7, 6, 6, 6, 7, 8]
+    assert (here.market.held_owners, here.quantities[A, 2]) == ([], 10)
+
+
+def test_every_change_of_a_level_is_reported_with_a_new_version_and_nothing_else() -> None:
+    here = Here()
+    market = here.market
+    event = Filled(5, SELL, 4, 99, 6, 6, "t", 1, 1)
+    steps: list[tuple[Callable[[], object], list[int]]] = [
+        (lambda: here.show(A, 1), [-100]),
+        (lambda: here.show(A, 2, side=BUY, price=90), [90]),
+        (lambda: market.refresh_owner(A), []),
+        (lambda: here.tell(A, Amended(1, 4)), [-100]),
+        (lambda: here.tell(A, Closed(2, "cancelled")), [90]),
+        (lambda: market.open(5, SELL, 99, 10, 1000), [-99]),
+        (lambda: market.trade(event), [-99]),
+        (lambda: market.change(Amended(5, 7)), [-99]),
+        (lambda: market.close(5, "cancelled"), [-99]),
+        (lambda: market.close(5, "cancelled"), []),
+        (lambda: market.forget(A, 1), [-100]),
+        (lambda: market.forget(A, 2), []),
+    ]
+    for step, levels in steps:
+        version = market.version
+        market.touched.clear()
+        step()
+        assert (list(market.touched), market.version > version) == (levels, bool(levels))
+
+
+def test_the_best_counterprice_is_that_of_the_shown_and_the_hidden_orders() -> None:
+    here = Here()
+    seen = [(here.market.best_counterprice(BUY), here.market.best_counterprice(SELL))]
+    for number, (side, price) in enumerate([(SELL, 100), (SELL, 99), (BUY, 90), (BUY, 91)], 1):
+        here.market.hide_order(number, side, price, 5, 1000)
+        seen.append((here.market.best_counterprice(BUY), here.market.best_counterprice(SELL)))
+    here.show(A, 7, side=SELL, price=98)
+    here.show(A, 8, side=BUY, price=89)
+    seen.append((here.market.best_counterprice(BUY), here.market.best_counterprice(SELL)))
+    assert seen == [(None, None), (100, None), (99, None), (99, 90), (99, 91), (98, 91)]
 
 
 def test_a_hold_that_the_feed_has_overtaken_is_not_begun() -> None:

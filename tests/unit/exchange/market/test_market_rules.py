@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exchange.market.market_rules import Halts, MarketRules, RuleError, reference_price
+from exchange.market.market_specs import MarketSpecs
 from exchange.model.instruments import MAX_TICKS, Instrument
 
 BUY, SELL = 1, -1
@@ -50,6 +51,29 @@ def test_the_least_and_the_greatest_quantity_are_allowed_and_one_lot_beyond_is_n
         "too_large",
         "quantity 100.00001 is above the maximum of BTC-USD: order 100 BTC or less",
     )
+
+
+@pytest.mark.parametrize(
+    ("side", "best", "reference", "worst"),
+    [
+        (BUY, 300_000, None, 315_000),
+        (SELL, 300_000, None, 285_000),
+        (BUY, 300_000, 260_000, 312_000),
+        (BUY, 300_000, 340_000, 315_000),
+        (SELL, 300_000, 340_000, 285_000),
+        (SELL, 300_000, 360_000, 288_000),
+        (BUY, 19, None, 19),
+        (SELL, 19, None, 19),
+        (SELL, 1, None, 1),
+    ],
+)
+def test_a_market_order_is_protected_by_a_fraction_of_the_best_price_within_the_band(
+    side: int, best: int, reference: int | None, worst: int
+) -> None:
+    assert RULES.protect(side, best, reference) == worst
+    specs = MarketSpecs([], [], {})
+    if reference is None:  # a market without an instrument has the usual fraction
+        assert specs.protection_price("AA-BB", side, best) == worst
 
 
 def test_a_maximum_below_one_lot_has_its_own_message() -> None:

@@ -103,6 +103,22 @@ def test_an_invalid_price_is_rejected_with_the_reason(price: str | Decimal, comp
     assert complaint in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("price", "below", "above"),
+    [("0.1", 1, 1), ("0.15", 1, 2), ("0.199", 1, 2), ("0.2", 2, 2), ("0.01", None, 1)],
+)
+def test_a_price_between_two_ticks_is_rounded_down_or_up(
+    price: str, below: int | None, above: int
+) -> None:
+    assert BTC.ticks_near(price, up=True) == above
+    if below is None:
+        with pytest.raises(ValueError, match="below the tick"):
+            BTC.ticks_near(price, up=False)
+    else:
+        assert BTC.ticks_near(price, up=False) == below
+    assert BTC.lots_within("0.000019") == 1
+
+
 def test_a_quantity_is_named_a_quantity() -> None:
     assert BTC.to_lots("0.5") == 50_000
     with pytest.raises(ValueError) as caught:

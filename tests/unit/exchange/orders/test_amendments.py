@@ -80,7 +80,7 @@ def test_the_filled_quantity_in_a_message_is_in_the_asset() -> None:
     network = CoinNetwork()
     bid = network.bid(0, 100, 5)
     network.ask(0, 100, 2)
-    with pytest.raises(CommandRejected, match="2 COIN of the order are filled"):
+    with pytest.raises(CommandRejected, match=r"^2 COIN of the order are filled"):
         network.amend(0, bid, quantity=1)
 
 
@@ -119,6 +119,7 @@ def test_stops_and_distances_are_changed_while_they_wait() -> None:
     network.amend(0, trailing, trailing_offset=10)
     assert (stop.stop, stop.price, trailing.stop, trailing.trailing_offset) == (95, 70, 90, 10)
     assert refusal(network.amend, 0, trailing, stop=95) == "bad_order"
+    assert refusal(network.amend, 0, trailing, stop=95, trailing_offset=5) == "bad_order"
     assert refusal(network.amend, 0, stop, trailing_offset=5) == "bad_order"
     assert refusal(network.amend, 0, trailing, price=5) == "bad_order"
     network.same_after_restart(0)
@@ -133,8 +134,14 @@ def test_stops_and_distances_are_changed_while_they_wait() -> None:
 def test_an_order_is_given_a_date() -> None:
     network = CoinNetwork()
     bid = network.bid(0, 100, 5)
-    network.amend(0, bid, expires=network[0].us(network.now) + 1_000_000)
-    assert bid.tif == "gtd"
+    other = network.bid(0, 100, 5)
+    assert network[0].orders.next_expiry is None
+    expires = network[0].us(network.now) + 1_000_000
+    network.amend(0, other, expires=expires - 500_000)
+    network.amend(0, bid, expires=expires)
+    assert (bid.tif, network[0].orders.next_expiry) == ("gtd", expires - 500_000)
+    network.run(0.6)
+    assert (other.reason, bid.done, network[0].orders.next_expiry) == ("expired", False, expires)
     network.same_after_restart(0)
-    network.run(1.1)
+    network.run(0.5)
     assert network.order(0, bid.number).reason == "expired"

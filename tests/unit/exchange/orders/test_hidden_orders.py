@@ -86,6 +86,12 @@ def test_an_iceberg_publishes_its_slice_only() -> None:
     assert pack(first)
 
 
+@pytest.mark.parametrize(("asked", "kept", "shown"), [(4, 4, 4), (5, 0, 5), (9, 0, 5)])
+def test_an_order_displayed_in_full_is_no_iceberg(asked: int, kept: int, shown: int) -> None:
+    ask = CoinNetwork().ask(0, 100, 5, display_quantity=asked)
+    assert (ask.display_quantity, ask.shown) == (kept, shown)
+
+
 def test_an_iceberg_survives_a_restart_in_the_middle_of_a_slice() -> None:
     network = CoinNetwork(2)
     ice = network.ask(0, 100, 9, display_quantity=3)

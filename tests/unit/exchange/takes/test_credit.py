@@ -10,15 +10,20 @@ from exchange.model.events import BUY, SELL
 from exchange.model.ports import Send
 
 
-def refusals(network: CoinNetwork, i: int, ask: Take, taker: int) -> str:
-    """The reason with which node i answers a take."""
+def answered(network: CoinNetwork, i: int, ask: Take, taker: int) -> TakeResult:
+    """The answer of node i to a take."""
     network[i].receive(network.now, "take", pack(ask), network.id(taker), network.id(taker))
     answers = [
         message.payload
         for message in network[i].drain(network.now).messages
         if isinstance(message, Send) and message.type == "take_result"
     ]
-    return msgspec.msgpack.decode(answers[-1], type=TakeResult).reason
+    return msgspec.msgpack.decode(answers[-1], type=TakeResult)
+
+
+def refusals(network: CoinNetwork, i: int, ask: Take, taker: int) -> str:
+    """The reason with which node i answers a take."""
+    return answered(network, i, ask, taker).reason
 
 
 def test_reservations_for_a_peer_count_against_its_limit() -> None:
@@ -87,6 +92,31 @@ def test_an_order_refused_for_credit_and_then_filled_ends_as_filled() -> None:
     network.run(12.0)
     assert (bid.filled, bid.reason) == (4, "filled")
     network.check_money()
+
+
+def test_a_maker_that_may_only_reduce_grants_what_it_may_and_shows_the_rest() -> None:
+    network = CoinNetwork(3)
+    network.bid(0, 100, 10)
+    network.ask(0, 100, 10)
+    network.ask(1, 90, 6)
+    network.exchange()
+    network.bid(0, 90, 6)
+    network.settle()  # the house of node 0 is long six
+    ask = network.ask(0, 110, 9, reduce_only=True)
+    assert (ask.quantity, ask.shown) == (6, 6)
+    network.bid(0, 80, 4)
+    network.settle()
+    network.ask(1, 80, 4)  # and now ten
+    network.settle()
+    network[0].ledger.withdraw(1, 0, "COIN", 7 * UNIT, "")  # three
+    network.drain(0)
+    number = network[0].markets[KEY].writer.number
+    for take, (reason, quantity) in {1: ("", 3), 2: ("gone", 0)}.items():
+        answer = answered(network, 0, Take(take, KEY, ask.number, 1, 110, 5, 1), 2)
+        assert (answer.reason, answer.quantity) == (reason, quantity)
+        assert answer.number > number
+    network.settle()
+    assert (ask.quantity, ask.filled, ask.done, network.shown(1)) == (3, 3, True, [])
 
 
 def test_identities_without_a_limit_of_their_own_share_a_total() -> None:

@@ -12,6 +12,7 @@ from exchange.model.records import Decision
 from exchange.takes import reservation_quota
 from exchange.takes.reservation_quota import (
     MAX_RESERVATIONS,
+    REFILL,
     SHARED_US,
     ReservationQuota,
 )
@@ -36,6 +37,22 @@ def keep(lends: ReservationQuota, taker: str, time: int, us: int, *, taken: bool
 
 
 # The rule alone
+
+
+@pytest.mark.parametrize("lasts", [MINUTE, 3 * SECOND])
+def test_in_the_long_run_new_takers_reserve_one_order_for_a_tenth_of_the_time(lasts: int) -> None:
+    lends = ReservationQuota()
+    now = kept = taker = 0
+    end = 3 * 3600 * SECOND
+    while now < end:
+        taker += 1
+        if keep(lends, f"stranger {taker}", now, lasts):
+            now += lasts
+            kept += lasts
+        else:
+            now += SECOND
+    most = SHARED_US + REFILL * end
+    assert 0.9 * most < kept <= most + MINUTE
 
 
 @pytest.mark.parametrize("taken", [1, 3])

@@ -206,6 +206,25 @@ def test_an_answer_after_ten_seconds_counts_as_late(desk: Desk) -> None:
     assert (desk.conduct["answers"], desk.conduct["late"]) == (1, 1)
 
 
+def test_a_late_take_lets_the_next_one_last_longer_and_an_answer_in_time_does_not(
+    desk: Desk,
+) -> None:
+    net = desk.net
+    assert net.buy(1, 100, 1).pending == 1
+    net.exchange()
+    assert desk.conduct["answers"] == 1
+    for renewals in (4, 8):
+        desk.hold("take")
+        number = net.buy(1, 100, 1).number
+        clock = net[1]._leases.clock(net.id(0))
+        (take,) = net[1].orders.takes.of_order(number)
+        assert clock is not None
+        assert take.until == (clock[0], clock[1] + renewals)
+        net[1].orders.cancel(net.now, number)
+        net.run(END)
+        desk.release()
+
+
 def test_a_maker_that_takes_reach_late_gets_twice_as_long_each_time_and_half_again_after() -> None:
     takes = PendingTakes(clocks := Clocks())
     clocks["far"] = (7, 1)

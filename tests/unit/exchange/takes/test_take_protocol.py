@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from exchange.feeds.exchange_messages import TakeResult
+from exchange.feeds.exchange_messages import Take, TakeResult
 from exchange.model.records import Decision, PendingTake
 from exchange.takes import take_protocol as settlement_module
 from exchange.takes.take_protocol import (
     FEW_DECISIONS,
+    PATIENCE,
     RESERVATION_US,
     RESERVED,
     Clock,
@@ -41,6 +42,84 @@ def asked(taker: PendingTakes, now: float) -> list[int]:
 
 
 # The taker
+
+
+def test_requests_are_complete_and_back_off_until_patience_makes_them_void() -> None:
+    taker = PendingTakes(Clocks())
+    taker.add(5.0, take(7, order=3))
+    assert taker.due(4.9) == []
+    asks = [(t / 10, ask) for t in range(50, 300) for _, ask in taker.due(t / 10)]
+    assert asks[0] == (5.0, Take(7, "M", 57, 3, 100, 10, 7, void=False))
+    assert [t - 5 for t, _ in asks] == [0, 0.5, 1.5, 3.5, 7.5, 12.5, 17.5, 22.5]
+    assert [ask.void for _, ask in asks] == [False] * 5 + [True] * 3
+    for late, void in ((PATIENCE - 0.01, False), (PATIENCE, True)):
+        taker = PendingTakes(Clocks())
+        taker.add(1.0, take(1))
+        assert [ask.void for _, ask in taker.due(1.0 + late)] == [void]
+
+
+@pytest.mark.parametrize(
+    ("clock", "until", "expected"),
+    [
+        ((7, 100), (7, 104), 15.0),
+        ((7, 104), (7, 104), 3.0),
+        ((8, 100), (7, 104), 3.0),
+        ((7, 100), None, None),
+        (None, (7, 104), None),
+    ],
+)
+def test_the_expected_end_is_that_of_the_last_take(
+    clock: Clock | None, until: Clock | None, expected: float | None
+) -> None:
+    taker = PendingTakes(Clocks({"maker": clock} if clock else {}, fast=(7, 104)))
+    assert taker.expected_end(1, 3.0) == 0
+    taker.add(0.0, replace(take(1), until=until))
+    taker.add(0.0, replace(take(2, "fast"), until=(7, 104)))
+    taker.add(0.0, replace(take(3, "fast", order=2), until=(7, 190)))
+    assert taker.expected_end(1, 3.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("clock", "market", "then", "ending"),
+    [
+        ((7, 104), "M", "", []),
+        ((7, 105), "M", "", [9]),
+        ((8, 100), "M", "", [9]),
+        ((7, 105), "N", "", []),
+        ((7, 105), "M", "filled by another", [9]),
+        ((7, 105), "M", "filled", []),
+        ((7, 105), "M", "granted", []),
+        ((7, 105), "M", "commit", []),
+        ((7, 105), "M", "end", []),
+    ],
+)
+def test_a_take_ends_when_its_maker_has_signed_a_later_time(
+    clock: Clock, market: str, then: str, ending: list[int]
+) -> None:
+    clocks = Clocks(maker=(7, 104))
+    taker = PendingTakes(clocks)
+    taker.add(0.0, replace(take(1), until=(7, 104)))
+    taker.add(0.0, take(2))  # without an end
+    clocks["maker"] = clock
+    taker.signed("nobody", [("M", 9)])
+    taker.signed("maker", [(market, 9)])
+    taker.signed("maker", [(market, 12)])  # the first one counts
+    match then:
+        case "filled":
+            taker.filled("maker", 1)
+        case "filled by another":
+            taker.filled("another", 1)
+            taker.filled("maker", 77)
+        case "granted":
+            taker.granted(1)
+        case "commit":
+            taker.commit(0.0, 1)
+        case "end":
+            taker.end(1)
+            assert (taker.is_late("maker", 1), taker.is_late("another", 1)) == (True, False)
+    assert [head for _, head in taker.ending()] == ending
+    taker.resolve(1)
+    assert taker.ending() == []
 
 
 def test_a_resolved_take_is_not_repeated() -> None:
@@ -116,7 +195,46 @@ def test_plausible_and_implausible_answers(change: dict[str, Any], plausible: bo
     assert PendingTakes.plausible(take(7), replace(GRANTED, **change)) is plausible
 
 
+@pytest.mark.parametrize(
+    ("phase", "quantity", "reason", "plausible"),
+    [
+        ("", 10, RESERVED, False),
+        ("reserve", 10, RESERVED, True),
+        ("reserve", 9, RESERVED, False),
+        ("reserve", 10, "", False),
+        ("granted", 10, "", False),
+        ("granted", 0, "expired", True),
+        ("given_up", 1, "", False),
+        ("commit", 10, RESERVED, True),
+        ("commit", 10, "", True),
+        ("commit", 11, "", False),
+        ("void", 0, "void", True),
+        ("void", 10, "", True),
+    ],
+)
+def test_plausible_answers_by_phase(
+    phase: Any, quantity: int, reason: str, plausible: bool
+) -> None:
+    void = phase == "void"
+    pending = replace(take(7), void=void, phase="" if void else phase)
+    answer = replace(GRANTED, quantity=quantity, reason=reason)
+    assert PendingTakes.plausible(pending, answer) is plausible
+
+
 # The maker
+
+
+def test_takers_are_bounded_and_those_known_are_still_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settlement_module, "MAX_TAKERS", 2)
+    maker = TakeDecisions(Clocks())
+    for taker in "ab":
+        assert maker.answers(taker)
+        assert maker.forget(taker, 5)
+        assert not maker.forget(taker, 4)
+        assert maker.stale(taker, 4)
+    assert [maker.answers(taker) for taker in "abc"] == [True, True, False]
 
 
 def decision(taker: str, number: int) -> Decision:
@@ -214,6 +332,19 @@ def test_reservations_get_their_time_again_when_the_clock_was_set(hours: int) ->
     maker.restore(now, [reserved(1, before + 5), reserved(2, before + 9), decision("a", 3)], {})
     assert maker.ended(now + RESERVATION_US - 1) == []
     assert [d.take for d in maker.ended(now + RESERVATION_US)] == [1, 2]
+
+
+def test_reservations_end_in_time_unless_they_are_decided() -> None:
+    maker = TakeDecisions(Clocks())
+    for number in (1, 2, 3):
+        maker.record(reserved(number, 100 * number))
+    maker.record(replace(reserved(1, 100), reason=""))
+    assert [[d.take for d in maker.ended(now)] for now in (199, 200, 300)] == [[], [2], [2, 3]]
+    maker.record(replace(reserved(2, 200), quantity=0, reason="expired"))
+    assert ([d.take for d in maker.reservations], maker.reserving) == ([3], True)
+    decided = maker.decided("taker", 2)
+    assert decided is not None
+    assert decided.reason == "expired"
 
 
 def test_a_reservation_outlives_an_early_acknowledgement() -> None:
