@@ -20,6 +20,7 @@ import { OCO_STOP } from "../core/fields.js";
  * @property {Map<string, {available: Decimal}> | null} balances null for the house, which nothing bounds
  * @property {Decimal} makerFee fractions
  * @property {Decimal} takerFee
+ * @property {Set<string>} doubtful nodes that gave this one reason to doubt their answers
  */
 
 /**
@@ -35,7 +36,7 @@ import { OCO_STOP } from "../core/fields.js";
  * @property {Decimal | null} held null: nothing, it is the house's
  * @property {string} heldAsset
  * @property {{asset: string, amount: Decimal}[]} after available balances when it has traded and rests
- * @property {{node: string, quantity: Decimal}[]} nodes whose orders it takes, most first
+ * @property {{node: string, quantity: Decimal, doubtful: boolean}[]} nodes whose orders it takes, most first
  * @property {Decimal} unattributed quantity that would trade beyond the single orders on show
  * @property {string[]} warnings reasons for a confirmation
  */
@@ -64,7 +65,7 @@ export function preview(draft, request, around) {
   const filled = all ? taken.filled : ZERO;
   const cost = all ? taken.cost : ZERO;
   const digits = Decimal.of(around.market.tick).scale + AVERAGE_DIGITS;
-  const found = all ? whose(around.orders, filled, worst, buy) : { nodes: [], unattributed: ZERO };
+  const found = all ? whose(around, filled, worst, buy) : { nodes: [], unattributed: ZERO };
   const received = buy ? filled : cost;
   const house = around.balances === null;
   const fee = house ? ZERO : received.times(around.takerFee);
@@ -134,12 +135,12 @@ export function walk(levels, quantity, worst, buy) {
 }
 
 /**
- * @param {{price: Decimal, entry: RestingOrder}[]} orders
+ * @param {Surroundings} around
  * @param {Decimal} filled
  * @param {Decimal | null} worst
  * @param {boolean} buy
  */
-function whose(orders, filled, worst, buy) {
+function whose({ orders, doubtful }, filled, worst, buy) {
   /** @type {Map<string, Decimal>} */
   const found = new Map();
   let left = filled;
@@ -151,7 +152,7 @@ function whose(orders, filled, worst, buy) {
     found.set(node, (found.get(node) ?? ZERO).plus(part));
     left = left.minus(part);
   }
-  const nodes = [...found].map(([node, quantity]) => ({ node, quantity }));
+  const nodes = [...found].map(([node, quantity]) => ({ node, quantity, doubtful: doubtful.has(node) }));
   nodes.sort((a, b) => b.quantity.compare(a.quantity));
   return { nodes, unattributed: left };
 }

@@ -65,7 +65,9 @@ function describe(found, market) {
 
 /** @param {Preview} found @param {string} base */
 function nodesText(found, base) {
-  const parts = found.nodes.map(({ node, quantity }) => `${shortId(node)} ${quantity}`);
+  const parts = found.nodes.map(({ node, quantity, doubtful }) => {
+    return `${shortId(node)} ${quantity}${doubtful ? " (unreliable, see Network)" : ""}`;
+  });
   if (found.unattributed.isPositive) parts.push(`others ${found.unattributed}`);
   return parts.length > 0 ? `${parts.join(", ")} ${base}` : "nobody";
 }

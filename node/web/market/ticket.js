@@ -42,6 +42,8 @@ const TEXTS = [
 export class Ticket {
   #scope = new Scope();
   #sending = false;
+  /** @type {Set<string>} nodes that gave this one reason to doubt their answers */
+  #doubtful = new Set();
   /** Of the draft as it stands: the same again is the same order. */
   #clientId = newClientId();
 
@@ -89,6 +91,7 @@ export class Ticket {
     );
     this.#layOut();
     this.#scope.every(REFRESH, () => this.#preview());
+    if (model.isOperator) this.#scope.add(model.stream.subscribe({ channel: "peers", conflate_ms: 1000 }, (m) => this.#doubt(m)));
     this.#scope.add(model.stream.connection.follow(() => this.#preview()));
     this.#scope.add(model.halts.follow(() => this.#preview()));
     this.#scope.add(feed.trades.follow(() => this.send.disabled && this.#preview()));
@@ -96,6 +99,12 @@ export class Ticket {
 
   stop() {
     this.#scope.end();
+  }
+
+  /** @param {{peers: {node_id: string | null, reputation?: string | null}[]}} message */
+  #doubt({ peers }) {
+    const doubtful = peers.filter(({ reputation }) => reputation === "unreliable" || reputation === "abusive");
+    this.#doubtful = new Set(doubtful.map(({ node_id }) => node_id ?? ""));
   }
 
   #inputs() {
@@ -267,6 +276,7 @@ export class Ticket {
         : new Map([...account.balances.value].map(([asset, b]) => [asset, { available: Decimal.of(b.available) }])),
       makerFee: Decimal.of(fees?.maker_fee ?? "0"),
       takerFee: Decimal.of(fees?.taker_fee ?? "0"),
+      doubtful: this.#doubtful,
     };
   }
 

@@ -27,6 +27,7 @@ function surroundings(values = {}) {
     balances: new Map([["USD", { available: d("50000") }], ["BTC", { available: d("2") }]]),
     makerFee: d("0.001"),
     takerFee: d("0.002"),
+    doubtful: new Set(["bbbb"]),
     ...values,
   };
 }
@@ -96,7 +97,10 @@ test("a limit order is walked through the book as far as its price", () => {
   assert.equal(String(found.average), "30003.333333333"); // (0.5 * 30000 + 0.25 * 30010) / 0.75
   assert.equal(String(found.held), "30010");
   assert.equal(`${found.fee} ${found.feeAsset}`, "0.0015 BTC");
-  assert.deepEqual(found.nodes.map(({ node, quantity }) => `${node} ${quantity}`), ["aaaa 0.55", "bbbb 0.2"]);
+  assert.deepEqual(
+    found.nodes.map(({ node, quantity, doubtful }) => `${node} ${quantity} ${doubtful}`),
+    ["aaaa 0.55 false", "bbbb 0.2 true"],
+  );
   // 2 + 0.75 - fee; 50000 - 22502.5 - 0.25 * 30010
   assert.deepEqual(found.after.map(({ asset, amount }) => `${amount} ${asset}`), ["2.7485 BTC", "19995 USD"]);
 });
