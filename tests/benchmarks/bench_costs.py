@@ -178,7 +178,7 @@ class Stranger(LinkOwner):
         self._asked += 1
         number = 2**40 + self._asked
         waiting = self._answers[number] = asyncio.get_running_loop().create_future()
-        asked = RpcRequest(number, "no such method", 60_000, msgspec.msgpack.encode(None))
+        asked = RpcRequest(number, "no_such_method", 60_000, msgspec.msgpack.encode(None))
         self.link.send_packed(self.codec.encode(self.direct("request", pack(asked))))
         await asyncio.wait_for(waiting, PATIENCE)
 

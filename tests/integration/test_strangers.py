@@ -258,7 +258,7 @@ def test_events_unsigned_by_their_owner_change_nothing_and_end_the_link(hosts: H
     with json_peer(hosts.b.p2p_address) as peer:
         peer.shake_hands()
         for number in range(1, 11):  # in the name of a, to b
-            event = Closed(sold.number, f"cancelled {number}")
+            event = Closed(sold.number, f"cancelled_{number}")
             forged = pack(msgspec.structs.replace(true, first=true.last + 1, events=[event]))
             key = broadcast_id("order", hosts.a.node_id, forged)
             batch = json.loads(msgspec.json.encode(msgspec.msgpack.decode(forged, type=Batch)))

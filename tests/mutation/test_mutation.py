@@ -50,7 +50,7 @@ def test_the_mutants_of_a_small_module() -> None:
 def test_a_room_has_the_folder_of_tests_its_folder_or_of_the_next_above() -> None:
     assert folder_of_tests("exchange/takes") == "tests/unit/exchange/takes"
     assert folder_of_tests("exchange/takes/take_protocol.py") == "tests/unit/exchange/takes"
-    assert folder_of_tests("node/annexes/recovery") == "tests/unit/node/annexes"
+    assert folder_of_tests("node/annexes/tracing") == "tests/unit/node/annexes"
 
 
 def test_a_sample_is_the_same_for_the_same_seed() -> None:
