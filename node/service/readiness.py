@@ -12,9 +12,14 @@ from typing import Final
 from exchange.engine.engine import Engine
 from node.service.committer import Committer
 from node.views.node_views import ReadyCheck, ReadyView
+from p2p.ground.tokens import Tokens
 from p2p.mesh.clock_offsets import ClockOffsets
 
 BEHIND_MAX: Final = 15.0  # seconds that feeds may be behind
+# Seconds for which feeds beyond that keep the node from being ready, and how fast they come back. A stranger that goes on to show new
+# feeds could keep it from that for ever.
+BEHIND_PATIENCE: Final = 120.0
+PATIENCE_RATE: Final = 1 / 30
 WRITE_MAX: Final = 5.0  # seconds that a write to the journal may take
 LEAST_DISK: Final = 64 << 20  # bytes
 CLOCK_MAX: Final = 5.0  # seconds; orders of nodes further ahead do not move ours
@@ -42,14 +47,23 @@ class Readiness:
         self._clock = clock
         self._wall = wall
         self._behind_since: float | None = None
+        self._patience = Tokens(BEHIND_PATIENCE)
+        self._looked = clock()
         self._started_at = wall() - clock()
 
     def note(self) -> None:
         """Look at the feeds of which others are showing more; claims of more count for nothing. Call now and then."""
+        now = self._clock()
         if not self._loading():
             self._behind_since = None
         elif self._behind_since is None:
-            self._behind_since = self._clock()
+            self._behind_since = now
+        else:
+            late = now - max(self._looked, self._behind_since + BEHIND_MAX)
+            if late > 0:
+                left = self._patience.refill(now, PATIENCE_RATE, BEHIND_PATIENCE)
+                self._patience.level = max(0.0, left - late)
+        self._looked = now
 
     @property
     def clock_drift(self) -> float:
@@ -98,7 +112,7 @@ class Readiness:
         if self._behind_since is None:
             return ""
         behind = self._clock() - self._behind_since
-        if behind <= BEHIND_MAX:
+        if behind <= BEHIND_MAX or not self._patience.level:
             return ""
         return f"{self._loading()} feeds have been behind for {behind:.0f} s"
 

@@ -103,6 +103,30 @@ def test_feeds_may_be_behind_for_a_moment(ready: Readiness, parts: Parts) -> Non
     assert faults(ready) == {}
 
 
+def test_strangers_who_go_on_to_show_new_feeds_do_not_keep_the_node_from_being_ready(
+    ready: Readiness, parts: Parts
+) -> None:
+    def unready(seconds: int) -> int:
+        found = 0
+        for second in range(seconds):
+            parts.now += 1
+            parts.wall += 1
+            parts.loading = 0 if pauses and second % 60 == 0 else 1
+            found += "feeds" in faults(ready)
+        return found
+
+    pauses = False
+    assert readiness.BEHIND_PATIENCE <= unready(3600) < 1.1 * readiness.BEHIND_PATIENCE
+    pauses = True
+    assert unready(3600) < 1.1 * 3600 * readiness.PATIENCE_RATE
+    parts.loading = 0
+    assert faults(ready) == {}
+    parts.now += 3600
+    parts.wall += 3600
+    pauses = False
+    assert unready(60) > 40  # and has its time again
+
+
 def test_a_clock_that_was_set_is_noticed(ready: Readiness, parts: Parts) -> None:
     parts.now += 3600
     parts.wall += 3600
