@@ -491,6 +491,7 @@ SHOWN_BY = {
     "forgets_what_is_under_way": 30,
     "keeps_reservations_for_a_moment": 26,
     "leaves_the_linked_order": 3,
+    "never_expires": 51,
 }
 
 

@@ -488,7 +488,7 @@ class TapeFlood(InventedTrades):
     """Fills the tape with trades with itself, at the price of the market."""
 
     def tick(self) -> None:
-        for _ in range(20):
+        for _ in range(5):
             super().tick()
 
 
