@@ -211,6 +211,7 @@ def _with_next(items: Sequence[pytest.Item]) -> Iterable[tuple[pytest.Item, pyte
 def _functions(root: Path) -> dict[str, list[FunctionType]]:
     """Return every loaded function of the project by its file."""
     found: dict[str, list[FunctionType]] = {}
+    gc.unfreeze()  # `tests.conftest` freezes what was collected
     for each in gc.get_objects():
         if type(each) is FunctionType and each.__code__.co_filename.startswith(str(root)):
             found.setdefault(each.__code__.co_filename, []).append(each)

@@ -410,11 +410,11 @@ def overlooks_hidden_orders(patch: Patch) -> None:
     """A taker that rests or waited for a trade does not meet own hidden orders."""
     found = matching.Matching._found
 
-    def some(market: Any, order: Any, *, hidden: bool) -> Any:
+    def some(self: Any, market: Any, order: Any, *, hidden: bool) -> Any:
         late = order.hidden or order.stop
-        return found(market, order, hidden=hidden and not late)
+        return found(self, market, order, hidden=hidden and not late)
 
-    patch.setattr(matching.Matching, "_found", staticmethod(some))
+    patch.setattr(matching.Matching, "_found", some)
 
 
 def goes_through_nothing(patch: Patch) -> None:

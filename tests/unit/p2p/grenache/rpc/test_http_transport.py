@@ -99,7 +99,7 @@ async def test_http_a_reply_cut_short(http, cut):
 async def test_http_no_reply_in_time(http):
     async with server(answering()) as address:
         with pytest.raises(RequestTimeout) as failed:
-            await ask(http, address, timeout=0.03)
+            await ask(http, address, timeout=0.3)
         assert (failed.value.code, failed.value.sent) == ("ERR_TIMEOUT", True)
         assert http.status().busy == 0
 
