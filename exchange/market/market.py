@@ -93,6 +93,7 @@ class Market:
     last_time: int = 0  # latest order time in the market, us: own orders come after it
     version: int = 0  # grows with every change of the book
     touched: dict[int, None] = field(default_factory=dict)  # side * price, since the last drain
+    _own_price: int | None = None  # of the last fill of an own order
     _reserved: dict[int, int] = field(default_factory=dict)  # by key: requested of its owner
     _holds: dict[str, dict[int, list[Hold]]] = field(default_factory=dict)  # by owner and number
 
@@ -196,6 +197,10 @@ class Market:
         if signed:
             self.version += 1
             self.touched[signed] = None
+
+    def note_fill(self, price: int) -> None:
+        """Note the price of a fill of an own order, as maker or taker."""
+        self._own_price = price
 
     def hide_order(self, number: int, side: int, price: int, quantity: int, time: int) -> None:
         """Add or update an own hidden order; `quantity` 0 removes it."""
@@ -320,11 +325,13 @@ class Market:
             return hidden if shown is None else shown
         return min(shown, hidden) if side > 0 else max(shown, hidden)
 
-    @property
-    def reference(self) -> int | None:
-        """Reference price of the price bands."""
-        last = self.tape[-1].event.price if self.tape else None
-        return reference_price(last, self.book.best(1), self.book.best(-1))
+    def reference(self, near: int | None) -> int | None:
+        """Return the reference price of the price bands for an order at this price."""
+        return reference_price(near, self._own_price, self.book.best(1), self.book.best(-1))
+
+    def taking_reference(self, best: int) -> int | None:
+        """Return the reference price of the price bands for a market order that may trade at `best`."""
+        return self.reference(best if self._own_price is None else self._own_price)
 
     def priority(self, owner: str, number: int) -> tuple[int, str, int]:
         """Return (time, owner, number) of a visible order: earlier is smaller, equal on every node."""

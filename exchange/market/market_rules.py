@@ -27,21 +27,27 @@ class RuleError(Exception):
         self.detail = detail
 
 
-def reference_price(last: int | None, bid: int | None, ask: int | None) -> int | None:
-    """Return the reference price of the bands in ticks: the price of the last trade, but not outside of
-    the book; without a trade the middle of the book, rounded down; otherwise None.
+def reference_price(
+    near: int | None, own: int | None, bid: int | None, ask: int | None
+) -> int | None:
+    """Return the reference price of the bands in ticks for an order at the price `near`.
 
-    A trade is an unproven claim of its maker. Without the bound by the book one node could publish
-    a price at which every honest order is rejected, and no trade could correct it.
+    Of a book with both sides it is the price of this node's last fill, but not outside of the book. With less it is
+    what is nearest to the order from the least to the greatest of what there is: a book with both sides, or a fill and a side.
+    For `near` None it is the fill, or the middle of the book. A side alone has no reference.
+
+    Trades of others are unproven claims, and an order far from all others costs its owner nothing: what they make up
+    may widen the band, but must not close it to honest orders.
     """
-    if last is not None:
-        if bid is None or ask is None or bid <= ask:  # a crossed book bounds nothing
-            last = last if bid is None else max(last, bid)
-            last = last if ask is None else min(last, ask)
-        return last
-    if bid is None or ask is None:
+    if own is not None and bid is not None and ask is not None:
+        return own if bid > ask else min(max(own, bid), ask)  # a crossed book bounds nothing
+    prices = [price for price in (own, bid, ask) if price is not None]
+    if own is None and len(prices) < 2:
         return None
-    return (bid + ask) // 2
+    low, high = min(prices), max(prices)
+    if near is None:
+        return (low + high) // 2 if own is None else own
+    return min(max(near, low), high)
 
 
 class MarketRules:

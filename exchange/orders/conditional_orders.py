@@ -190,7 +190,7 @@ class ConditionalOrders:
             return
         best = market.best_counterprice(order.side)
         if best is not None:
-            reference = market.reference
+            reference = market.taking_reference(best)
             order.worst_price = specs.protection_price(order.market, order.side, best, reference)
 
     def _covered(self, order: Order) -> bool:

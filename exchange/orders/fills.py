@@ -134,6 +134,7 @@ class FillRecorder:
             *(maker, maker_order, order.account, fee, _fee_asset(units, order)),
         )
         context.ledger.record(fill)
+        context.markets[order.market].note_fill(price)
         order.filled += quantity
         order.value += price * quantity
         context.orders[order.number] = order
@@ -153,6 +154,7 @@ class FillRecorder:
         reserved: bool,
     ) -> None:
         """Apply a trade to the order that it was made with, and publish both."""
+        market.note_fill(price)
         number, side = order.number, order.side
         order.filled = filled = order.filled + quantity
         order.value += price * quantity

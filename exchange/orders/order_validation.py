@@ -180,7 +180,7 @@ class OrderValidation:
             return
         reference: int | None = None
         if rules.band is not None or price is None:
-            reference = stop if stop > 0 else market.reference
+            reference = stop if stop > 0 else market.reference(price or worst_price or None)
         try:
             rules.check(side, price, quantity, reference, worst_price or None)
         except RuleError as error:
@@ -281,7 +281,7 @@ class OrderValidation:
         if best is None:
             return 0  # nothing to trade with
         specs = self._context.specs
-        return specs.protection_price(market.key, new.side, best, market.reference)
+        return specs.protection_price(market.key, new.side, best, market.taking_reference(best))
 
 
 def _terms(new: NewOrder, quantity: int, stop: int) -> Terms:

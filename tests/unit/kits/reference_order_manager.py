@@ -214,12 +214,24 @@ class ReferenceOrderManager:
             if order.side == side and order.shown
         ]
 
-    def reference(self) -> int | None:
+    def reference(self) -> tuple[int, int] | None:
+        """Least and greatest reference price."""
         bid, ask = self.best(1), self.best(-1)
+        if bid is not None and ask is not None:
+            if self.last is None:
+                return bid, ask
+            bounded = sorted((bid, self.last, ask))[1]
+            return bounded, bounded
         if self.last is None:
-            return None if bid is None or ask is None else (bid + ask) // 2
-        last = self.last if bid is None else max(self.last, bid)
-        return last if ask is None else min(last, ask)
+            return None
+        side = next((price for price in (bid, ask) if price is not None), self.last)
+        return min(self.last, side), max(self.last, side)
+
+    def near(self, price: int | None, reference: tuple[int, int] | None) -> int | None:
+        if reference is None:
+            return None
+        price = self.last if price is None else price
+        return sum(reference) // 2 if price is None else sorted((price, *reference))[1]
 
     # Commands
 
@@ -294,7 +306,7 @@ class ReferenceOrderManager:
             before.stop,
         ):
             waits = order.untriggered and order.stop > 0
-            codes |= self._against_rules(order, order.stop if waits else reference)
+            codes |= self._against_rules(order, (order.stop,) * 2 if waits else reference)
         if not codes and not self.covered(order.account):
             codes.add("insufficient_balance")
         if codes:
@@ -441,7 +453,9 @@ class ReferenceOrderManager:
             own = [other for other in self.orders if other.left and other.account == new.account]
             if len(own) + len(placed) > self.max_open:
                 codes.add("too_many_orders")
-        codes |= self._against_rules(order, order.stop if order.stop > 0 else self.reference())
+        codes |= self._against_rules(
+            order, (order.stop,) * 2 if order.stop > 0 else self.reference()
+        )
         self.orders += placed
         if not self.covered(new.account):
             codes.add("insufficient_balance")
@@ -449,7 +463,7 @@ class ReferenceOrderManager:
         if codes:
             raise Objection(*codes)
 
-    def _against_rules(self, order: RefOrder, reference: int | None) -> set[str]:
+    def _against_rules(self, order: RefOrder, around: tuple[int, int] | None) -> set[str]:
         codes: set[str] = set()
         market, side, quantity = self.market, order.side, order.quantity
         if market.min_quantity is not None and quantity * market.lot < market.min_quantity:
@@ -457,6 +471,7 @@ class ReferenceOrderManager:
         if market.max_quantity is not None and quantity * market.lot > market.max_quantity:
             codes.add("too_large")
         limit = order.limit
+        reference = self.near(limit, around)
         if market.price_band is not None and reference is not None and limit is not None:
             away = abs(limit - reference) if order.price is not None else side * (limit - reference)
             if away > market.price_band * reference:
@@ -473,7 +488,8 @@ class ReferenceOrderManager:
     def _protect(self, order: RefOrder) -> None:
         best = self.best(-order.side, hidden=True)
         if best is not None and not order.worst_price:
-            order.worst_price = self._beyond(best, order.side, self.reference())
+            near = best if self.last is None else self.last
+            order.worst_price = self._beyond(best, order.side, self.near(near, self.reference()))
 
     def _beyond(self, price: int, side: int, reference: int | None) -> int:
         """As far from a price as protection allows, and the band around the reference."""

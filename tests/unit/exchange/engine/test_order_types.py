@@ -28,6 +28,26 @@ def test_market_orders_are_protected_by_the_instrument() -> None:
     assert network.bid(0, None, 1, worst_price=102).reason == "filled"
 
 
+def test_neither_a_trade_of_strangers_nor_their_orders_close_the_band_to_honest_prices() -> None:
+    network = CoinNetwork(2, instrument=with_fees("0", "0", price_band="4"))
+    network.trade(1, 10**9)
+    network.ask(1, 10**9, 1)
+    network.settle()
+    for _ in range(2):
+        network.bid(0, 100, 1)
+        network.drain(0)
+        network.restart(0)
+        network.settle()
+    network.ask(0, 100, 2)  # from now on there is a fill of its own
+    for _ in range(2):
+        assert refusal(network.ask, 0, 19, 1) == "price_band"
+        network.bid(0, 100, 1)
+        network.cancel_many(0)
+        network.drain(0)
+        network.restart(0)
+        network.settle()
+
+
 # Post-only
 
 

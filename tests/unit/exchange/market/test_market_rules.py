@@ -143,24 +143,31 @@ def test_a_protected_price_is_never_refused_by_the_band(
 
 
 @pytest.mark.parametrize(
-    ("last", "bid", "ask", "reference"),
+    ("own", "bid", "ask", "least", "middle", "most"),
     [
-        (7, 1, 9, 7),
-        (7, None, None, 7),
-        (7, 1, 3, 3),
-        (7, 8, 9, 8),
-        (7, 8, None, 8),
-        (7, None, 6, 6),
-        (7, 9, 8, 7),  # crossed
-        (None, 1, 4, 2),
-        (None, 1, None, None),
-        (None, None, 4, None),
+        (7, 1, 9, 7, 7, 7),
+        (7, 1, 3, 3, 3, 3),
+        (7, 8, 9, 8, 8, 8),
+        (7, 9, 8, 7, 7, 7),  # crossed
+        (7, None, None, 7, 7, 7),
+        (7, 10, None, 7, 7, 10),
+        (7, None, 6, 6, 7, 7),
+        (None, 1, 4, 1, 2, 4),
+        (None, 1, None, None, None, None),
+        (None, None, 4, None, None, None),
+        (None, None, None, None, None, None),
     ],
 )
-def test_the_reference_is_the_last_trade_within_the_book_else_the_middle_else_none(
-    last: int | None, bid: int | None, ask: int | None, reference: int | None
+def test_the_reference_is_the_last_own_fill_within_the_book_or_the_nearest_of_what_there_is(
+    own: int | None,
+    bid: int | None,
+    ask: int | None,
+    least: int | None,
+    middle: int | None,
+    most: int | None,
 ) -> None:
-    assert reference_price(last, bid, ask) == reference
+    found = [reference_price(near, own, bid, ask) for near in (1, None, 2**50)]
+    assert found == [least, middle, most]
 
 
 def test_a_halted_market_refuses_with_the_reason_until_it_is_resumed() -> None:
