@@ -3,7 +3,8 @@
 A reservation for a fill-or-kill order costs its taker nothing, and while it lasts the owner's quantity
 is out of the book. A committed reservation does no harm; of the others the seconds are charged. Takers
 without a commit share one allowance, because one person can run any number of nodes. It refills so
-slowly that in the long run they keep one order out of the book for a tenth of the time. Each
+slowly that in the long run they keep orders out of the book for a tenth of the time. What they use beyond it counts up to
+a minute only: otherwise one burst would shut out all newcomers for most of a day. Each
 committed reservation earns its taker an allowance of its own: a minute, and one more reservation at
 a time.
 
@@ -23,6 +24,7 @@ MAX_RESERVATIONS: Final = (
     100  # at a time: of a taker that has earned as many; of all sharing takers
 )
 SHARED_US: Final = 300_000_000  # most uncommitted time that the sharing takers may use at once
+MAX_DEBT_US: Final = RESERVATION_US  # so takers are admitted again after nine minutes
 REFILL: Final = 0.1  # of it: seconds in a second
 EARNED_US: Final = RESERVATION_US  # for each committed reservation
 MAX_EARNED_US: Final = 600_000_000
@@ -74,7 +76,8 @@ class ReservationQuota:
             self._earn(reserved.taker)
         else:
             lasted = min(max(now - reserved.time, 0), RESERVATION_US)
-            (allowance or self._shared).left -= lasted
+            allowance = allowance or self._shared
+            allowance.left = max(allowance.left - lasted, -MAX_DEBT_US)
 
     def _available(self, now: int, taker: str) -> _Allowance | None:
         """Return the allowance to charge for a reservation of this taker."""

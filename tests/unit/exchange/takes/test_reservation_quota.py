@@ -55,6 +55,26 @@ def test_in_the_long_run_new_takers_reserve_one_order_for_a_tenth_of_the_time(la
     assert 0.9 * most < kept <= most + MINUTE
 
 
+def test_newcomers_are_admitted_nine_minutes_after_a_burst_and_bursts_last_a_tenth_of_the_time() -> (
+    None
+):
+    lends = ReservationQuota()
+    now, bursts = 0, 0
+    while now < 3 * 3600 * SECOND:
+        takes = [reserved(f"stranger {bursts} {i}", 1, now) for i in range(MAX_RESERVATIONS)]
+        for take in takes:
+            assert lends.admits(now, take.taker)
+            lends.begin(take)
+        now += MINUTE
+        for take in takes:
+            lends.end(now, take, taken=False)
+        bursts += 1
+        assert not lends.admits(now + 539 * SECOND, "newcomer")
+        now += 541 * SECOND
+        assert lends.admits(now, "newcomer")
+    assert bursts * MINUTE / now < REFILL
+
+
 @pytest.mark.parametrize("taken", [1, 3])
 def test_each_commit_earns_one_reservation_beside_the_shared_ones(taken: int) -> None:
     lends = ReservationQuota()
