@@ -54,7 +54,7 @@ LINES = {
     "exchange/market": 1_680,  # shares of the history of trades
     "exchange/model": 1_510,  # types of values of others; how records of earlier journals are read
     "exchange/orders": 2_065,  # which markets have changed; unreliable makers last
-    "exchange/takes": 1_400,  # ends of takes, and what makers do with them; credit of strangers
+    "exchange/takes": 1_455,  # ends of takes, and what makers do with them; credit of strangers; forgotten takers
     "node": 50,
     "node/annexes": 50,
     "node/annexes/backup": 100,

@@ -5,7 +5,8 @@ exception is a reservation for a fill-or-kill order, which is decided a second t
 or expired.
 
 Rules of this file:
-- A decision is recorded and journaled before its answer is queued; one drain carries both.
+- A decision is recorded, and journaled if it has to outlive its take's end, before its answer is queued; one drain
+  carries both.
 - A message with values that no feed and no journal can hold does not get here (`exchange.model.peer_values`).
 """
 
@@ -48,16 +49,19 @@ class MakerSide:
         """Answer a request of another node. Returns False when no honest node sends it."""
         if request.below > request.take:
             return False
-        if self._decisions.stale(taker, request.take) or not self._decisions.answers(taker):
+        if self._decisions.stale(taker, request.take):
+            return True
+        decision = self._decisions.decided(taker, request.take)
+        if decision is None and not self._decisions.answers(taker, request):
             return True
         if self._decisions.forget(taker, request.below):
             self._context.records.append(DropDecisions(taker, request.below))
-        decision = self._decisions.decided(taker, request.take)
         if decision is None:
             if not self._decisions.decides(taker):
                 return True
             decision = self._decide(now, taker, request)
-            self._put(decision)
+            if self._decisions.record(decision, request.until):
+                self._context.records.append(decision)
             if decision.reason == RESERVED:
                 self._quota.begin(decision)
         elif decision.reason == RESERVED:

@@ -50,7 +50,10 @@ RETRY_MAX = 5.0
 MAX_DECISIONS = 10_000  # kept for a taker that never acknowledges; beyond that it gets no answers
 MAX_DECISIONS_ALL = 100_000  # kept for all takers; beyond, each taker gets only
 FEW_DECISIONS = 4
-MAX_TAKERS = 50_000  # takers that ever get answers: their marks are kept for good
+MAX_TAKERS = (
+    50_000  # that filled, half of them that reserved or set no end: their marks are kept for good
+)
+MAX_PASSING = 50_000  # other takers: the one that was refused least recently makes room
 RESERVED = "reserved"  # reason of a decision that is not final
 RESERVATION_US = 60_000_000  # lifetime of a reservation
 PATIENCE = 10.0  # seconds without an answer until the request wants a refusal if undecided
@@ -64,6 +67,7 @@ _Key = TypeVar("_Key", str, int)
 
 
 Clock = tuple[int, int]  # (incarnation, renewals)
+NEVER: Final[Clock] = (-1, 0)  # before every clock
 
 
 class OwnerClocks(Protocol):
@@ -85,6 +89,11 @@ class _Request:
     wait: float  # until the next copy of the request
     end: int = 0  # number of the maker's feed that it has signed after the take's end
     filled: bool = False  # the maker's feed has a fill for it
+
+
+def _usual(clocks: OwnerClocks) -> int:
+    """Return the renewals within which a take is decided as a rule."""
+    return max(TAKE_RENEWALS, ceil(TAKE_SECONDS / clocks.renewal))
 
 
 def _remove(index: dict[_Key, dict[int, None]], key: _Key, number: int) -> None:
@@ -156,8 +165,7 @@ class PendingTakes:
         clock = self._clocks.clock(maker)
         if clock is None:
             return None
-        renewals = max(TAKE_RENEWALS, ceil(TAKE_SECONDS / self._clocks.renewal))
-        return clock[0], clock[1] + renewals * self._slack.get(maker, 1)
+        return clock[0], clock[1] + _usual(self._clocks) * self._slack.get(maker, 1)
 
     def learn(self, maker: str, *, late: bool) -> None:
         """Allow a maker twice the time after a take that came too late, because the way there may take that long, and half of
@@ -320,12 +328,22 @@ class PendingTakes:
 
 
 class TakeDecisions:
-    """Decisions of this node on takes by others: each is made once and kept until the taker knows it."""
+    """Decisions of this node on takes by others: each is made once and kept until the taker knows it.
+
+    A refused take with an end does no harm after it, since a late copy is refused too, nor after a restart, which ends all.
+    So takers with nothing else are not in the journal, and are forgotten when there are too many (`MAX_PASSING`): free
+    keys shut out no newcomer. The latest end of a forgotten taker is kept: up to there takes of such takers get no answer, so
+    that a copy of a refused one is never granted. Takers that filled are kept for good. So are those that reserved or set no
+    end, which costs nothing: they have half of the places at most.
+    """
 
     def __init__(self, clocks: OwnerClocks) -> None:
         self._owner = clocks
         self._decisions: dict[str, dict[int, Decision]] = {}
         self._marks: dict[str, int] = {}  # by taker: decisions below are forgotten
+        self._passing: BoundedMap[str, Clock] = BoundedMap(MAX_PASSING, self._pass)  # latest end
+        self._passed = NEVER  # latest end of a forgotten taker
+        self._since: dict[str, Clock] = {}  # `_passed` when a taker came to be kept for good
         self._kept = 0  # decisions
         self._reserved: dict[tuple[str, int], Decision] = {}  # by (taker, take), first to end first
 
@@ -345,10 +363,12 @@ class TakeDecisions:
             self.record(decision)
 
     def forget(self, taker: str, below: int) -> bool:
-        """Forget the decisions that the taker knows. Returns True if there is something new to forget.
-        Reservations stay until they end, because the order must get its quantity back."""
+        """Forget the decisions that the taker knows. Returns True if there is something new that the journal has to
+        forget. Reservations stay until they end, because the order must get its quantity back."""
         if below <= self._marks.get(taker, 0):
             return False
+        if taker not in self._marks:
+            self._passing[taker] = NEVER
         self._marks[taker] = below
         decisions = self._decisions.get(taker)
         if decisions:
@@ -358,7 +378,13 @@ class TakeDecisions:
             self._kept -= len(known)
             if not decisions:
                 del self._decisions[taker]
-        return True
+        return taker not in self._passing
+
+    def _pass(self, taker: str, end: Clock) -> None:
+        """Forget a taker whose takes were all refused."""
+        self._passed = max(self._passed, end)
+        self._kept -= len(self._decisions.pop(taker, ()))
+        del self._marks[taker]
 
     def is_late(self, until: Clock | msgspec.UnsetType) -> bool:
         """Report if a take with this end may not be filled any more: this node has signed a later presence."""
@@ -371,9 +397,21 @@ class TakeDecisions:
     def decided(self, taker: str, take: int) -> Decision | None:
         return self._decisions.get(taker, {}).get(take)
 
-    def answers(self, taker: str) -> bool:
-        """Report if this taker gets answers at all: new takers do not while there are too many."""
-        return taker in self._marks or len(self._marks) < MAX_TAKERS
+    def answers(self, taker: str, request: Take) -> bool:
+        """Report if a take of this taker that is undecided gets an answer."""
+        end = self._end(request.until)
+        is_kept = taker in self._marks and taker not in self._passing
+        forgotten = self._since.get(taker, NEVER) if is_kept else self._passed
+        if end is not None and end <= forgotten:
+            return False
+        most = MAX_TAKERS // 2 if end is None or request.phase else MAX_TAKERS
+        return is_kept or len(self._marks) - len(self._passing) < most
+
+    def _end(self, until: Clock | msgspec.UnsetType) -> Clock | None:
+        """Return the end of a take; None if it has none, as with earlier versions, or too late a one to wait for."""
+        incarnation, renewals = self._owner.own_clock
+        latest = incarnation, renewals + MOST_SLACK * _usual(self._owner)
+        return None if until is msgspec.UNSET or until > latest else until
 
     def decides(self, taker: str) -> bool:
         """Report if one more decision can be kept for this taker. No other taker's decision can be
@@ -381,8 +419,10 @@ class TakeDecisions:
         most = MAX_DECISIONS if self._kept < MAX_DECISIONS_ALL else FEW_DECISIONS
         return len(self._decisions.get(taker, ())) < most
 
-    def record(self, decision: Decision) -> None:
-        """Keep a decision. A final one replaces the reservation of the same take."""
+    def record(self, decision: Decision, until: Clock | msgspec.UnsetType = msgspec.UNSET) -> bool:
+        """Keep a decision on a take with this end. A final one replaces the reservation of the same take.
+        Returns False if the journal does not need it."""
+        passes = self._passes(decision, until)
         key = (decision.taker, decision.take)
         decisions = self._decisions.setdefault(decision.taker, {})
         if decision.take not in decisions:
@@ -392,6 +432,24 @@ class TakeDecisions:
             self._reserved[key] = decision
         else:
             self._reserved.pop(key, None)
+        return not passes
+
+    def _passes(self, decision: Decision, until: Clock | msgspec.UnsetType) -> bool:
+        """Report if nothing of the taker has to outlive the ends of its takes."""
+        taker = decision.taker
+        is_new = taker not in self._marks
+        self._marks.setdefault(taker, 0)
+        passing = self._passing.get(taker, NEVER if is_new else None)
+        if passing is None:
+            return False
+        end = self._end(until)
+        if end is None or decision.quantity:
+            self._passing.pop(taker, None)
+            if self._passed >= self._owner.own_clock:
+                self._since[taker] = self._passed
+            return False
+        self._passing[taker] = max(passing, end)
+        return True
 
     def drop(self, reserved: Decision) -> None:
         """Drop a reservation that is over, after the taker has acknowledged its outcome."""

@@ -224,17 +224,45 @@ def test_plausible_answers_by_phase(
 # The maker
 
 
-def test_takers_are_bounded_and_those_known_are_still_answered(
+SOON, FAR = (7, 5), (7, 1000)  # ends of takes
+
+
+def taken(until: Any, phase: Any = "") -> Take:
+    return Take(1, "M", 1, 1, 100, 10, 1, phase=phase, until=until)
+
+
+def test_takers_that_filled_are_bounded_and_those_known_are_still_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settlement_module, "MAX_TAKERS", 4)
+    maker = TakeDecisions(Clocks())
+    for taker, end in (("a", msgspec.UNSET), ("b", FAR), ("c", SOON), ("d", SOON)):
+        assert maker.answers(taker, taken(end))
+        assert maker.record(decision(taker, 5), end)
+        assert [maker.forget(taker, 6), maker.forget(taker, 4)] == [True, False]
+        assert maker.stale(taker, 5)
+        if taker == "b":  # half of the places are for takes that end
+            takes = taken(msgspec.UNSET), taken(FAR), taken(SOON, "reserve"), taken(SOON)
+            assert [maker.answers("x", take) for take in takes] == [False, False, False, True]
+    assert [maker.answers(taker, taken(SOON)) for taker in "abcde"] == [True] * 4 + [False]
+
+
+def test_refused_takers_make_room_and_a_copy_of_their_takes_is_never_decided_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settlement_module, "MAX_TAKERS", 2)
+    monkeypatch.setattr(settlement_module, "MAX_PASSING", 2)
     maker = TakeDecisions(Clocks())
-    for taker in "ab":
-        assert maker.answers(taker)
-        assert maker.forget(taker, 5)
-        assert not maker.forget(taker, 4)
-        assert maker.stale(taker, 4)
-    assert [maker.answers(taker) for taker in "abc"] == [True, True, False]
+    for i in range(20):
+        assert maker.answers(f"key {i}", taken((7, 3 + i)))
+        assert not maker.forget(f"key {i}", 1)  # nothing of it gets into the journal
+        refused = replace(decision(f"key {i}", 1), quantity=0, reason="gone")
+        assert not maker.record(refused, (7, 3 + i))
+    assert [maker.decided(f"key {i}", 1) is None for i in (16, 17, 18, 19)] == [1, 1, 0, 0]
+    copy_and_later = taken((7, 20)), taken((7, 21))
+    assert [maker.answers("key 17", take) for take in copy_and_later] == [False, True]
+    assert maker.record(decision("key 17", 2), (7, 21))  # it is kept for good from now on
+    assert [maker.answers("key 17", take) for take in copy_and_later] == [False, True]
 
 
 def decision(taker: str, number: int) -> Decision:
@@ -272,7 +300,7 @@ def test_decisions_for_all_takers_are_bounded_and_each_taker_still_gets_a_few(
     def hoard(taker: str) -> int:
         """Return the number of decisions for a taker that never acknowledges."""
         number = 0
-        while maker.answers(taker) and maker.decides(taker):
+        while maker.answers(taker, taken(msgspec.UNSET)) and maker.decides(taker):
             number += 1
             maker.forget(taker, 1)
             maker.record(decision(taker, number))
