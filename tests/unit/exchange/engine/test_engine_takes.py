@@ -148,6 +148,28 @@ def test_takers_beyond_the_limit_leave_nothing_behind(monkeypatch: pytest.Monkey
     assert asked(net, ask(take=2, quantity=1), taker=first) is not None
 
 
+def test_refused_free_keys_shut_out_no_newcomer_also_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for limit in ("MAX_TAKERS", "MAX_PASSING"):
+        monkeypatch.setattr(settlement_module, limit, 2, raising=False)
+    net = maker()
+    for start in (60, 70):
+        incarnation, renewals = net[0]._leases.own_clock
+        for i in range(8):
+            gone = ask(order=2, until=(incarnation, renewals + 1 + i))
+            refused = asked(net, gone, taker=Keys(start + i).node_id)
+            assert refused is not None
+            assert refused.reason == "gone"
+        newcomer = ask(quantity=2, until=(incarnation, renewals + 9))
+        granted = asked(net, newcomer, taker=Keys(start + 9).node_id)
+        assert granted is not None
+        assert granted.quantity == 2
+        net.restart(0)
+        net.settle()
+    assert net.nodes[0].store.recover().marks == {}
+
+
 # Answers that cannot be
 
 
