@@ -87,7 +87,7 @@ class MakerSide:
         order = self._store.open.get(request.order)
         quantity = until = 0
         time = self._context.us(now)
-        reason = self._unavailable(market, order, request)
+        reason = self._unavailable(market, order, taker, request)
         if not reason and order is not None:
             reason = self._objection(now, taker, request, order)
             quantity = 0 if reason else min(request.quantity, order.shown)
@@ -119,7 +119,9 @@ class MakerSide:
             until=until,
         )
 
-    def _unavailable(self, market: Market | None, order: Order | None, request: Take) -> str:
+    def _unavailable(
+        self, market: Market | None, order: Order | None, taker: str, request: Take
+    ) -> str:
         """Return the reason why the requested order cannot be taken at all; "" when it can."""
         if market is None:
             return "unknown_market"
@@ -127,7 +129,7 @@ class MakerSide:
             return "stale_data"
         if request.void:
             return "void"
-        if self._decisions.is_late(request.until):
+        if self._decisions.is_late(taker, request.until):
             return "late"
         if market.halted:
             return "halted"

@@ -332,7 +332,7 @@ class TakeDecisions:
 
     A refused take with an end does no harm after it, since a late copy is refused too, nor after a restart, which ends all.
     So takers with nothing else are not in the journal, and are forgotten when there are too many (`MAX_PASSING`): free
-    keys shut out no newcomer. The latest end of a forgotten taker is kept: up to there takes of such takers get no answer, so
+    keys shut out no newcomer. The latest end of a forgotten taker is kept: up to there takes of such takers are refused, so
     that a copy of a refused one is never granted. Takers that filled are kept for good. So are those that reserved or set no
     end, which costs nothing: they have half of the places at most.
     """
@@ -378,7 +378,7 @@ class TakeDecisions:
             self._kept -= len(known)
             if not decisions:
                 del self._decisions[taker]
-        return taker not in self._passing
+        return self._is_kept(taker)
 
     def _pass(self, taker: str, end: Clock) -> None:
         """Forget a taker whose takes were all refused."""
@@ -386,9 +386,11 @@ class TakeDecisions:
         self._kept -= len(self._decisions.pop(taker, ()))
         del self._marks[taker]
 
-    def is_late(self, until: Clock | msgspec.UnsetType) -> bool:
-        """Report if a take with this end may not be filled any more: this node has signed a later presence."""
-        return until is not msgspec.UNSET and self._owner.own_clock > until
+    def is_late(self, taker: str, until: Clock | msgspec.UnsetType) -> bool:
+        """Report if a take with this end may not be filled any more: this node has signed a later presence, or may have
+        refused and forgotten it."""
+        forgotten = self._since.get(taker, NEVER) if self._is_kept(taker) else self._passed
+        return until is not msgspec.UNSET and (self._owner.own_clock > until or until <= forgotten)
 
     def stale(self, taker: str, take: int) -> bool:
         """Report if a request is a late copy: the taker has announced that it knows the outcome."""
@@ -398,14 +400,14 @@ class TakeDecisions:
         return self._decisions.get(taker, {}).get(take)
 
     def answers(self, taker: str, request: Take) -> bool:
-        """Report if a take of this taker that is undecided gets an answer."""
-        end = self._end(request.until)
-        is_kept = taker in self._marks and taker not in self._passing
-        forgotten = self._since.get(taker, NEVER) if is_kept else self._passed
-        if end is not None and end <= forgotten:
-            return False
-        most = MAX_TAKERS // 2 if end is None or request.phase else MAX_TAKERS
-        return is_kept or len(self._marks) - len(self._passing) < most
+        """Report if an undecided take of this taker gets an answer: a new taker's does not while too many are kept for good."""
+        lasts = request.phase or self._end(request.until) is None
+        most = MAX_TAKERS // 2 if lasts else MAX_TAKERS
+        return self._is_kept(taker) or len(self._marks) - len(self._passing) < most
+
+    def _is_kept(self, taker: str) -> bool:
+        """Report if a taker is kept for good."""
+        return taker in self._marks and taker not in self._passing
 
     def _end(self, until: Clock | msgspec.UnsetType) -> Clock | None:
         """Return the end of a take; None if it has none, as with earlier versions, or too late a one to wait for."""

@@ -41,11 +41,11 @@ def decides_again(patch: Patch) -> None:
 
 def forgets_refusals(patch: Patch) -> None:
     """A refusal is no decision: a late copy of a refused take may be granted."""
-    put = maker_side.MakerSide._put
+    record = take_protocol.TakeDecisions.record
     patch.setattr(
-        maker_side.MakerSide,
-        "_put",
-        lambda self, decision: put(self, decision) if decision.quantity else None,
+        take_protocol.TakeDecisions,
+        "record",
+        lambda self, made, *until: bool(made.quantity) and record(self, made, *until),
     )
 
 

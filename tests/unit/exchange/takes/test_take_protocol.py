@@ -255,14 +255,14 @@ def test_refused_takers_make_room_and_a_copy_of_their_takes_is_never_decided_aga
     maker = TakeDecisions(Clocks())
     for i in range(20):
         assert maker.answers(f"key {i}", taken((7, 3 + i)))
+        assert not maker.is_late(f"key {i}", (7, 3 + i))
         assert not maker.forget(f"key {i}", 1)  # nothing of it gets into the journal
         refused = replace(decision(f"key {i}", 1), quantity=0, reason="gone")
         assert not maker.record(refused, (7, 3 + i))
     assert [maker.decided(f"key {i}", 1) is None for i in (16, 17, 18, 19)] == [1, 1, 0, 0]
-    copy_and_later = taken((7, 20)), taken((7, 21))
-    assert [maker.answers("key 17", take) for take in copy_and_later] == [False, True]
+    assert [maker.is_late("key 17", (7, end)) for end in (20, 21)] == [True, False]
     assert maker.record(decision("key 17", 2), (7, 21))  # it is kept for good from now on
-    assert [maker.answers("key 17", take) for take in copy_and_later] == [False, True]
+    assert [maker.is_late("key 17", (7, end)) for end in (20, 21)] == [True, False]
 
 
 def decision(taker: str, number: int) -> Decision:
