@@ -63,6 +63,7 @@ class ServiceMesh:
             settings.network,
             incarnation=incarnation,
             interval=settings.announce_interval_s,
+            kept=lambda node: node in overlay.peers.links or self.balancers.has_called(node),
         )
         self.hints = HealthGossip(identity, settings.network, incarnation=incarnation)
         self.balancers = Balancers(settings.balancers, rng=rng)
