@@ -356,9 +356,8 @@ class Engine:
             if self.recovery is not None and in_budget and (same or message.heads is not None):
                 self.recovery.heard(now, origin)
             if fenced and in_budget:
-                own = self._context.feeds.heads_of(self.node_id)
                 same = message.summary == self._replicator.summary()
-                self._fence.on_digest(origin, message, own, same=same)
+                self._fence.on_digest(origin, message, same=same)
         elif isinstance(message, FeedRequest):
             self._replicator.on_request(now, origin, message)
         elif isinstance(message, FeedPart):
