@@ -87,7 +87,7 @@ LINES = {
     "p2p/grenache": 11_050,  # the connection that only it has
     "p2p/grenache_links": 950,
     "p2p/ground": 640,  # types of texts of peers; files that only their user writes
-    "p2p/mesh": 4_110,  # relay places that give way; clocks by network
+    "p2p/mesh": 4_150,  # relay places that give way; clocks by network; origins of broadcasts are proven
     "p2p/peers": 2_230,  # newcomers of a full node are tried
     "p2p/reachability": 2_570,  # turns and shares of punches and dial-backs
     "p2p/rpc": 700,

@@ -168,6 +168,8 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     "presences": PresencePart,
 }
 
+BROADCASTS = frozenset({"order", "trade", "presence"})  # the others are sent to one node
+
 # Microseconds that one message costs its receiver, where it is not what others cost (`p2p.mesh.message_budget`, measured there)
 COSTS: dict[str, float] = {"feed_request": 80.0, "take": 150.0, "presence_request": 40.0}
 

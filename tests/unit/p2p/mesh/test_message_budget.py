@@ -7,7 +7,7 @@ import random
 import pytest
 from router_kit import Host
 from seeds import cases
-from virtual_mesh import identity
+from virtual_mesh import anyone, identity
 
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.mesh.message_budget import (
@@ -34,9 +34,9 @@ ME, PEER, OTHER = identity(0), identity(1).node_id, identity(2).node_id
 
 def router(host: Host | None = None, **link) -> MessageRouter:
     made = MessageRouter(ME, rng=random.Random(1), wall_ms=lambda: 0, fragile=True, host=host)
-    made.handle("cheap", lambda received: True)
-    made.handle("dear", lambda received: True, cost=100_000.0)
-    made.handle("batch", lambda received: True, useful=True)
+    made.handle("cheap", lambda received: True, origin=anyone)
+    made.handle("dear", lambda received: True, origin=anyone, cost=100_000.0)
+    made.handle("batch", lambda received: True, origin=anyone, useful=True)
     made.link_up(0.0, PEER, **link)
     made.take_outgoing()
     return made
