@@ -29,7 +29,7 @@ COMPARED = {  # with known names, before anything is kept or shown
     *("Branch.push", "Branch.leave", "Branch.reset", "FeedHead.owner", "FeedHead.market"),
     *("FeedRequest.owner", "FeedRequest.market", "FeedPart.owner", "FeedPart.market"),
 }
-UNSAFE = ("a\0", "a\r", "\x1b[2J", "\x9b2J", "\x7f", "\u2028", "\u202ea", "\u2066a")
+UNSAFE = ("a\0", "a\r", "\x1b[2J", "\x9b2J", "\x7f", "\u2028", "\u202ea", "\u061ca", "\u2066a")
 
 
 def texts(kind: Any, where: str = "") -> Iterator[tuple[str, inspect.StrType]]:
