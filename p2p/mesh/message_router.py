@@ -279,12 +279,12 @@ class MessageRouter:
             self._counters["stray"] += 1
             return
         to_all = envelope.to == EVERYONE
+        size = len(envelope.payload)
         if to_all and envelope.id is not None and envelope.id in self.gossip.seen:
-            scope = self.budgets.charge(now, link, "", 0, DUPLICATE_COST)
+            scope = self.budgets.charge(now, link, "", size, DUPLICATE_COST)
         else:
             cost = BROADCAST_COST if to_all else DIRECT_COST
             more = 0.0 if envelope.sig is None else RELAY_COST
-            size = len(envelope.payload)
             scope = self.budgets.charge(now, link, envelope.type, size, cost, more)
         if scope is not None:
             self._refuse(now, link, envelope, scope)

@@ -21,6 +21,7 @@ from p2p.mesh.message_budget import (
     NETWORK_RATE,
     ORIGINS_BURST,
     ORIGINS_RATE,
+    PER_BYTE,
     STRIKES_BURST,
     MessageBudgets,
     Passing,
@@ -145,13 +146,17 @@ def test_all_links_of_a_network_share_a_budget_and_local_ones_do_not():
     assert budgets._networks == {}
 
 
-def test_copies_are_cheap_and_do_not_use_up_the_budget():
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_copies_are_cheap_and_do_not_use_up_the_budget_but_their_bytes_count(size: int):
     made = router()
-    made.receive(0.0, PEER, broadcast(1))
+    copy = broadcast(1)
+    made.receive(0.0, PEER, copy)
     spent = made.budgets.figures()[PEER][0]
-    for _ in range(1000):
-        made.receive(0.0, PEER, broadcast(1))
-    assert made.budgets.figures()[PEER][0] - spent == 1000 * DUPLICATE_COST
+    copy.payload = bytes(size)  # a known id, whatever follows
+    for _ in range(20):
+        made.receive(0.0, PEER, copy)
+    charged = made.budgets.figures()[PEER][0] - spent
+    assert charged == pytest.approx(20 * (DUPLICATE_COST + PER_BYTE * size))
 
 
 def test_first_deliveries_of_useful_types_speak_for_the_peer():
