@@ -26,6 +26,7 @@ from exchange.engine.order_manager import OrderManager
 from exchange.engine.recovery import Recovery, RecoveryError
 from exchange.engine.recovery_settlement import RecoverySettlement
 from exchange.feeds.exchange_messages import (
+    MAX_PRESENCE,
     MESSAGES,
     FeedDigest,
     FeedName,
@@ -325,6 +326,8 @@ class Engine:
             False when the message is invalid and must not be relayed; None when it must not be relayed, and versions
             before 0.3 do so.
         """
+        if message_type == "presence" and len(payload) > MAX_PRESENCE:
+            return None
         try:
             message = unpack(message_type, payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:

@@ -9,7 +9,7 @@ import pytest
 from exchange_kit import NETWORK, Keys, M, Network
 
 from exchange.feeds import presence as presence_module
-from exchange.feeds.exchange_messages import Presence
+from exchange.feeds.exchange_messages import MAX_PRESENCE, Presence, pack
 from exchange.feeds.presence import MAX_HEADS, MAX_LEASE_MS, PresenceLeases
 
 replace = msgspec.structs.replace
@@ -184,6 +184,27 @@ def two_with_an_ask() -> Network:
     net.settle()
     assert net.book(1) == [(-1, 100, 0, 1, 5)]
     return net
+
+
+LONGEST = "ABCDEF-BCDEFGHIJKLM@999999.000000000001/999999.000000000001"  # after six more letters
+
+
+@pytest.mark.parametrize(
+    ("heads", "more", "verdict"),
+    [
+        ([(f"{n:06}{LONGEST}", 2**62) for n in range(MAX_HEADS)], b"", True),
+        ([("x" * 80, 1)], b"", True),
+        ([("x" * 81, 1)], b"", None),
+        ([], bytes(MAX_PRESENCE), None),  # in a field that is not signed
+    ],
+)
+def test_a_presence_that_is_too_long_is_not_passed_on_and_nobody_s_fault(
+    heads: list[tuple[str, int]], more: bytes, verdict: bool | None
+) -> None:
+    made = leases(50).make(0.0, heads)
+    payload = pack({**msgspec.to_builtins(made, builtin_types=(bytes,)), "more": more})
+    net = Network(1)
+    assert net[0].receive(net.now, "presence", payload, "", "") is verdict
 
 
 def test_a_goodbye_hides_at_once() -> None:
