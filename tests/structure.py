@@ -47,8 +47,8 @@ EXPERIMENTS = (  # programs that measure
 LINES = {
     "config": 1_700,
     "exchange": 50,
-    "exchange/engine": 2_275,  # long work in slices; what a journal has set aside
-    "exchange/feeds": 3_000,  # checkpoints and snapshots in slices; the clock of presences; feeds that others show
+    "exchange/engine": 2_290,  # long work in slices; what a journal has set aside; whose presences count
+    "exchange/feeds": 3_060,  # checkpoints and snapshots in slices; the clock of presences; feeds that others show; owners that make room
     "exchange/journal": 3_465,  # history in shares; feeds end at a batch set aside
     "exchange/ledger": 2_100,  # credit of all strangers together
     "exchange/market": 1_680,  # shares of the history of trades

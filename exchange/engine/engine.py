@@ -112,7 +112,13 @@ class Engine:
         # one that the network has seen.
         incarnation = max(past.meta.get("incarnation", 0) + 1, (epoch_us + int(now * 1e6)) // 10**6)
         self._rng = rng
-        self._leases = PresenceLeases(keys, network, incarnation=incarnation, lease_ms=lease_ms)
+        self._leases = PresenceLeases(
+            keys,
+            network,
+            incarnation=incarnation,
+            lease_ms=lease_ms,
+            orders=lambda owner: self._ingest.bounds.orders_of(owner),
+        )
         self._context = context = EngineContext(
             keys,
             markets,

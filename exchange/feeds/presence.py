@@ -15,6 +15,9 @@ signed in them: presences that others provoke do not make it faster. With the in
 orders end (`exchange.takes.take_protocol`). The lower bits number the presences. Owners of earlier versions have counters below
 `BINDING`, so they have no clock.
 
+Keys cost nothing, so what is known of owners is bounded: the owner whose latest presence is oldest makes room, those with orders
+last. A replay of an old presence can then show it once more; without orders there is nothing to show.
+
 To show and to hide the orders of an owner costs a replica time, so an owner that comes and goes has to stay away: the longer the
 more orders it has, and twice as long with each return, until RETURNS_REMEMBERED without one.
 """
@@ -22,6 +25,8 @@ more orders it has, and twice as long with each return, until RETURNS_REMEMBERED
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from itertools import islice
 
 import msgspec
 
@@ -33,6 +38,7 @@ MAX_HEADS = 1000
 BINDING = 2**32  # first counter of owners that refuse a take after its end
 COUNT_BITS = 32  # lower bits of a counter, which number the presences
 MAX_KNOWN = 100_000  # owners remembered: keys cost nothing to make
+SCANNED = 64  # owners looked at to make room for one
 STRETCH_FROM = 500  # owners present from which leases grow with their number
 ANSWER_UP_TO = 64  # owners present up to which a newcomer is answered
 RETURNS_REMEMBERED = 60.0  # seconds
@@ -60,17 +66,27 @@ def _signed(network: str, presence: Presence) -> bytes:
 
 
 class PresenceLeases:
-    """Leases of other owners, and this node's own presence."""
+    """Leases of other owners, and this node's own presence. `orders`: open orders of an owner that are held here."""
 
-    def __init__(self, keys: SigningKeys, network: str, *, incarnation: int, lease_ms: int) -> None:
+    def __init__(
+        self,
+        keys: SigningKeys,
+        network: str,
+        *,
+        incarnation: int,
+        lease_ms: int,
+        orders: Callable[[str], int] = lambda owner: 0,
+    ) -> None:
         self._keys = keys
         self._network = network
         self._incarnation = incarnation
         self._lease_ms = lease_ms
+        self._orders = orders
         self._renewals = BINDING >> COUNT_BITS
         self._next_count = 0.0  # when the current time between renewals ends
         self._made = 0
-        self._known: dict[str, tuple[int, int]] = {}  # owner -> (incarnation, counter)
+        # owner -> (incarnation, counter), the latest presence last; all owners below are here too
+        self._known: dict[str, tuple[int, int]] = {}
         self._until: dict[str, float] = {}
         self._ended: dict[str, float] = {}  # owner -> end of its last lease
         self._returns: dict[str, tuple[float, int]] = {}  # owner -> time of the last one, number
@@ -185,8 +201,10 @@ class PresenceLeases:
         known = self._known.get(owner)
         if owner == self._keys.node_id or (known is not None and mark <= known):
             return True, owner, False
-        if known is None and len(self._known) >= MAX_KNOWN:
-            return True, owner, False
+        if known is not None:
+            del self._known[owner]
+        elif len(self._known) >= MAX_KNOWN:
+            self._make_room(now)
         self._known[owner] = mark
         if presence.lease == 0:
             if self._until.pop(owner, None) is not None:
@@ -198,6 +216,18 @@ class PresenceLeases:
         lease = presence.lease / 1000
         self._until[owner] = now + (lease if left is None else min(lease, left))
         return True, owner, newcomer
+
+    def _make_room(self, now: float) -> None:
+        """Forget an owner. Its lease, if it runs, is ended by the next `expire`."""
+        oldest = list(islice(self._known, SCANNED))
+        forgotten = next((owner for owner in oldest if not self._orders(owner)), oldest[0])
+        for owner in oldest[: oldest.index(forgotten)]:
+            self._known[owner] = self._known.pop(owner)
+        del self._known[forgotten]
+        self._ended.pop(forgotten, None)
+        self._returns.pop(forgotten, None)
+        if forgotten in self._until:
+            self._until[forgotten] = now
 
     def _may_return(self, now: float, owner: str, least_absence: float) -> bool:
         """Report if an owner may be present now, and note its return if it was absent."""
@@ -221,5 +251,6 @@ class PresenceLeases:
         gone = sorted(owner for owner, until in self._until.items() if until <= now)
         for owner in gone:
             del self._until[owner]
-            self._ended[owner] = now
+            if owner in self._known:
+                self._ended[owner] = now
         return gone

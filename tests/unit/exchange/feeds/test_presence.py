@@ -138,13 +138,30 @@ def test_an_own_presence_that_comes_back_is_nothing() -> None:
     assert not alice.accept(0.0, replace(made, counter=5))[0]
 
 
-def test_owners_beyond_the_bound_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence_module, "MAX_KNOWN", 2)
-    bob = leases(9)
-    for seed in (1, 2, 3):
-        assert bob.accept(0.0, leases(seed).make(0.0, []))[0]
-    assert bob.owners == [Keys(1).node_id, Keys(2).node_id]
-    assert bob.accept(1.0, leases(1, incarnation=2).make(0.0, []))[2]
+def test_beyond_the_bound_owners_without_presence_for_long_make_room_those_with_orders_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(presence_module, "MAX_KNOWN", 3)
+    ids = [Keys(seed).node_id for seed in range(9)]
+    owners = [leases(seed) for seed in range(9)]
+    orders = {ids[1]: 5}
+    bob = PresenceLeases(
+        Keys(9), NETWORK, incarnation=1, lease_ms=9000, orders=lambda owner: orders.get(owner, 0)
+    )
+    for seed in (1, 2, 3, 2, 4, 5):  # 3 makes room, then 2
+        assert bob.accept(0.0, owners[seed].make(0.0, []))[0]
+        assert len(bob._known) <= 3
+    assert set(bob._known) == {ids[1], ids[4], ids[5]}
+    assert bob.expire(0.0) == sorted([ids[2], ids[3]])
+    assert bob.owners == sorted([ids[1], ids[4], ids[5]])
+    for now in range(20, 200, 20):  # leases end, and owners return
+        bob.expire(now)
+        for seed in range(2, 9):
+            assert bob.accept(now, owners[seed].make(now, []), least_absence=1.0)[2]
+    assert bob.present(ids[8])
+    assert not {*bob._ended, *bob._returns} - set(bob._known)
+    orders.update(dict.fromkeys(ids, 1))  # strangers with orders do not lock newcomers out
+    assert bob.accept(200.0, leases(10).make(0.0, []))[2]
 
 
 # On a whole node
