@@ -48,7 +48,7 @@ def test_every_text_of_a_peer_has_a_pattern_without_control_characters() -> None
     free = set()
     for kind in KINDS:
         for field, text in texts(inspect.type_info(kind)):
-            if text.pattern is None:
+            if text.pattern is None or field in COMPARED:
                 free.add(field)
                 continue
             for unsafe in UNSAFE:
