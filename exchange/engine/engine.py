@@ -41,7 +41,7 @@ from exchange.feeds.exchange_messages import (
     unpack,
 )
 from exchange.feeds.feed_limits import FeedFigures, FeedLimits, GivenUpFeed
-from exchange.feeds.presence import PresenceLeases
+from exchange.feeds.presence import MAX_KNOWN, PresenceLeases
 from exchange.feeds.presence_exchange import PresenceExchange, PresenceTable
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
 from exchange.ledger.statements import StatementTrade
@@ -118,6 +118,7 @@ class Engine:
             incarnation=incarnation,
             lease_ms=lease_ms,
             orders=lambda owner: self._ingest.bounds.orders_of(owner),
+            crowd=self._crowd,
         )
         self._context = context = EngineContext(
             keys,
@@ -395,6 +396,11 @@ class Engine:
     def _presence(self, now: float, *, leaving: bool = False) -> Presence:
         heads = [(key, market.writer.number) for key, market in self.markets.items()]
         return self._leases.make(now, heads, leaving=leaving)
+
+    def _crowd(self) -> int:
+        """Number of owners by which the own lease may grow."""
+        shows = any(market.writer.feed.state.orders for market in self.markets.values())
+        return self._ingest.bounds.owners if shows else MAX_KNOWN
 
     def _on_kept_presences(self, now: float, node: str, part: PresencePart) -> bool:
         """Process presences that a neighbour hands on."""

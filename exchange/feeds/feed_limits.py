@@ -129,6 +129,11 @@ class FeedBounds:
         """Open orders of all other owners."""
         return self._weights.total
 
+    @property
+    def owners(self) -> int:
+        """Other owners with open orders."""
+        return len(self._weights)
+
     def orders_of(self, owner: str) -> int:
         """Open orders of an owner."""
         return self._weights[owner]

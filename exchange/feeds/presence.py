@@ -6,7 +6,8 @@ no two clocks are compared. (incarnation, counter) grows with every presence, so
 cannot prolong a lease.
 
 Every presence reaches every node, so their number must not grow with the network: from STRETCH_FROM owners on, leases
-and the time between two renewals grow with the number of owners present. And up to ANSWER_UP_TO owners a newcomer is
+and the time between two renewals grow with the number of owners present: of an owner that shows orders, with the number of those that do
+so too, for the longer its lease the longer its orders may outlive it, and presences alone cost strangers next to nothing. And up to ANSWER_UP_TO owners a newcomer is
 answered with a presence at once; beyond that it gets the presences that its neighbours keep
 (`exchange.feeds.presence_exchange`), or one join would cost a broadcast of each node.
 
@@ -66,7 +67,9 @@ def _signed(network: str, presence: Presence) -> bytes:
 
 
 class PresenceLeases:
-    """Leases of other owners, and this node's own presence. `orders`: open orders of an owner that are held here."""
+    """Leases of other owners, and this node's own presence. `orders`: open orders of an owner that are held here;
+    `crowd`: most owners by whose number the own lease grows.
+    """
 
     def __init__(
         self,
@@ -76,14 +79,17 @@ class PresenceLeases:
         incarnation: int,
         lease_ms: int,
         orders: Callable[[str], int] = lambda owner: 0,
+        crowd: Callable[[], int] = lambda: MAX_KNOWN,
     ) -> None:
         self._keys = keys
         self._network = network
         self._incarnation = incarnation
         self._lease_ms = lease_ms
         self._orders = orders
+        self._crowd = crowd
         self._renewals = BINDING >> COUNT_BITS
-        self._next_count = 0.0  # when the current time between renewals ends
+        self._counted = float("-inf")  # when the current time between renewals began
+        self._next_count = 0.0  # when it ends
         self._made = 0
         # owner -> (incarnation, counter), the latest presence last; all owners below are here too
         self._known: dict[str, tuple[int, int]] = {}
@@ -109,7 +115,9 @@ class PresenceLeases:
     @property
     def own_lease_ms(self) -> int:
         """Lease of this node's next presence."""
-        stretched = self._lease_ms * len(self._until) // STRETCH_FROM
+        if len(self._until) <= STRETCH_FROM:
+            return self._lease_ms
+        stretched = self._lease_ms * min(len(self._until), self._crowd()) // STRETCH_FROM
         return max(self._lease_ms, min(stretched, MAX_LEASE_MS))
 
     @property
@@ -123,8 +131,9 @@ class PresenceLeases:
         self._last_renewal = now
         lease_ms = self.own_lease_ms
         self._next_renewal = now + self.renewal
-        if now >= self._next_count:
+        if now >= min(self._next_count, self._counted + self.renewal):
             self._renewals += self._made > 1
+            self._counted = now
             self._next_count = self._next_renewal
         draft = Presence(
             self._keys.public_key,
@@ -155,10 +164,13 @@ class PresenceLeases:
 
     @property
     def next_renewal(self) -> float:
-        return self._next_renewal
+        """Time of the next presence: sooner than was planned if leases have become shorter since."""
+        if not self._made:
+            return self._next_renewal
+        return min(self._next_renewal, self._last_renewal + self.renewal)
 
     def renewal_due(self, now: float) -> bool:
-        return now >= self._next_renewal
+        return now >= self.next_renewal
 
     def hurry(self, now: float, delay: float) -> None:
         """Renew within `delay` seconds, for a node that has just joined; at most once a second."""

@@ -6,14 +6,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from exchange_kit import NETWORK, Keys, M, Network
+from exchange_kit import NETWORK, Keys, M, Network, Owner
 
 from exchange.feeds import presence as presence_module
 from exchange.feeds.exchange_messages import MAX_PRESENCE, Presence, pack
 from exchange.feeds.presence import MAX_HEADS, MAX_LEASE_MS, PresenceLeases
+from exchange.model.events import SELL, Opened
 
 replace = msgspec.structs.replace
 ALICE = Keys(1)
+LEASE = 9000
 
 
 def leases(
@@ -180,6 +182,30 @@ def test_leases_grow_with_the_owners_of_a_large_network(monkeypatch: pytest.Monk
     assert alice.make(1.0, [], leaving=True).lease == 0
     alice.expire(100.0)
     assert alice.make(100.0, []).lease == 9000
+
+
+def test_presences_alone_make_no_lease_longer_of_an_owner_with_orders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those with orders do, and orders that are placed later bring the next presence forward."""
+    monkeypatch.setattr(presence_module, "STRETCH_FROM", 1)
+    net = Network(1)
+    for seed in range(20, 24):
+        assert net.give(0, leases(seed, lease_ms=600_000).make(0.0, []))
+    own = net[0]._leases
+    assert own.own_lease_ms == 4 * LEASE
+    own.make(at := net.now + 100.0, [])
+    assert own.next_renewal == at + 4 * LEASE / 3000
+    net.sell(0, 100, 5)
+    assert own.own_lease_ms == LEASE
+    clock = own.own_clock[1]
+    for count in range(1, 4):
+        assert own.next_renewal == at + count * LEASE / 3000
+        own.make(own.next_renewal, [])
+        assert own.own_clock[1] == clock + count  # takes end in time
+    for seed in range(20, 23):
+        assert net.give(0, Owner(seed).batch(Opened(1, SELL, 100, 5, 1)))
+    assert own.own_lease_ms == 3 * LEASE
 
 
 def test_a_newcomer_is_answered_in_a_network_of_few_only(monkeypatch: pytest.MonkeyPatch) -> None:
