@@ -180,6 +180,7 @@ class TestBroadcast:
                 0,
             ),  # a type that is sent to one node, as if its origin were proven
         ],
+        ids=["own key", "key of another", "short key", "no key", "not a broadcast"],
     )
     def test_a_broadcast_of_an_unproven_origin_costs_it_nothing_and_teaches_no_route(
         self, kind: str, key: bytes | None, taken: int, charged: int
