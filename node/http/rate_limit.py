@@ -60,8 +60,11 @@ class TimeShares:
 
     def spend(self, now: float, address: str, seconds: float) -> float:
         """Count time that went into what an address sent. Returns how long not to read from it."""
-        owed = 0.0
+        left = []
         for table, name in ((self._each, address), (self._all, _ALL)):
             table.overdraw(now, name, seconds)
-            owed = max(owed, -table.tokens(now, name) / table.rate)
-        return min(owed, LONGEST_REST)
+            left.append(table.tokens(now, name) / table.rate)
+        own, of_all = left
+        # Others' use does not hold up an address that has used little.
+        owed = -min(own, of_all) if own < STRANGER_BURST / STRANGER_SHARE / 2 else 0.0
+        return max(0.0, min(owed, LONGEST_REST))

@@ -20,7 +20,9 @@ OUTBOX_LIMIT: Final = (
     8 * 1024 * 1024
 )  # bytes queued for one peer that does not read; beyond that it is disconnected
 OUTBOX_HIGH_WATER: Final = 1024 * 1024  # above this, senders with backpressure wait
-MAX_PENDING_HANDSHAKES: Final = 64  # unfinished handshakes at once
+MAX_PENDING_HANDSHAKES: Final = 64  # unfinished handshakes at once,
+PENDING_PER_ADDRESS: Final = 8  # of one address
+PENDING_PER_NETWORK: Final = 48  # and of one network group
 FRAMES_PER_TURN: Final = 512  # messages handled from one link in one turn ...
 TURN_TIME: Final = 0.0002  # ... or as many as fit in these seconds, at least one
 MAX_BAD_MESSAGES: Final = 8  # unknown types or invalid broadcasts from one link before it is closed

@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
-from p2p.base.places import Places
+from p2p.base.places import Handshakes, Places
 from p2p.ground.owned_tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class Listener:
         self._context = context
         self._places = places
         self._tasks = tasks
+        self._handshakes = Handshakes()
         host, port, *_ = listening[0].getsockname()
         self.address: tuple[str, int] = (str(host), int(port))
         self._accepting = [tasks.start(self._accept(each)) for each in listening]
@@ -96,8 +97,12 @@ class Listener:
                     log.warning("cannot accept connections: %s", error)
                     await asyncio.sleep(_PAUSE)
                 continue
+            address = str(peer[0])
+            if self._context is not None and not self._handshakes.admit(loop.time(), address):
+                accepted.close()
+                continue
             slot = _Handshake(accepted)
-            goes = self._places.enter(slot, str(peer[0]))
+            goes = self._places.enter(slot, address)
             if goes is slot:
                 accepted.close()
                 continue

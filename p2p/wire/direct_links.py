@@ -28,8 +28,11 @@ from p2p.base.limits import (
     CONNECT_TIMEOUT,
     HANDSHAKE_TIMEOUT,
     MAX_PENDING_HANDSHAKES,
+    PENDING_PER_ADDRESS,
+    PENDING_PER_NETWORK,
     PROTOCOL_VERSION,
 )
+from p2p.base.places import Handshakes, Places
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.wire import tls
 from p2p.wire.connection import DIRECT, MSGPACK, PeerConnection, StreamOrigin
@@ -129,7 +132,11 @@ class DirectConnectionService:
         self._listeners: list[socket.socket] = []
         self._tasks = OwnedTasks(logger)
         # Handshakes of strangers under way, oldest first.
-        self._handshakes: dict[asyncio.Task[bool], None] = {}
+        self._handshakes: set[asyncio.Task[bool]] = set()
+        self._pending = Places[asyncio.Task[bool]](
+            MAX_PENDING_HANDSHAKES, PENDING_PER_ADDRESS, PENDING_PER_NETWORK
+        )
+        self._admitted = Handshakes()
         self._unowned: set[socket.socket] = set()  # accepted, handshake not begun
         self._connections: set[PeerConnection] = set()
 
@@ -350,6 +357,9 @@ class DirectConnectionService:
             if not self.owner.accepts_address(str(address[0]).removeprefix("::ffff:")):
                 accepted.close()
                 continue
+            if not self._admitted.admit(loop.time(), str(address[0])):
+                accepted.close()
+                continue
             where = (str(address[0]).removeprefix("::ffff:"), int(address[1]))
             self._receive(accepted, str(address[0]), DIRECT, where)
             await asyncio.sleep(0)  # a displaced handshake closes its socket first
@@ -372,18 +382,19 @@ class DirectConnectionService:
         where: tuple[str, int] | None = None,
     ) -> asyncio.Task[bool]:
         """Run `_accept_peer`. `where`: the peer's address, of a connection that the listener accepted."""
-        pending = [task for task in self._handshakes if not task.cancelling()]
-        if len(pending) >= MAX_PENDING_HANDSHAKES:
-            # The oldest stranger goes: an honest handshake takes milliseconds, a stalled one for ever.
-            pending[0].cancel()
         task = self._tasks.start(self._accept_peer(accepted, address, route, where))
-        self._handshakes[task] = None
+        self._handshakes.add(task)
+        # An honest handshake takes milliseconds, a stalled one for ever: who has waited longest of an address or network goes.
+        goes = self._pending.enter(task, address.removeprefix("::ffff:"))
+        if goes is not None:
+            goes.cancel()
         self._unowned.add(accepted)
         task.add_done_callback(partial(self._accept_ended, accepted))
         return task
 
     def _accept_ended(self, accepted: socket.socket, task: asyncio.Task[bool]) -> None:
-        del self._handshakes[task]
+        self._handshakes.discard(task)
+        self._pending.leave(task)
         if accepted in self._unowned:  # cancelled before it began
             self._unowned.remove(accepted)
             accepted.close()

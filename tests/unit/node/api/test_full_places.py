@@ -129,7 +129,8 @@ def test_a_strangers_time_is_a_quarter_of_a_core_and_that_of_all_a_half() -> Non
     shares = TimeShares()
     assert shares.spend(0.0, "a", 1.9) == 0.0
     assert shares.spend(0.0, "a", 0.2) == pytest.approx(0.4)  # 0.1 s owed at a quarter
-    assert shares.spend(0.0, "b", 0.1) == pytest.approx(0.4)  # 0.2 s owed by all at a half
+    assert shares.spend(0.0, "b", 0.1) == 0.0  # others' use does not hold up who has used little
+    assert shares.spend(0.0, "b", 1.1) == 1.0
     assert shares.spend(0.0, "b", 9.0) == 1.0
     assert shares.spend(60.0, "b", 0.1) == 0.0
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.base.places import Places, Rank, address_group, within_files
+from p2p.base.places import Handshakes, Places, Rank, address_group, within_files
 
 HERE = "127.0.0.1"
 STRANGER, KNOWN, LOCAL, OPERATOR = Rank
@@ -143,6 +143,15 @@ def test_slots_are_bounded_and_strangers_displace_strangers_alone(
         assert len(places) <= 5
         for host in set(hosts.values()) - {HERE}:
             assert sum(hosts[each] == host for each in rank) <= 2
+
+
+def test_handshakes_of_an_address_are_few_a_second_and_those_of_all_bounded() -> None:
+    handshakes = Handshakes()
+    assert all(handshakes.admit(0.0, HERE) for _ in range(5_000))
+    admitted = sum(handshakes.admit(0.0, "192.0.2.1") for _ in range(5_000))
+    assert admitted == 50 + 500
+    assert [handshakes.admit(0.0, "192.0.2.2") for _ in range(51)] == [True] * 50 + [False]
+    assert sum(handshakes.admit(1.0, "192.0.2.1") for _ in range(5_000)) == 5 + 100
 
 
 def test_a_part_of_the_files_of_the_process_is_for_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from link_kit import WAY_NAMES, WAYS, Nodes, Recorder, framed, nodes, run, until
 
+from p2p.base import places
 from p2p.base.errors import Code, ConnectFailed, HandshakeRefused
 from p2p.base.identity import Identity
 from p2p.wire import direct_links, frame_transport
@@ -235,6 +236,26 @@ def _ended(stalling: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+@on_every_way
+async def test_connections_of_one_address_displace_each_other_alone(made: Nodes) -> None:
+    group = places.address_group
+    places.address_group = lambda a: group(a) or f"of {a}"  # type: ignore[assignment]
+    opened: list[socket.socket] = []
+    try:
+        b = await made.node(1)
+        honest = socket.create_connection(b.address, source_address=("127.0.0.3", 0))
+        opened.append(honest)
+        for _ in range(200):
+            opened.append(socket.create_connection(b.address, source_address=("127.0.0.2", 0)))
+            await asyncio.sleep(0)
+        await until(lambda: sum(map(_ended, opened)) >= 190)
+        assert not _ended(honest)
+    finally:
+        places.address_group = group
+        for each in opened:
+            each.close()
 
 
 @on_every_way
