@@ -97,6 +97,7 @@ class PresenceLeases:
         self._ended: dict[str, float] = {}  # owner -> end of its last lease
         self._returns: dict[str, tuple[float, int]] = {}  # owner -> time of the last one, number
         self._next_renewal = 0.0
+        self._stretched = False  # the latest lease
         self._last_renewal = float("-inf")
 
     def present(self, owner: str) -> bool:
@@ -130,6 +131,7 @@ class PresenceLeases:
         self._made += 1
         self._last_renewal = now
         lease_ms = self.own_lease_ms
+        self._stretched = lease_ms > self._lease_ms
         self._next_renewal = now + self.renewal
         if now >= min(self._next_count, self._counted + self.renewal):
             self._renewals += self._made > 1
@@ -165,7 +167,7 @@ class PresenceLeases:
     @property
     def next_renewal(self) -> float:
         """Time of the next presence: sooner than was planned if leases have become shorter since."""
-        if not self._made:
+        if not self._stretched:
             return self._next_renewal
         return min(self._next_renewal, self._last_renewal + self.renewal)
 
