@@ -279,7 +279,7 @@ class MessageRouter:
             self._counters["stray"] += 1
             return
         to_all = envelope.to == EVERYONE
-        size = len(envelope.payload)
+        size = len(envelope.payload) * envelope.READING
         if to_all and envelope.id is not None and envelope.id in self.gossip.seen:
             scope = self.budgets.charge(now, link, "", size, DUPLICATE_COST)
         else:

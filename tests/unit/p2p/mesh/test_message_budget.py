@@ -12,6 +12,7 @@ from virtual_mesh import anyone, identity
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.mesh.message_budget import (
     BROADCAST_COST,
+    DIRECT_COST,
     DUPLICATE_COST,
     FAIR_BURST,
     FAIR_RATE,
@@ -157,6 +158,16 @@ def test_copies_are_cheap_and_do_not_use_up_the_budget_but_their_bytes_count(siz
         made.receive(0.0, PEER, copy)
     charged = made.budgets.figures()[PEER][0] - spent
     assert charged == pytest.approx(20 * (DUPLICATE_COST + PER_BYTE * size))
+
+
+def test_a_byte_that_came_as_json_costs_more_to_translate():
+    spent = []
+    for as_json in (False, True):
+        made = router()
+        sent = Codec().encode(direct("cheap", 1000), as_json=as_json)
+        made.receive(0.0, PEER, Codec().decode(sent))
+        spent.append(made.budgets.figures()[PEER][0] - DIRECT_COST)
+    assert spent[1] > 9 * spent[0] > 9 * 1000 * PER_BYTE
 
 
 def test_first_deliveries_of_useful_types_speak_for_the_peer():
