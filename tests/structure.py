@@ -47,8 +47,8 @@ EXPERIMENTS = (  # programs that measure
 LINES = {
     "config": 1_700,
     "exchange": 50,
-    "exchange/engine": 2_275,  # long work in slices; what a journal has set aside
-    "exchange/feeds": 3_000,  # checkpoints and snapshots in slices; the clock of presences; feeds that others show
+    "exchange/engine": 2_290,  # long work in slices; what a journal has set aside; whose presences count
+    "exchange/feeds": 3_060,  # checkpoints and snapshots in slices; the clock of presences; feeds that others show; owners that make room
     "exchange/journal": 3_465,  # history in shares; feeds end at a batch set aside
     "exchange/ledger": 2_100,  # credit of all strangers together
     "exchange/market": 1_680,  # shares of the history of trades
@@ -87,7 +87,7 @@ LINES = {
     "p2p/grenache": 11_050,  # the connection that only it has
     "p2p/grenache_links": 950,
     "p2p/ground": 640,  # types of texts of peers; files that only their user writes
-    "p2p/mesh": 4_110,  # relay places that give way; clocks by network
+    "p2p/mesh": 4_150,  # relay places that give way; clocks by network; origins of broadcasts are proven
     "p2p/peers": 2_230,  # newcomers of a full node are tried
     "p2p/reachability": 2_570,  # turns and shares of punches and dial-backs
     "p2p/rpc": 700,

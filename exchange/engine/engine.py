@@ -26,6 +26,7 @@ from exchange.engine.order_manager import OrderManager
 from exchange.engine.recovery import Recovery, RecoveryError
 from exchange.engine.recovery_settlement import RecoverySettlement
 from exchange.feeds.exchange_messages import (
+    MAX_PRESENCE,
     MESSAGES,
     FeedDigest,
     FeedName,
@@ -40,7 +41,7 @@ from exchange.feeds.exchange_messages import (
     unpack,
 )
 from exchange.feeds.feed_limits import FeedFigures, FeedLimits, GivenUpFeed
-from exchange.feeds.presence import PresenceLeases
+from exchange.feeds.presence import MAX_KNOWN, PresenceLeases
 from exchange.feeds.presence_exchange import PresenceExchange, PresenceTable
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
 from exchange.ledger.statements import StatementTrade
@@ -111,7 +112,14 @@ class Engine:
         # one that the network has seen.
         incarnation = max(past.meta.get("incarnation", 0) + 1, (epoch_us + int(now * 1e6)) // 10**6)
         self._rng = rng
-        self._leases = PresenceLeases(keys, network, incarnation=incarnation, lease_ms=lease_ms)
+        self._leases = PresenceLeases(
+            keys,
+            network,
+            incarnation=incarnation,
+            lease_ms=lease_ms,
+            orders=lambda owner: self._ingest.bounds.orders_of(owner),
+            crowd=self._crowd,
+        )
         self._context = context = EngineContext(
             keys,
             markets,
@@ -327,6 +335,8 @@ class Engine:
             False when the message is invalid and must not be relayed; None when it must not be relayed, and versions
             before 0.3 do so.
         """
+        if message_type == "presence" and len(payload) > MAX_PRESENCE:
+            return None
         try:
             message = unpack(message_type, payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:
@@ -387,6 +397,11 @@ class Engine:
     def _presence(self, now: float, *, leaving: bool = False) -> Presence:
         heads = [(key, market.writer.number) for key, market in self.markets.items()]
         return self._leases.make(now, heads, leaving=leaving)
+
+    def _crowd(self) -> int:
+        """Number of owners by which the own lease may grow."""
+        shows = any(market.writer.feed.state.orders for market in self.markets.values())
+        return self._ingest.bounds.owners if shows else MAX_KNOWN
 
     def _on_kept_presences(self, now: float, node: str, part: PresencePart) -> bool:
         """Process presences that a neighbour hands on."""

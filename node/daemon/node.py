@@ -14,7 +14,7 @@ from typing import Final
 
 from config import Settings
 from exchange.engine.engine import MESSAGES, Engine
-from exchange.feeds.exchange_messages import COSTS
+from exchange.feeds.exchange_messages import BROADCASTS, COSTS
 from exchange.journal.journal import Journal, JournalError
 from exchange.journal.market_history import MarketHistory
 from exchange.ledger.accounts import Accounts
@@ -51,6 +51,7 @@ from p2p.base.reach import Reach
 from p2p.flow import Gate
 from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.routed_messages import Received, RouterSettings
+from p2p.mesh.signed_broadcast import key_proves
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers.link_slots import SlotLimits
 from p2p.peers.peer_manager import PeerSettings
@@ -268,6 +269,7 @@ class Node:
             overlay.router.handle(
                 message_type,
                 self._on_message,
+                origin=key_proves if message_type in BROADCASTS else None,
                 cost=COSTS.get(message_type),
                 useful=message_type in USEFUL_MESSAGES,
             )
