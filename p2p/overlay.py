@@ -23,6 +23,7 @@ from p2p.base.errors import Code, DeliveryError, RemoteProtocolError
 from p2p.base.identity import Identity
 from p2p.base.limits import PROTOCOL_VERSION
 from p2p.base.network_group import is_local, network_group
+from p2p.base.own_addresses import OwnHosts
 from p2p.base.reach import Reach, reach
 from p2p.discovery.bootstrap import BootstrapStrategy, PersistedStrategy
 from p2p.discovery.peer_exchange import ExchangeStrategy
@@ -32,6 +33,7 @@ from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.encrypted_relaying import TYPE as SEGMENT_TYPE
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import DEFAULT_SETTINGS, RelayEncryption, RouterSettings, Way
+from p2p.peers.dial_loop import Surroundings
 from p2p.peers.peer_manager import DEFAULT_SETTINGS as PEER_DEFAULTS
 from p2p.peers.peer_manager import PeerManager, PeerSettings
 from p2p.peers.peer_policy import POLICY_FILE
@@ -102,6 +104,7 @@ class Overlay:
         self._loop = asyncio.get_running_loop()
         self._on_neighbour = on_neighbour
         self._codec = Codec(settings.payloads)
+        self._interfaces = OwnHosts(self._loop.time)
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
         self.peers = PeerManager(
             identity.node_id,
@@ -111,6 +114,7 @@ class Overlay:
                 storage=PeerStorage(settings.storage_path),
             ),
             listener=self,
+            surroundings=Surroundings(is_own=self._is_own),
         )
         protocols = set(self._codec.payloads)
         if not settings.links.secure:
@@ -176,6 +180,13 @@ class Overlay:
             self,
             random.Random(),  # noqa: S311 - sizes and delays of a limit, no secret
             mapping=self._settings.port_mapping and reach(self.address[0]) is not Reach.LOOPBACK,
+        )
+
+    def _is_own(self, host: str) -> bool:
+        """Return True for an address of this machine, or one from which a router leads to it."""
+        outside = self.reachability
+        return host in self._interfaces or (
+            outside is not None and outside.core.is_own(host, self.now())
         )
 
     def _strategies(self) -> list[DiscoveryStrategy]:

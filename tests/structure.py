@@ -47,14 +47,14 @@ EXPERIMENTS = (  # programs that measure
 LINES = {
     "config": 1_700,
     "exchange": 50,
-    "exchange/engine": 2_275,  # long work in slices; what a journal has set aside
-    "exchange/feeds": 3_000,  # checkpoints and snapshots in slices; the clock of presences; feeds that others show
+    "exchange/engine": 2_290,  # long work in slices; what a journal has set aside; whose presences count
+    "exchange/feeds": 3_060,  # checkpoints and snapshots in slices; the clock of presences; feeds that others show; owners that make room
     "exchange/journal": 3_465,  # history in shares; feeds end at a batch set aside
     "exchange/ledger": 2_100,  # credit of all strangers together
     "exchange/market": 1_680,  # shares of the history of trades
     "exchange/model": 1_510,  # types of values of others; how records of earlier journals are read
     "exchange/orders": 2_065,  # which markets have changed; unreliable makers last
-    "exchange/takes": 1_455,  # ends of takes, and what makers do with them; credit of strangers; forgotten takers
+    "exchange/takes": 1_460,  # ends of takes, and what makers do with them; credit of strangers; forgotten takers
     "node": 50,
     "node/annexes": 50,
     "node/annexes/backup": 100,
@@ -70,24 +70,24 @@ LINES = {
     "node/api": 4_150,
     "node/cli": 6_270,  # whose files are handlers
     "node/client": 2_100,
-    "node/daemon": 3_125,  # feeds that others show
+    "node/daemon": 3_175,  # feeds that others show; warnings about others, which are few and go with their leases
     "node/http": 2_075,  # shares of time for strangers
     "node/operations": 1_100,
     "node/parts": 300,
-    "node/service": 3_985,  # long steps in slices
+    "node/service": 4_010,  # long steps in slices; places for statements, and patience with a busy peer
     "node/streams": 2_150,
     "node/views": 1_780,
     "node/virtual": 1_600,
-    "p2p": 450,
+    "p2p": 460,  # what is this machine
     "p2p/adaptive": 2_050,
     "p2p/addresses": 930,  # the budget of first contacts
-    "p2p/base": 2_160,  # the slots of all ports, and TLS that takes one first; the reach of addresses
+    "p2p/base": 2_190,  # the slots of all ports, and TLS that takes one first; the reach of addresses; which are of this machine
     "p2p/discovery": 1_650,
     "p2p/flow": 3_000,
     "p2p/grenache": 11_050,  # the connection that only it has
     "p2p/grenache_links": 950,
     "p2p/ground": 640,  # types of texts of peers; files that only their user writes
-    "p2p/mesh": 4_110,  # relay places that give way; clocks by network
+    "p2p/mesh": 4_150,  # relay places that give way; clocks by network; origins of broadcasts are proven
     "p2p/peers": 2_230,  # newcomers of a full node are tried
     "p2p/reachability": 2_570,  # turns and shares of punches and dial-backs
     "p2p/rpc": 700,

@@ -26,6 +26,7 @@ from exchange.engine.order_manager import OrderManager
 from exchange.engine.recovery import Recovery, RecoveryError
 from exchange.engine.recovery_settlement import RecoverySettlement
 from exchange.feeds.exchange_messages import (
+    MAX_PRESENCE,
     MESSAGES,
     FeedDigest,
     FeedName,
@@ -40,7 +41,7 @@ from exchange.feeds.exchange_messages import (
     unpack,
 )
 from exchange.feeds.feed_limits import FeedFigures, FeedLimits, GivenUpFeed
-from exchange.feeds.presence import PresenceLeases
+from exchange.feeds.presence import MAX_KNOWN, PresenceLeases
 from exchange.feeds.presence_exchange import PresenceExchange, PresenceTable
 from exchange.feeds.startup_fence import FENCE_GRACE, FENCE_GRACE_ALONE, FENCE_MAX, StartupFence
 from exchange.ledger.statements import StatementTrade
@@ -60,8 +61,8 @@ from exchange.orders.engine_context import (
 )
 from p2p.ground.peer_texts import is_earlier_text
 
-MAX_UNKNOWN_MARKETS = 1000
-MAX_UNKNOWN_MARKETS_OF_OWNER = 20
+MAX_OTHER_STEPS = 1000  # owners
+MAX_OTHER_STEPS_OF_OWNER = 20  # markets
 
 
 class Engine:
@@ -84,7 +85,7 @@ class Engine:
         recovered: Recovered | None = None,
         lease_ms: int = 9000,
         fence_max: float = FENCE_MAX,
-        warn: Callable[[str], None] = lambda text: None,
+        warn: Callable[[str, str, str], None] = lambda text, kind, owner: None,
         now: float = 0.0,
         limits: FeedLimits | None = None,
         recover_from: Iterable[str] | None = None,
@@ -98,7 +99,7 @@ class Engine:
                 instrument are possible, see `exchange.market.market_specs`.
             recovered: contents of the journal. With any, the node ran before and keeps its own feeds
                 fenced for at most `fence_max` seconds, see `exchange.feeds.startup_fence`.
-            warn: receives texts for the log.
+            warn: receives texts for the log; for one about another node also its kind and that node, else "".
             limits: protection from other owners' feeds; the defaults if None.
             recover_from: nodes that have to answer; with any value but None the engine fetches its
                 own feeds and writes nothing until `settle_recovery`, see
@@ -111,7 +112,14 @@ class Engine:
         # one that the network has seen.
         incarnation = max(past.meta.get("incarnation", 0) + 1, (epoch_us + int(now * 1e6)) // 10**6)
         self._rng = rng
-        self._leases = PresenceLeases(keys, network, incarnation=incarnation, lease_ms=lease_ms)
+        self._leases = PresenceLeases(
+            keys,
+            network,
+            incarnation=incarnation,
+            lease_ms=lease_ms,
+            orders=lambda owner: self._ingest.bounds.orders_of(owner),
+            crowd=self._crowd,
+        )
         self._context = context = EngineContext(
             keys,
             markets,
@@ -146,8 +154,10 @@ class Engine:
         self._presences = PresenceExchange(
             self._kept_presences, self._replicator.neighbours, lambda: len(self._leases)
         )
-        self.unknown_markets: dict[str, str] = {}  # market -> a node that trades it
-        self.unknown_markets_of: dict[str, list[str]] = {}  # by present owner, first ones
+        self._symbols = {key.partition("@")[0] for key in self.markets}
+        self.other_steps: dict[
+            str, list[str]
+        ] = {}  # by present owner: markets traded here in other steps, first ones
         self._ingest.restore(past, now)
         self.orders.restore(now, past)
         if past.unfit:
@@ -325,6 +335,8 @@ class Engine:
             False when the message is invalid and must not be relayed; None when it must not be relayed, and versions
             before 0.3 do so.
         """
+        if message_type == "presence" and len(payload) > MAX_PRESENCE:
+            return None
         try:
             message = unpack(message_type, payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:
@@ -356,9 +368,8 @@ class Engine:
             if self.recovery is not None and in_budget and (same or message.heads is not None):
                 self.recovery.heard(now, origin)
             if fenced and in_budget:
-                own = self._context.feeds.heads_of(self.node_id)
                 same = message.summary == self._replicator.summary()
-                self._fence.on_digest(origin, message, own, same=same)
+                self._fence.on_digest(origin, message, same=same)
         elif isinstance(message, FeedRequest):
             self._replicator.on_request(now, origin, message)
         elif isinstance(message, FeedPart):
@@ -386,6 +397,11 @@ class Engine:
     def _presence(self, now: float, *, leaving: bool = False) -> Presence:
         heads = [(key, market.writer.number) for key, market in self.markets.items()]
         return self._leases.make(now, heads, leaving=leaving)
+
+    def _crowd(self) -> int:
+        """Number of owners by which the own lease may grow."""
+        shows = any(market.writer.feed.state.orders for market in self.markets.values())
+        return self._ingest.bounds.owners if shows else MAX_KNOWN
 
     def _on_kept_presences(self, now: float, node: str, part: PresencePart) -> bool:
         """Process presences that a neighbour hands on."""
@@ -420,28 +436,27 @@ class Engine:
         for key, number in presence.heads:
             if key in self.markets:
                 self._replicator.announced(now, via, owner, key, number)
-            elif is_market_key(key):
+            elif is_market_key(key) and key.partition("@")[0] in self._symbols:
                 unknown.append(key)
-        self._note_unknown(owner, unknown)
+        self._note_other_steps(owner, unknown)
         if was_present != self._leases.present(owner):
             self._owner_changed(now, owner)
         return True
 
-    def _note_unknown(self, owner: str, markets: list[str]) -> None:
-        """Remember markets of another node that are not traded here, in bounded memory."""
-        for key in markets:
-            if len(self.unknown_markets) < MAX_UNKNOWN_MARKETS:
-                self.unknown_markets[key] = owner
-        self.unknown_markets_of.pop(owner, None)
-        if markets and len(self.unknown_markets_of) < MAX_UNKNOWN_MARKETS:
-            self.unknown_markets_of[owner] = markets[:MAX_UNKNOWN_MARKETS_OF_OWNER]
+    def _note_other_steps(self, owner: str, markets: list[str]) -> None:
+        """Remember what a present owner trades in other steps; beyond the bound the oldest such owner is forgotten."""
+        self.other_steps.pop(owner, None)
+        if markets and self._leases.present(owner):
+            if len(self.other_steps) >= MAX_OTHER_STEPS:
+                del self.other_steps[next(iter(self.other_steps))]
+            self.other_steps[owner] = markets[:MAX_OTHER_STEPS_OF_OWNER]
 
     def _owner_changed(self, now: float, owner: str, *, uncross: bool = True) -> None:
         """Show or hide an owner's orders after its lease began or ended."""
         if not self._leases.present(owner):
             self._kept_presences.drop(owner)
             self._ingest.presence_changed(now, owner, present=False)
-            self.unknown_markets_of.pop(owner, None)
+            self.other_steps.pop(owner, None)
         for market in self.markets.values():
             if owner in market.replicas:
                 self._ingest.refresh_owner(now, market, owner, uncross=uncross)

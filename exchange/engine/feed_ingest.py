@@ -261,7 +261,9 @@ class FeedIngest:
         self._context.records.append(GiveUpFeed(owner, market.key, reason, batch))
         self._context.warn(
             f"gave up the feed of node {owner} for {market.key} at number {feed.number} with {orders} "
-            f"open orders: {reason}; its orders are hidden"
+            f"open orders: {reason}; its orders are hidden",
+            "exceeds the bounds of feeds",
+            owner,
         )
         self.refresh_owner(now, market, owner)
 
@@ -436,7 +438,9 @@ class FeedIngest:
 
     def _blame(self, now: float, market: Market, owner: str, fault: FeedFault) -> None:
         self._context.warn(
-            f"node {owner} contradicts its own feed for {market.key}: {fault}; its orders are hidden"
+            f"node {owner} contradicts its own feed for {market.key}: {fault}; its orders are hidden",
+            "contradicts its own feed",
+            owner,
         )
         self._context.meta[f"{FAULT_META}{owner}:{market.key}"] = 1
         replica = market.replicas.get(owner)

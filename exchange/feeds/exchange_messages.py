@@ -12,6 +12,7 @@ import msgspec
 
 from exchange.model.events import Batch
 from exchange.model.peer_values import (
+    HeadName,
     Mark,
     MarketKey,
     Number,
@@ -38,7 +39,7 @@ class Presence(msgspec.Struct, frozen=True, rename="camel"):
     incarnation: int
     counter: int
     lease: int
-    heads: list[tuple[str, int]]  # (market, last number)
+    heads: list[tuple[HeadName, int]]  # (market, last number)
     signature: bytes = b""
 
 
@@ -167,6 +168,9 @@ MESSAGES: dict[str, type[msgspec.Struct]] = {
     "presence_request": PresenceRequest,
     "presences": PresencePart,
 }
+
+MAX_PRESENCE = 80 * 1024  # bytes of a presence: 1,000 heads with the longest keys of markets
+BROADCASTS = frozenset({"order", "trade", "presence"})  # the others are sent to one node
 
 # Microseconds that one message costs its receiver, where it is not what others cost (`p2p.mesh.message_budget`, measured there)
 COSTS: dict[str, float] = {"feed_request": 80.0, "take": 150.0, "presence_request": 40.0}

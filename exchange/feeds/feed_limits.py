@@ -129,6 +129,15 @@ class FeedBounds:
         """Open orders of all other owners."""
         return self._weights.total
 
+    @property
+    def owners(self) -> int:
+        """Other owners with open orders."""
+        return len(self._weights)
+
+    def orders_of(self, owner: str) -> int:
+        """Open orders of an owner."""
+        return self._weights[owner]
+
     def measure(self, name: FeedName, open_orders: int) -> None:
         """Note the number of open orders of a feed; 0 when it is gone."""
         change = open_orders - self._orders.get(name, 0)

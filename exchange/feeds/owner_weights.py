@@ -15,6 +15,10 @@ class OwnerWeights:
     def __getitem__(self, owner: str) -> int:
         return -self._heap.values.get(owner, 0)
 
+    def __len__(self) -> int:
+        """Return the number of owners with a weight."""
+        return len(self._heap.values)
+
     def add(self, owner: str, change: int) -> None:
         """Change the weight of an owner."""
         weight = self[owner] + change

@@ -6,7 +6,8 @@ no two clocks are compared. (incarnation, counter) grows with every presence, so
 cannot prolong a lease.
 
 Every presence reaches every node, so their number must not grow with the network: from STRETCH_FROM owners on, leases
-and the time between two renewals grow with the number of owners present. And up to ANSWER_UP_TO owners a newcomer is
+and the time between two renewals grow with the number of owners present: of an owner that shows orders, with the number of those that do
+so too, for the longer its lease the longer its orders may outlive it, and presences alone cost strangers next to nothing. And up to ANSWER_UP_TO owners a newcomer is
 answered with a presence at once; beyond that it gets the presences that its neighbours keep
 (`exchange.feeds.presence_exchange`), or one join would cost a broadcast of each node.
 
@@ -15,6 +16,9 @@ signed in them: presences that others provoke do not make it faster. With the in
 orders end (`exchange.takes.take_protocol`). The lower bits number the presences. Owners of earlier versions have counters below
 `BINDING`, so they have no clock.
 
+Keys cost nothing, so what is known of owners is bounded: the owner whose latest presence is oldest makes room, those with orders
+last. A replay of an old presence can then show it once more; without orders there is nothing to show.
+
 To show and to hide the orders of an owner costs a replica time, so an owner that comes and goes has to stay away: the longer the
 more orders it has, and twice as long with each return, until RETURNS_REMEMBERED without one.
 """
@@ -22,6 +26,8 @@ more orders it has, and twice as long with each return, until RETURNS_REMEMBERED
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from itertools import islice
 
 import msgspec
 
@@ -33,6 +39,7 @@ MAX_HEADS = 1000
 BINDING = 2**32  # first counter of owners that refuse a take after its end
 COUNT_BITS = 32  # lower bits of a counter, which number the presences
 MAX_KNOWN = 100_000  # owners remembered: keys cost nothing to make
+SCANNED = 64  # owners looked at to make room for one
 STRETCH_FROM = 500  # owners present from which leases grow with their number
 ANSWER_UP_TO = 64  # owners present up to which a newcomer is answered
 RETURNS_REMEMBERED = 60.0  # seconds
@@ -60,21 +67,37 @@ def _signed(network: str, presence: Presence) -> bytes:
 
 
 class PresenceLeases:
-    """Leases of other owners, and this node's own presence."""
+    """Leases of other owners, and this node's own presence. `orders`: open orders of an owner that are held here;
+    `crowd`: most owners by whose number the own lease grows.
+    """
 
-    def __init__(self, keys: SigningKeys, network: str, *, incarnation: int, lease_ms: int) -> None:
+    def __init__(
+        self,
+        keys: SigningKeys,
+        network: str,
+        *,
+        incarnation: int,
+        lease_ms: int,
+        orders: Callable[[str], int] = lambda owner: 0,
+        crowd: Callable[[], int] = lambda: MAX_KNOWN,
+    ) -> None:
         self._keys = keys
         self._network = network
         self._incarnation = incarnation
         self._lease_ms = lease_ms
+        self._orders = orders
+        self._crowd = crowd
         self._renewals = BINDING >> COUNT_BITS
-        self._next_count = 0.0  # when the current time between renewals ends
+        self._counted = float("-inf")  # when the current time between renewals began
+        self._next_count = 0.0  # when it ends
         self._made = 0
-        self._known: dict[str, tuple[int, int]] = {}  # owner -> (incarnation, counter)
+        # owner -> (incarnation, counter), the latest presence last; all owners below are here too
+        self._known: dict[str, tuple[int, int]] = {}
         self._until: dict[str, float] = {}
         self._ended: dict[str, float] = {}  # owner -> end of its last lease
         self._returns: dict[str, tuple[float, int]] = {}  # owner -> time of the last one, number
         self._next_renewal = 0.0
+        self._stretched = False  # the latest lease
         self._last_renewal = float("-inf")
 
     def present(self, owner: str) -> bool:
@@ -93,7 +116,9 @@ class PresenceLeases:
     @property
     def own_lease_ms(self) -> int:
         """Lease of this node's next presence."""
-        stretched = self._lease_ms * len(self._until) // STRETCH_FROM
+        if len(self._until) <= STRETCH_FROM:
+            return self._lease_ms
+        stretched = self._lease_ms * min(len(self._until), self._crowd()) // STRETCH_FROM
         return max(self._lease_ms, min(stretched, MAX_LEASE_MS))
 
     @property
@@ -106,9 +131,11 @@ class PresenceLeases:
         self._made += 1
         self._last_renewal = now
         lease_ms = self.own_lease_ms
+        self._stretched = lease_ms > self._lease_ms
         self._next_renewal = now + self.renewal
-        if now >= self._next_count:
+        if now >= min(self._next_count, self._counted + self.renewal):
             self._renewals += self._made > 1
+            self._counted = now
             self._next_count = self._next_renewal
         draft = Presence(
             self._keys.public_key,
@@ -139,10 +166,13 @@ class PresenceLeases:
 
     @property
     def next_renewal(self) -> float:
-        return self._next_renewal
+        """Time of the next presence: sooner than was planned if leases have become shorter since."""
+        if not self._stretched:
+            return self._next_renewal
+        return min(self._next_renewal, self._last_renewal + self.renewal)
 
     def renewal_due(self, now: float) -> bool:
-        return now >= self._next_renewal
+        return now >= self.next_renewal
 
     def hurry(self, now: float, delay: float) -> None:
         """Renew within `delay` seconds, for a node that has just joined; at most once a second."""
@@ -185,8 +215,10 @@ class PresenceLeases:
         known = self._known.get(owner)
         if owner == self._keys.node_id or (known is not None and mark <= known):
             return True, owner, False
-        if known is None and len(self._known) >= MAX_KNOWN:
-            return True, owner, False
+        if known is not None:
+            del self._known[owner]
+        elif len(self._known) >= MAX_KNOWN:
+            self._make_room(now)
         self._known[owner] = mark
         if presence.lease == 0:
             if self._until.pop(owner, None) is not None:
@@ -198,6 +230,18 @@ class PresenceLeases:
         lease = presence.lease / 1000
         self._until[owner] = now + (lease if left is None else min(lease, left))
         return True, owner, newcomer
+
+    def _make_room(self, now: float) -> None:
+        """Forget an owner. Its lease, if it runs, is ended by the next `expire`."""
+        oldest = list(islice(self._known, SCANNED))
+        forgotten = next((owner for owner in oldest if not self._orders(owner)), oldest[0])
+        for owner in oldest[: oldest.index(forgotten)]:
+            self._known[owner] = self._known.pop(owner)
+        del self._known[forgotten]
+        self._ended.pop(forgotten, None)
+        self._returns.pop(forgotten, None)
+        if forgotten in self._until:
+            self._until[forgotten] = now
 
     def _may_return(self, now: float, owner: str, least_absence: float) -> bool:
         """Report if an owner may be present now, and note its return if it was absent."""
@@ -221,5 +265,6 @@ class PresenceLeases:
         gone = sorted(owner for owner, until in self._until.items() if until <= now)
         for owner in gone:
             del self._until[owner]
-            self._ended[owner] = now
+            if owner in self._known:
+                self._ended[owner] = now
         return gone

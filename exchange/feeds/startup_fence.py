@@ -5,17 +5,16 @@ numbers that the network has seen. Nothing in the directory shows its age, but t
 neighbours do, and they arrive with the links. So a restarted node first only replicates: it follows,
 serves and shows the feeds of others, and neither accepts orders nor decides takes until the fence is
 down. The fence goes down when
-- a neighbour holds exactly the own feeds as they are here, or
 - the grace period has passed and every linked neighbour has sent a digest, and
-- in both cases no node claims to hold more of an own feed; a claim is followed until it is proven,
-  disproven, or the longest wait is over.
+- no node claims to hold more of an own feed; a claim is followed until it is proven, disproven, or the
+  longest wait is over.
+A neighbour that holds exactly the own feeds as they are here ends nothing sooner: a stranger can send this
+node's own digest back, while the neighbours that hold more have no link yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from exchange.feeds.exchange_messages import FeedDigest, FeedHead
+from exchange.feeds.exchange_messages import FeedDigest
 
 FENCE_GRACE = 2.0  # seconds after the start in which a link may come up
 FENCE_GRACE_ALONE = 0.5  # for a journal without feeds of others: the node is likely alone
@@ -30,7 +29,6 @@ class StartupFence:
         self._longest = longest
         self._since: float | None = None
         self._awaited: dict[str, None] = {}  # neighbours whose heads have not arrived
-        self._confirmed = False
         self._doubted = False
 
     def begin(self, now: float) -> None:
@@ -45,15 +43,10 @@ class StartupFence:
         """Stop waiting for a neighbour whose link is gone."""
         self._awaited.pop(node, None)
 
-    def on_digest(
-        self, node: str, digest: FeedDigest, own: Iterable[FeedHead], *, same: bool
-    ) -> None:
-        """Process a neighbour's digest. `own`: heads of the own feeds here; `same`: equal summaries."""
-        if not same and digest.heads is None:
-            return
-        self._awaited.pop(node, None)
-        if same or set(own) <= set(digest.heads or ()):
-            self._confirmed = True
+    def on_digest(self, node: str, digest: FeedDigest, *, same: bool) -> None:
+        """Process a neighbour's digest. `same`: it has the summary of this node."""
+        if same or digest.heads is not None:
+            self._awaited.pop(node, None)
 
     def is_down(self, now: float, *, doubt: bool) -> bool:
         """Report if the own feeds may be written. `doubt`: a node claims to hold more of them; only its
@@ -64,6 +57,4 @@ class StartupFence:
         waited = now - self._since
         if waited >= self._longest:
             return True
-        return not self._doubted and (
-            self._confirmed or (waited >= self._grace and not self._awaited)
-        )
+        return waited >= self._grace and not (self._doubted or self._awaited)

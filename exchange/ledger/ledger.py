@@ -148,6 +148,10 @@ class Ledger:
         limit = self._limit(peer, asset)
         return None if limit is None else limit + self.balance(PEER + peer, asset)
 
+    def has_dealt_with(self, peer: str) -> bool:
+        """Report if there ever was a trade or a payment with a peer."""
+        return peer in self._balances.peers
+
     def is_stranger(self, peer: str, asset: str) -> bool:
         """Report if a peer has no credit limit of its own."""
         return (peer, asset) not in self.credit

@@ -32,6 +32,9 @@ _NODE_NAME: Final = r"^[0-9a-z]{1,64}\Z"  # ids of test networks too
 MarketKey = Annotated[str, Meta(max_length=80, pattern=_MARKET_KEY)]
 """Market as it is named between nodes (`Instrument.key`)."""
 
+HeadName = Annotated[str, Meta(pattern=r"(?s)^.{0,80}\Z")]
+"""Market that is only compared with known ones."""
+
 NodeName = Annotated[str, Meta(max_length=64, pattern=_NODE_NAME)]
 """Node id whose key is not here to prove it."""
 

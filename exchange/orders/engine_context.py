@@ -145,7 +145,7 @@ class EngineContext:
         network: str,
         epoch_us: int,
         visible: Callable[[str], bool],
-        warn: Callable[[str], None],
+        warn: Callable[[str, str, str], None],
         specs: MarketSpecs,
         rules: TradingRules = DEFAULT_RULES,
     ) -> None:
@@ -153,7 +153,7 @@ class EngineContext:
         self.node_id = keys.node_id
         self.network = network
         self.epoch_us = epoch_us
-        self.warn = warn
+        self._warn = warn
         self.stale: str | None = None  # reason why this node must not write its feeds any more
         self.fenced = False  # after a restart: this node must not write its feeds yet
         self.expiring = False  # orders are left whose date has come: nothing may be filled
@@ -186,6 +186,10 @@ class EngineContext:
         self.visible = visible
         self.watched: set[str] = set()  # markets with untriggered orders
         self.unseen: deque[tuple[Market, Trade]] = deque()  # their trades, not yet processed
+
+    def warn(self, text: str, kind: str = "", owner: str = "") -> None:
+        """Warn about this node; with `kind` and `owner`, about what another node does."""
+        self._warn(text, kind, owner)
 
     def restore_money(self, now: float, past: Recovered) -> None:
         """Restore balances, limits and accounts from the journal. Balances are counted in smaller units

@@ -129,7 +129,11 @@ class TakerSide:
                 self._filled_late(maker, result.take)
             return True  # a repeated answer, or another node's take
         if not self._takes.plausible(take, result):
-            self._context.warn(f"node {maker} answered take {result.take} with impossible values")
+            self._context.warn(
+                f"node {maker} answered take {result.take} with impossible values",
+                "answered a take with impossible values",
+                maker,
+            )
             return False
         if result.reason == RESERVED:
             if take.phase == "reserve" and not take.void:
@@ -220,7 +224,9 @@ class TakerSide:
         self.conduct.of(maker).filled_late += 1
         self._context.warn(
             f"node {maker} filled take {take} of this node after its end, by which it had signed that there is no fill: "
-            "this node does not book it"
+            "this node does not book it",
+            "filled a take after its end",
+            maker,
         )
 
     def _apply(self, now: float, take: PendingTake, result: TakeResult) -> None:

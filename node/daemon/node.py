@@ -14,7 +14,7 @@ from typing import Final
 
 from config import Settings
 from exchange.engine.engine import MESSAGES, Engine
-from exchange.feeds.exchange_messages import COSTS
+from exchange.feeds.exchange_messages import BROADCASTS, COSTS
 from exchange.journal.journal import Journal, JournalError
 from exchange.journal.market_history import MarketHistory
 from exchange.ledger.accounts import Accounts
@@ -29,6 +29,7 @@ from node.daemon.node_keys import NodeKeys
 from node.daemon.node_reports import NodeReports
 from node.daemon.port_choice import first_free
 from node.daemon.service_manager import credential
+from node.daemon.standing_warnings import StandingWarnings
 from node.http.api_tls import Tls
 from node.parts.annex import NodeContext, NodePart
 from node.parts.table import wanted
@@ -50,6 +51,7 @@ from p2p.base.reach import Reach
 from p2p.flow import Gate
 from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.routed_messages import Received, RouterSettings
+from p2p.mesh.signed_broadcast import key_proves
 from p2p.overlay import Overlay, OverlaySettings
 from p2p.peers.link_slots import SlotLimits
 from p2p.peers.peer_manager import PeerSettings
@@ -63,7 +65,6 @@ AGENT = f"exchange-node/{VERSION}"
 TICK = 0.05  # seconds between looks at the engine's timers while something happens,
 REFRESHING = 0.005  # the same while the orders of an owner with many are shown or hidden,
 QUIET = 0.5  # and at most while nothing does
-MAX_WARNINGS = 100
 DRAIN_TIME = 1.5  # seconds that requests being served get when the node stops
 
 KnownNodes = Callable[[Recovered, str], Collection[str]]  # from journal and own id, in a recovery
@@ -104,7 +105,7 @@ def _parts(context: NodeContext) -> list[NodePart]:
 def _engine(
     settings: Settings,
     data: NodeData,
-    warn: Callable[[str], None],
+    warn: Callable[[str, str, str], None],
     clock: Callable[[], float],
     recover_from: KnownNodes | None,
 ) -> Engine:
@@ -187,12 +188,12 @@ class Node:
         self.settings = settings
         self.journal = journal = data.journal
         self.instruments = data.steps.instruments
-        self.warnings: list[str] = []
+        self.warnings = StandingWarnings()
         self.gates: list[Gate] = []  # of a program around this node, for its metrics
         self.listening = False
         self.operator_token = secrets.token_urlsafe(32)  # of this run; node.json has it
         _check_markets(data.recovered, self.instruments)
-        self.engine = engine = _engine(settings, data, self._warn, self.now, recover_from)
+        self.engine = engine = _engine(settings, data, self.warnings.add, self.now, recover_from)
         self.parts = parts = _parts(
             NodeContext(
                 settings,
@@ -207,7 +208,7 @@ class Node:
         gate = next((part.gate for part in parts if part.gate is not None), None)
         self.committer = Committer(engine, journal, self._release, gate)
         for line in (*journal.notes, *data.steps.warnings):
-            self._warn(line)
+            self.warnings.add(line)
         self._make_exchange(data)
         self._make_network(data)
         self.reports = NodeReports(self)
@@ -239,7 +240,7 @@ class Node:
         )
         market_data.restore(data.recovered)
         if history.replaced is not None:
-            self._warn(
+            self.warnings.add(
                 f"the market history {history.path} could not be used ({history.replaced}): it is "
                 "begun anew"
             )
@@ -268,6 +269,7 @@ class Node:
             overlay.router.handle(
                 message_type,
                 self._on_message,
+                origin=key_proves if message_type in BROADCASTS else None,
                 cost=COSTS.get(message_type),
                 useful=message_type in USEFUL_MESSAGES,
             )
@@ -417,11 +419,6 @@ class Node:
             self.committer.wake()
             # All other callbacks wait for these too: a slow tick is a lag of the loop.
             self.diagnostics.note_lag(lag + time.monotonic() - began, now)
-
-    def _warn(self, text: str) -> None:
-        log.warning(text)
-        if len(self.warnings) < MAX_WARNINGS:
-            self.warnings.append(text)
 
     # Between engine and overlay
 

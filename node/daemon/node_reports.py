@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from exchange.engine.engine import Engine
 from exchange.model.instruments import Instrument
+from node.daemon.standing_warnings import few
 from node.service.routing_service import event_view, router_view, service_views
 from node.version import VERSION
 from node.views.account_views import HaltView
@@ -124,13 +125,14 @@ class NodeReports:
             feeds_behind=engine.feeds_behind,
             services=node.mesh.directory.own,
             warnings=[
-                *node.warnings,
+                *node.warnings.own,
                 *self._faults(),
-                *self._disagreements(),
-                *node.overlay.links.refusal_warnings(),
                 *node.readiness.clock_warnings(),
                 *([] if trouble is None else [trouble]),
                 *(text for part in node.parts for text in part.warnings()),
+                *node.warnings.others(set(engine.present), node.overlay.peers.links),
+                *self._disagreements(),
+                *node.overlay.links.refusal_warnings(),
             ],
             reachability=self._reachability(now),
         )
@@ -186,17 +188,18 @@ class NodeReports:
 
     def _disagreements(self) -> list[str]:
         """Markets that others define differently: their books cannot be shared."""
-        texts = []
-        for key, node in self._node.engine.unknown_markets.items():
-            symbol, _, theirs = key.partition("@")
-            ours = self._node.instruments.find(symbol)
-            if ours is not None:
-                texts.append(
-                    f"node {node[:12]} trades {symbol} with tick/lot {theirs}, this node with "
-                    f"{ours.key.partition('@')[2]}: these books are not shared; use the same "
-                    "steps on both ('exchange-node market steps')"
-                )
-        return texts
+        texts: dict[str, list[str]] = {}
+        for node, keys in self._node.engine.other_steps.items():
+            for key in keys:
+                symbol, _, theirs = key.partition("@")
+                ours = self._node.instruments.find(symbol)
+                if ours is not None:
+                    texts.setdefault(node, []).append(
+                        f"node {node[:12]} trades {symbol} with tick/lot {theirs}, this node with "
+                        f"{ours.key.partition('@')[2]}: these books are not shared; use the same "
+                        "steps on both ('exchange-node market steps')"
+                    )
+        return few(texts, self._node.overlay.peers.links, "markets with other steps")
 
 
 MAX_FEEDS: Final = 1000  # rows of one answer

@@ -123,12 +123,8 @@ class PeerService:
 
     def _other_steps(self, node: str | None) -> dict[str, str]:
         """Return a peer's steps of markets that this node trades in other steps, by symbol."""
-        unknown = self._engine.unknown_markets_of.get(node or "", ())
-        if not unknown:
-            return {}
-        symbols = {key.partition("@")[0] for key in self._engine.markets}
-        theirs = (key.partition("@") for key in unknown)
-        return {symbol: steps for symbol, _, steps in theirs if symbol in symbols}
+        theirs = (key.partition("@") for key in self._engine.other_steps.get(node or "", ()))
+        return {symbol: steps for symbol, _, steps in theirs}
 
     async def connect(self, address: str) -> PeerView:
         try:

@@ -55,7 +55,12 @@ PART: Final = "statement_part"
 TIMEOUT: Final = 60.0  # s, for one answer: a million trades take some seconds to go through
 LONGEST: Final = 240.0  # s, for a comparison with all its questions
 REST_MAX: Final = 1.0  # s; work on statements is followed by a rest as long as it was, at most this
-MAX_WAITING: Final = 32  # nodes waiting for a statement; further requests are refused as busy
+MAX_WAITING: Final = (
+    32  # nodes with trades waiting for a statement; further requests are refused as busy
+)
+MAX_STRANGERS: Final = 4  # nodes without trades, whose keys are free, besides
+BUSY_REPEATS: Final = 5  # of a request that is refused as busy
+BUSY_PAUSE: Final = 5.0  # s between them at most, whatever the peer says
 _DECIMALS: Final = re.compile(r"decimals (\d+) to \d+", re.ASCII)
 
 
@@ -102,7 +107,7 @@ class StatementService:
         self._rpc = rpc
         self._reading = asyncio.Lock()
         self._rest_until = 0.0
-        self._served: set[str] = set()
+        self._served: dict[str, bool] = {}  # node: it has trades with this one
         rpc.serve(STATEMENT, self._serve_statement)
         rpc.serve(PART, self._serve_part, body_type=PartRequest)
 
@@ -120,16 +125,19 @@ class StatementService:
     async def _serve(
         self, caller: str, make: Callable[[], Awaitable[Statement | StatementPart]]
     ) -> SignedDocument:
-        """Serve requests one at a time for each node, and for few nodes at once: a statement may be long work."""
-        if caller in self._served or len(self._served) >= MAX_WAITING:
+        """Serve requests one at a time for each node, and for few nodes at once: a statement may be long work.
+        Strangers have places of their own."""
+        known = self._engine.ledger.has_dealt_with(caller)
+        waiting = list(self._served.values()).count(known)
+        if caller in self._served or waiting >= (MAX_WAITING if known else MAX_STRANGERS):
             raise RpcError("busy", "another statement is being made", retry_after_s=1.0)
-        self._served.add(caller)
+        self._served[caller] = known
         try:
             return sign_document(self._keys, await make())
         except StatementError as error:
             raise RpcError(error.code, error.detail) from None
         finally:
-            self._served.discard(caller)
+            del self._served[caller]
 
     # Making
 
@@ -253,9 +261,7 @@ class StatementService:
 
     async def _ask(self, peer: str, method: str, body: PartRequest | None) -> SignedDocument:
         try:
-            signed: SignedDocument = await self._rpc.call(
-                peer, method, body, timeout=TIMEOUT, result_type=SignedDocument
-            )
+            signed = await self._ask_patiently(peer, method, body)
         except RpcTimeout:
             raise ServiceError(
                 504, "no_answer", f"node {peer} did not answer within {TIMEOUT:g} s; try again"
@@ -267,6 +273,23 @@ class StatementService:
         except P2PError as error:
             raise ServiceError(502, "unreachable", str(error)) from None
         return signed
+
+    async def _ask_patiently(
+        self, peer: str, method: str, body: PartRequest | None
+    ) -> SignedDocument:
+        """Repeat a request that is refused as busy a few times. Raises as `StatementRpc.call`."""
+        repeats = 0
+        while True:
+            try:
+                signed: SignedDocument = await self._rpc.call(
+                    peer, method, body, timeout=TIMEOUT, result_type=SignedDocument
+                )
+                return signed
+            except RpcError as error:
+                if error.code != "busy" or repeats == BUSY_REPEATS:
+                    raise
+                repeats += 1
+                await asyncio.sleep(min(error.retry_after_s or 1.0, BUSY_PAUSE))
 
 
 def _statement(

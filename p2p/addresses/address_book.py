@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from p2p.addresses.address import INBOUND, MANUAL, Address, Key, PeerFound, priority, quality
@@ -30,6 +30,7 @@ from p2p.addresses.tip_budget import is_tip, tip_wait
 from p2p.base.host_port import normal_host
 from p2p.base.limits import FORGET_AFTER_FAILURES, MAX_ADDRESSES_PER_SOURCE, MAX_KNOWN_ADDRESSES
 from p2p.base.network_group import is_local, keyed, network_group
+from p2p.base.reach import Reach, reach
 from p2p.wire.link import Carrier
 
 BOOTSTRAP_PIN: Final = 1000.0  # seconds; a name that stops resolving to an address unpins it
@@ -59,14 +60,16 @@ class AddressBook:
         limit: int = MAX_KNOWN_ADDRESSES,
         per_source: int = MAX_ADDRESSES_PER_SOURCE,
         key: bytes = b"",
+        is_own: Callable[[str], bool] = lambda host: False,
     ) -> None:
-        """Make an empty book. `key`: secret of this run, which decides the buckets."""
+        """Make an empty book. `key`: secret of this run, which decides the buckets. `is_own`: a host is this machine."""
         self.grenache_delay = GRENACHE_DELAY  # seconds; 0 without direct links
         self._own_id = own_id
         self._reconnect = reconnect
         self._limit = limit
         self._per_source = per_source
         self._key = key
+        self._is_own = is_own
         self._all: dict[Key, Address] = {}
 
     def __len__(self) -> int:
@@ -99,7 +102,7 @@ class AddressBook:
         """Add an address from a strategy. Returns None if it is not to be dialled or there is no room
         for it.
         """
-        if found.node_id == self._own_id or not found.usable:
+        if found.node_id == self._own_id or not found.usable or self._leads_back(found):
             return None
         known = self.get(found.host, found.port, found.carrier)
         if known is not None:
@@ -117,6 +120,13 @@ class AddressBook:
             return None
         self._all[fresh.key] = fresh
         return fresh
+
+    def _leads_back(self, found: PeerFound) -> bool:
+        """Return True for an address of this machine that a peer elsewhere named: one on this machine knows its nodes."""
+        teller = found.via_address
+        if found.source != "exchange" or not teller or reach(teller) is Reach.LOOPBACK:
+            return False
+        return self._is_own(found.host) and not self._is_own(teller)
 
     def restore(self, address: Address, now: float) -> None:
         """Restore an address of an earlier run, as tried."""

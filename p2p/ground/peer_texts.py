@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from msgspec import Meta, ValidationError
 
 # Control characters but for tab and line feed, and those that turn the direction of a text.
-_UNSAFE: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_UNSAFE: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 PLAIN: Final = rf"^[^\t\n{_UNSAFE}]*\Z"
 
 Name = Annotated[str, Meta(max_length=64)]  # compared with known ones before it is used

@@ -161,7 +161,7 @@ class MessageBudgets:
         now: float,
         link: str,
         message_type: str,
-        size: int,
+        size: float,
         default: float,
         more: float = 0.0,
     ) -> str | None:

@@ -10,7 +10,8 @@ What is proven about a message's origin:
   messages, are signed: the origin signs (`signed_bytes`) with the key that its node id derives from; every node on the
   way checks that once and never for a copy, so a forged message dies at the first honest node and the link
   that brought it is charged;
-- broadcast: nothing here. `id` binds type, origin and payload, and the handler checks the payload's own
+- broadcast: `id` binds type, origin and payload; the payload carries the key that the origin's id derives from
+  (`OriginCheck`), or the message costs the origin nothing and teaches no route; and the handler checks the payload's own
   signature. What a handler refuses is neither kept nor passed on.
 
 A relay sends at most one message for one received. A copy of a relayed message is recognised for SEEN_TTL;
@@ -54,6 +55,7 @@ from p2p.mesh.routed_messages import (
     MAX_PAYLOAD,
     MAX_TYPE_LENGTH,
     Handler,
+    OriginCheck,
     Outgoing,
     Received,
     RouterHost,
@@ -108,6 +110,7 @@ class MessageRouter:
         self._host = host
         self._codec = Codec()
         self._handlers: dict[str, Handler] = {}
+        self._origin_checks: dict[str, OriginCheck] = {}  # of the types that are broadcast
         self._useful_types: set[str] = set()
         self._queue = SendQueue(identity.node_id, wall_ms)
         self.gossip: BroadcastTree[Envelope] = BroadcastTree(self._queue.emit, settings)
@@ -127,6 +130,7 @@ class MessageRouter:
             "delivered": 0,  # messages to this node
             "invalid": 0,  # charged to a link
             "unknown_type": 0,
+            "unproven": 0,  # broadcasts that are not of the origin that they name
             "handler_errors": 0,
             "stray": 0,  # arrived after link_down
             "over_budget": 0,  # dropped, see `p2p.mesh.message_budget`
@@ -149,10 +153,17 @@ class MessageRouter:
         return self.budgets.invalid_messages(link)
 
     def handle(
-        self, type: str, handler: Handler, *, cost: float | None = None, useful: bool = False
+        self,
+        type: str,
+        handler: Handler,
+        *,
+        origin: OriginCheck | None = None,
+        cost: float | None = None,
+        useful: bool = False,
     ) -> None:
         """Register the handler of a message type.
 
+        `origin`: proves who sent a broadcast of the type; without it no broadcast of the type is taken.
         `cost`: microseconds of processor time for one message, see `p2p.mesh.message_budget`. `useful`: a new
         broadcast of the type speaks for the peer that delivers it first.
 
@@ -162,6 +173,8 @@ class MessageRouter:
         if type in self._handlers or type in CONTROL:
             raise ValueError(f"messages of type {type!r} are handled already")
         self._handlers[type] = handler
+        if origin is not None:
+            self._origin_checks[type] = origin
         if cost is not None:
             self.budgets.set_cost(type, cost)
         if useful:
@@ -266,12 +279,12 @@ class MessageRouter:
             self._counters["stray"] += 1
             return
         to_all = envelope.to == EVERYONE
+        size = len(envelope.payload) * envelope.READING
         if to_all and envelope.id is not None and envelope.id in self.gossip.seen:
-            scope = self.budgets.charge(now, link, "", 0, DUPLICATE_COST)
+            scope = self.budgets.charge(now, link, "", size, DUPLICATE_COST)
         else:
             cost = BROADCAST_COST if to_all else DIRECT_COST
             more = 0.0 if envelope.sig is None else RELAY_COST
-            size = len(envelope.payload)
             scope = self.budgets.charge(now, link, envelope.type, size, cost, more)
         if scope is not None:
             self._refuse(now, link, envelope, scope)
@@ -327,6 +340,14 @@ class MessageRouter:
         if envelope.type not in self._handlers:
             self.gossip.ignore(now, key, link)
             return self._charge_unknown(link, envelope.type)
+        check = self._origin_checks.get(envelope.type)
+        proven = None if check is None else check(origin, payload)
+        if proven is not True:
+            self.gossip.ignore(now, key, link)
+            self._counters["unproven"] += 1
+            if proven is False:
+                self._charge(link, f"an invalid {envelope.type}")
+            return None  # versions before 0.3 pass on what names another origin
         passing = self.budgets.charge_origin(now, origin, envelope.type, len(payload))
         if passing is Passing.NOT:
             return self.gossip.ignore(now, key, link)

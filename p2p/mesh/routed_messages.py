@@ -58,6 +58,11 @@ Handler = Callable[[Received], bool | None]
 that is not to be passed on, because its origin says too much."""
 
 
+OriginCheck = Callable[[str, bytes], bool | None]
+"""Verdict on the claim that a broadcast with a payload is of an origin, as a `Handler`'s. It is asked before the message costs the
+origin anything, so it has to be cheap."""
+
+
 @dataclass(slots=True)
 class Outgoing:
     """One envelope for one or more linked peers, to be encoded once."""

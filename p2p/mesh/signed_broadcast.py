@@ -3,7 +3,8 @@
 Every such message is a struct that begins with `key`, `incarnation` and `counter` and ends with `signature`.
 (`incarnation`, `counter`) grows with every message of its origin, over restarts too, so a copy that is played
 again later is recognised, however long ago the original was. The signature covers a label, the network's name
-and all fields before it, in their order: the message proves itself, whichever node brings it.
+and all fields before it, in their order: the message proves itself, whichever node brings it. Its key names its origin before that
+(`key_proves`), also of the broadcasts of the exchange, which have a field `key` too.
 
 Rules of this file:
 - A message whose shape or signature is wrong is invalid (False): the router charges the link that brought it.
@@ -16,12 +17,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from p2p.base.identity import Identity, node_id_of, verify
+from p2p.base.identity import PUBLIC_KEY_LENGTH, Identity, node_id_of, verify
 from p2p.ground.bounded_map import BoundedMap
 from p2p.ground.tokens import Tokens
 from p2p.wire.messages import pack
@@ -30,6 +32,25 @@ MAX_MARK = 2**63
 MAX_ORIGINS = 10_000
 
 M = TypeVar("M", bound=msgspec.Struct)
+
+
+class _Keyed(msgspec.Struct):
+    key: bytes
+
+
+_keyed = msgspec.msgpack.Decoder(_Keyed)
+_cached_node_id = lru_cache(MAX_ORIGINS)(node_id_of)
+
+
+def key_proves(origin: str, payload: bytes) -> bool | None:
+    """Return True if a payload with a field `key` has the key of its origin, None if it has another, False if it has none."""
+    try:
+        key = _keyed.decode(payload).key
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    if len(key) != PUBLIC_KEY_LENGTH:
+        return False
+    return True if _cached_node_id(key) == origin else None
 
 
 class ReplayVerdict(Enum):

@@ -48,13 +48,14 @@ def _loop_time() -> float:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """Chance, names and time, as the parts of a peer manager need them. `clock`: monotonic seconds; `wall`: seconds since
-    the epoch.
+    the epoch; `is_own`: a host is this machine.
     """
 
     rng: random.Random = field(default_factory=random.Random)
     resolver: Resolve = resolve
     clock: Callable[[], float] = _loop_time
     wall: Callable[[], float] = time.time
+    is_own: Callable[[str], bool] = lambda host: False
 
 
 class Dialer(Protocol):

@@ -98,7 +98,10 @@ class PeerManager(LinkOwner):
         self._listener = listener
         self._rng, self._now, self._wall = around.rng, around.clock, around.wall
         self._book = AddressBook(
-            own_id, Reconnect(settings.reconnect_interval), key=secrets.token_bytes(16)
+            own_id,
+            Reconnect(settings.reconnect_interval),
+            key=secrets.token_bytes(16),
+            is_own=around.is_own,
         )
         self._store = PeerStore(own_id, settings.storage, self._to_store)
         self._table = LinkTable(own_id)

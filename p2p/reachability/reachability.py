@@ -172,6 +172,13 @@ class ReachabilityCore:
         """Return the external IPv4 address by vote, else the IPv6 one."""
         return self.observed.external(now, 4) or self.observed.external(now, 6)
 
+    def is_own(self, host: str, now: float) -> bool:
+        """Return True for an external address of this node: from the operator, mapped, or confirmed by those who see it."""
+        seen = [self.observed.external(now, version) for version in (4, 6)]
+        own = [each.host for each in seen if each is not None and each.confirmed]
+        own += [each for each, _ in (*self._mapped.values(), *self._given)]
+        return normal_host(host) in map(normal_host, own)
+
     def candidates(self) -> list[CandidateAddress]:
         return list(self._candidates.values())
 

@@ -30,6 +30,7 @@ from p2p.ground.bounded_map import BoundedMap
 
 log = logging.getLogger(__name__)
 
+MAX_CALLED: Final = 256  # nodes called lately that are remembered
 MAX_ROUTERS: Final = 256  # services called; beyond it the one unused for longest is forgotten
 PICKS_KEPT: Final = 500
 OTHERS_KEPT: Final = 500  # breaker changes, hints, panics: rare, and not to be pushed out by picks
@@ -100,6 +101,7 @@ class Balancers:
         self._chosen: RoutingRecord | None = None  # the latest choice, not sent yet
         self._rng = rng
         self._routers: BoundedMap[str, AdaptiveRouter[str]] = BoundedMap(MAX_ROUTERS)
+        self._called: BoundedMap[str, None] = BoundedMap(MAX_CALLED)
 
     def router(self, service: str) -> AdaptiveRouter[str]:
         """Return the router of a service, made on first use."""
@@ -140,9 +142,14 @@ class Balancers:
 
     def on_send(self, service: str, node: str) -> None:
         """Record the choice of `node`: an attempt at it is sent. One event for each attempt."""
+        self._called[node] = None
         chosen, self._chosen = self._chosen, None
         if chosen is not None and (chosen.service, chosen.node) == (service, node):
             self.events.add(chosen)
+
+    def has_called(self, node: str) -> bool:
+        """Return True for one of the latest nodes that were called, until it offers no service any more."""
+        return node in self._called
 
     def on_hint(
         self,
@@ -174,5 +181,6 @@ class Balancers:
 
     def forget(self, peer: str) -> None:
         """Drop a peer that offers no service any more."""
+        self._called.pop(peer, None)
         for router in self._routers.values():
             router.forget(peer)

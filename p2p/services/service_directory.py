@@ -7,6 +7,9 @@ and when it leaves (an empty list, which takes effect at once).
 Every announcement reaches every node, so their number must not grow with the network: from STRETCH_FROM providers on,
 intervals and leases grow with their number, and from ANSWER_UP_TO on a new node is not answered at once.
 
+Keys are free, so one stranger can announce MAX_PROVIDERS of them. Among many providers leases are cut to a few
+intervals, and in a full directory the provider announced longest ago gives way to a new one, but for those `kept`.
+
 The signature of an announcement proves its origin, whichever node relays it. It proves nothing about the
 quality of the service: `p2p.adaptive` measures that.
 """
@@ -14,6 +17,7 @@ quality of the service: `p2p.adaptive` measures that.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,6 +30,11 @@ MAX_SERVICES = 64  # that one node offers
 MAX_LEASE_MS = 4 * 3_600_000
 MAX_PROVIDERS = 4096  # nodes with a lease; the mesh is not meant for more
 LEASE_INTERVALS = 3.5  # an announcement lasts this many intervals: two may be lost in a row
+KEPT_AT_ONCE = 8  # providers that do not give way are passed over by one announcement
+LONGEST_LEASE = 4.0  # of this node's own leases: others may have longer intervals
+USUAL_INTERVAL = (
+    5.0  # seconds; a shorter one of this node does not cut the leases of others further
+)
 STRETCH_FROM = 500  # providers from which the interval grows with their number
 ANSWER_UP_TO = 64  # providers up to which a new one is answered
 ANSWER_WITHIN = 0.5  # seconds; newcomers are answered at a random moment within
@@ -77,11 +86,17 @@ class ServiceDirectory:
     """Own offers and those of others. Broadcast the payloads of `due`; pass received ones to `receive`.
 
     `incarnation` grows with every start of this node (a wall clock in ms will do); `interval` is in
-    seconds.
+    seconds. `kept` tells of a node that it does not give way to others: there is a link to it, or it was called.
     """
 
     def __init__(
-        self, identity: Identity, network: str, *, incarnation: int, interval: float = 5.0
+        self,
+        identity: Identity,
+        network: str,
+        *,
+        incarnation: int,
+        interval: float = USUAL_INTERVAL,
+        kept: Callable[[str], bool] = lambda node: False,
     ) -> None:
         self.node_id = identity.node_id
         self._messages = SignedBroadcast(
@@ -93,12 +108,13 @@ class ServiceDirectory:
             guard=ReplayGuard(rate=RATE, burst=2 * RATE, rate_all=50 * RATE),
         )
         self._interval = interval
+        self._kept = kept
         self._own: set[str] = set()
         self._next = 0.0
         self._last = float("-inf")
         self._left = False
         self._announced = False  # the last announcement offered something
-        self._providers: dict[str, _Provider] = {}
+        self._providers: dict[str, _Provider] = {}  # the one announced longest ago first
         self._by_service: dict[str, tuple[str, ...]] = {}  # made on first use
         self._left_lately: list[str] = []
 
@@ -147,11 +163,15 @@ class ServiceDirectory:
 
     def _announce(self, now: float) -> bytes:
         self._last = now
-        interval = self._interval * max(1.0, len(self._providers) / STRETCH_FROM)
+        interval = self._interval * self._stretch
         self._next = now + interval
         self._announced = bool(self._own)
         lease = min(round(interval * LEASE_INTERVALS * 1000), MAX_LEASE_MS) if self._own else 0
         return self._messages.publish(lease=lease, services=self.own)
+
+    @property
+    def _stretch(self) -> float:
+        return max(1.0, len(self._providers) / STRETCH_FROM)
 
     # Others' offers
 
@@ -170,15 +190,30 @@ class ServiceDirectory:
         new = before is None or before.incarnation != message.incarnation
         if new and len(self._providers) < ANSWER_UP_TO:
             self.hurry(now, jitter * ANSWER_WITHIN)
-        if before is None and len(self._providers) >= MAX_PROVIDERS:
+        if before is None and len(self._providers) >= MAX_PROVIDERS and not self._drop_oldest():
             return True
         services = frozenset(message.services)
         if before is None or before.lost or before.services != services:
             self._by_service.clear()
-        self._providers[origin] = _Provider(
-            now + message.lease / 1000, services, message.incarnation
-        )
+        lease = message.lease / 1000
+        if len(self._providers) >= ANSWER_UP_TO:
+            usual = max(self._interval, USUAL_INTERVAL) * self._stretch * LEASE_INTERVALS
+            lease = min(lease, usual * LONGEST_LEASE)
+        self._providers.pop(origin, None)
+        self._providers[origin] = _Provider(now + lease, services, message.incarnation)
         return True
+
+    def _drop_oldest(self) -> bool:
+        """Drop the provider announced longest ago; False if the first few are all kept."""
+        for _ in range(KEPT_AT_ONCE):
+            oldest = next(iter(self._providers))
+            provider = self._providers.pop(oldest)
+            if not self._kept(oldest):
+                self._by_service.clear()
+                self._left_lately.append(oldest)
+                return True
+            self._providers[oldest] = provider  # at the end: looked at again after all others
+        return False
 
     def lost(self, node: str) -> None:
         """Mark a node whose link broke: a call by way of others would probably wait in vain. A new link or

@@ -16,6 +16,7 @@ import msgspec
 from p2p.base.identity import Identity
 from p2p.ground.paced_wait import PacedWait
 from p2p.mesh.routed_messages import Received
+from p2p.mesh.signed_broadcast import key_proves
 from p2p.overlay import Overlay
 from p2p.services import health_gossip, service_directory
 from p2p.services.balanced_caller import BalancedCaller
@@ -63,6 +64,7 @@ class ServiceMesh:
             settings.network,
             incarnation=incarnation,
             interval=settings.announce_interval_s,
+            kept=lambda node: node in overlay.peers.links or self.balancers.has_called(node),
         )
         self.hints = HealthGossip(identity, settings.network, incarnation=incarnation)
         self.balancers = Balancers(settings.balancers, rng=rng)
@@ -76,8 +78,8 @@ class ServiceMesh:
         )
         self._hints_at = 0.0
         self._pace = PacedWait(self._loop, step=TICK, longest=QUIET)
-        overlay.router.handle("services", self._on_services)
-        overlay.router.handle("hint", self._on_hint)
+        overlay.router.handle("services", self._on_services, origin=key_proves)
+        overlay.router.handle("hint", self._on_hint, origin=key_proves)
         overlay.rpc.serve_calls(METHOD, self.server.on_call, body_type=ServiceCall)
 
     def trace(self, tracer: CallTracer) -> None:

@@ -44,6 +44,7 @@ from p2p.grenache.rpc import rpc_wire as grenache_rpc
 from p2p.grenache_links import tunnel
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Received, broadcast_id
+from p2p.mesh.signed_broadcast import key_proves
 from p2p.services.health_gossip import HealthGossip
 from p2p.services.service_directory import ServiceDirectory
 from p2p.services.service_mesh import MESSAGES as MESH_MESSAGES

@@ -153,7 +153,7 @@ def test_broadcasts_and_relayed_messages_are_passed_on() -> None:
     taken: list[product.Received] = []
     router = product.MessageRouter(C, rng=random.Random(1), wall_ms=lambda: 0)
     router.handle("take", lambda received: taken.append(received))
-    router.handle("presence", lambda received: taken.append(received))
+    router.handle("presence", lambda received: taken.append(received), origin=product.key_proves)
     router.link_up(0.0, B.node_id)
     router.receive(0.0, B.node_id, signed)
     router.receive(0.0, B.node_id, broadcast)

@@ -126,7 +126,7 @@ def fuzz_messages(data: bytes) -> None:
     `RemoteProtocolError` may come of it, and everything that is sent because of it can be encoded."""
     source = Pieces(data)
     router = MessageRouter(ME, rng=random.Random(1), wall_ms=lambda: 0, fragile=True)
-    router.handle("news", lambda received: True)
+    router.handle("news", lambda received: True, origin=lambda origin, payload: True)
     router.link_up(0.0, PEER.node_id, notices=True)
     router.link_up(0.0, OTHER.node_id)
     now = 0.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from exchange.engine.engine import Engine
 from exchange.engine.lost_trades import RecoveryReport
-from exchange.feeds.exchange_messages import MESSAGES
+from exchange.feeds.exchange_messages import BROADCASTS, MESSAGES
 from exchange.feeds.feed_limits import FeedLimits
 from exchange.ledger.ledger import InsufficientBalance
 from exchange.ledger.statements import StatementTrade
@@ -28,6 +28,7 @@ from node.virtual.server_model import VirtualTime
 from p2p.base.errors import DeliveryError, RemoteProtocolError
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Received
+from p2p.mesh.signed_broadcast import key_proves
 from p2p.wire.messages import Codec
 from tests.simulation.clock import LocalClock, Trace
 from tests.simulation.dishonest.processor import Processor
@@ -189,7 +190,8 @@ class Node:
             host=None if self.processor is None else self,
         )
         for kind in MESSAGES:
-            self.router.handle(kind, self._handle)
+            check = key_proves if kind in BROADCASTS else None
+            self.router.handle(kind, self._handle, origin=check)
         self.running = True
         self._trace.note("start", self.number, self.boots)
         self.serving = False

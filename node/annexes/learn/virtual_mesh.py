@@ -12,6 +12,7 @@ from p2p.adaptive import AdaptiveRouter, HintSettings
 from p2p.base.identity import Identity
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Received
+from p2p.mesh.signed_broadcast import key_proves
 from p2p.services.health_gossip import HealthGossip
 
 NETWORK = "learn"
@@ -84,7 +85,7 @@ class VirtualMesh:
 
             return node.gossip.receive(received.now, received.payload, take)
 
-        node.messages.handle("hint", on_hint)
+        node.messages.handle("hint", on_hint, origin=key_proves)
         return node
 
     def hops(self, start: int) -> list[int]:

@@ -146,7 +146,7 @@ def test_nothing_of_a_hostile_value_is_kept_and_the_node_trades_on(
         engine.tick(net.now)
         drained = engine.drain(net.now)
         net.nodes[0].store.commit(drained.records)
-        shown = [drained.records, engine.unknown_markets, engine.unknown_markets_of]
+        shown = [drained.records, engine.other_steps]
         shown += [net.nodes[0].warnings, [feed for feed, _ in engine.feeds.items()], caplog.text]
         for text in texts(shown):
             assert text.replace("\n", "").isprintable(), (name, text)

@@ -194,7 +194,7 @@ class Network:
             instruments=self.instruments,
             recovered=node.store.recover(),
             fence_max=self.fence_max,
-            warn=node.warnings.append,
+            warn=lambda text, kind, owner: node.warnings.append(text),
             now=self.now,
         )
         node.engine.resume(self.now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import msgspec
-from virtual_mesh import NEWS, NOTE, identity
+from virtual_mesh import NEWS, NOTE, anyone, identity
 
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Received, RouterHost, RouterSettings, broadcast_id
@@ -83,7 +83,7 @@ class Inbox:
     def __init__(self, router: MessageRouter, kind: str) -> None:
         self.received: list[Received] = []
         self.verdict = True
-        router.handle(kind, self)
+        router.handle(kind, self, origin=anyone)
 
     def __call__(self, received: Received) -> bool:
         self.received.append(received)

@@ -236,7 +236,7 @@ async def test_a_node_with_such_a_journal_shows_the_honest_rows_and_nothing_else
     caplog.set_level(logging.DEBUG)
     monkeypatch.chdir(settings.data_dir)
     async with open_node(settings) as node, aiohttp.ClientSession() as session:
-        assert f"{ASIDE} records of the journal are set aside" in node.warnings[0]
+        assert f"{ASIDE} records of the journal are set aside" in node.warnings.own[0]
         for path in PAGES:
             async with session.get(node.api.url + path) as answer:
                 shown = await answer.text()

@@ -29,7 +29,7 @@ COMPARED = {  # with known names, before anything is kept or shown
     *("Branch.push", "Branch.leave", "Branch.reset", "FeedHead.owner", "FeedHead.market"),
     *("FeedRequest.owner", "FeedRequest.market", "FeedPart.owner", "FeedPart.market"),
 }
-UNSAFE = ("a\0", "a\r", "\x1b[2J", "\x9b2J", "\x7f", "\u2028", "\u202ea", "\u2066a")
+UNSAFE = ("a\0", "a\r", "\x1b[2J", "\x9b2J", "\x7f", "\u2028", "\u202ea", "\u061ca", "\u2066a")
 
 
 def texts(kind: Any, where: str = "") -> Iterator[tuple[str, inspect.StrType]]:
@@ -48,7 +48,7 @@ def test_every_text_of_a_peer_has_a_pattern_without_control_characters() -> None
     free = set()
     for kind in KINDS:
         for field, text in texts(inspect.type_info(kind)):
-            if text.pattern is None:
+            if text.pattern is None or field in COMPARED:
                 free.add(field)
                 continue
             for unsafe in UNSAFE:

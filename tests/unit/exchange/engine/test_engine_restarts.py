@@ -13,8 +13,7 @@ from engine_kit import (
 from exchange_kit import DOGE, ETH, NETWORK, Keys, M, Network, Owner, submit
 
 from exchange.engine.engine import (
-    MAX_UNKNOWN_MARKETS,
-    MAX_UNKNOWN_MARKETS_OF_OWNER,
+    MAX_OTHER_STEPS_OF_OWNER,
     CommandRejected,
 )
 from exchange.feeds import feed as feed_module
@@ -169,18 +168,20 @@ def test_own_batches_that_come_back_are_no_sign_of_an_old_copy() -> None:
 # What strangers send
 
 
-def test_a_market_that_only_others_trade_is_noted() -> None:
+def test_other_steps_of_present_owners_are_noted_and_go_with_their_leases() -> None:
     net = Network(1)
     leases = PresenceLeases(Keys(50), NETWORK, incarnation=1, lease_ms=9000)
-    assert net.give(0, leases.make(0.0, [(DOGE, 3), (M, 0), ("x" * 80, 1), (M + "\x1b[2J", 1)]))
-    assert net[0].unknown_markets == {DOGE: Keys(50).node_id}
-    assert net[0].unknown_markets_of == {Keys(50).node_id: [DOGE]}
-    for k in range(3):
-        assert net.give(0, leases.make(0.0, [(f"A{k}-B{i}@1/1", 0) for i in range(900)]))
-    assert len(net[0].unknown_markets) == MAX_UNKNOWN_MARKETS
-    assert len(net[0].unknown_markets_of[Keys(50).node_id]) == MAX_UNKNOWN_MARKETS_OF_OWNER
-    assert net.give(0, leases.make(0.0, [(M, 0)]))
-    assert net[0].unknown_markets_of == {}
+    other = "BTC-USD@1/1"
+    heads = [(DOGE, 3), (M, 0), (other, 1), ("x" * 80, 1), (M + "\x1b[2J", 1)]
+    assert net.give(0, leases.make(0.0, heads))
+    assert net[0].other_steps == {Keys(50).node_id: [other]}
+    assert net.give(0, leases.make(0.0, [(f"BTC-USD@{i}/1", 0) for i in range(1, 900)]))
+    assert len(net[0].other_steps[Keys(50).node_id]) == MAX_OTHER_STEPS_OF_OWNER
+    net.run(9.5)
+    assert net[0].other_steps == {}
+    assert net.give(0, leases.make(net.now, [(other, 0)]))
+    assert net.give(0, leases.make(net.now, [(M, 0)]))
+    assert net[0].other_steps == {}
 
 
 def test_a_batch_of_a_market_that_is_not_traded_here_is_judged_and_not_kept() -> None:

@@ -58,7 +58,7 @@ class Harness(Network):
             rng=random.Random(i),
             recovered=node.store.recover(),
             fence_max=0.0,
-            warn=node.warnings.append,
+            warn=lambda text, kind, owner: node.warnings.append(text),
             now=self.now,
             limits=self.limits,
         )

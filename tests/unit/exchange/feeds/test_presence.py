@@ -6,14 +6,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from exchange_kit import NETWORK, Keys, M, Network
+from exchange_kit import NETWORK, Keys, M, Network, Owner
 
 from exchange.feeds import presence as presence_module
-from exchange.feeds.exchange_messages import Presence
+from exchange.feeds.exchange_messages import MAX_PRESENCE, Presence, pack
 from exchange.feeds.presence import MAX_HEADS, MAX_LEASE_MS, PresenceLeases
+from exchange.model.events import SELL, Opened
 
 replace = msgspec.structs.replace
 ALICE = Keys(1)
+LEASE = 9000
 
 
 def leases(
@@ -138,13 +140,30 @@ def test_an_own_presence_that_comes_back_is_nothing() -> None:
     assert not alice.accept(0.0, replace(made, counter=5))[0]
 
 
-def test_owners_beyond_the_bound_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence_module, "MAX_KNOWN", 2)
-    bob = leases(9)
-    for seed in (1, 2, 3):
-        assert bob.accept(0.0, leases(seed).make(0.0, []))[0]
-    assert bob.owners == [Keys(1).node_id, Keys(2).node_id]
-    assert bob.accept(1.0, leases(1, incarnation=2).make(0.0, []))[2]
+def test_beyond_the_bound_owners_without_presence_for_long_make_room_those_with_orders_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(presence_module, "MAX_KNOWN", 3)
+    ids = [Keys(seed).node_id for seed in range(9)]
+    owners = [leases(seed) for seed in range(9)]
+    orders = {ids[1]: 5}
+    bob = PresenceLeases(
+        Keys(9), NETWORK, incarnation=1, lease_ms=9000, orders=lambda owner: orders.get(owner, 0)
+    )
+    for seed in (1, 2, 3, 2, 4, 5):  # 3 makes room, then 2
+        assert bob.accept(0.0, owners[seed].make(0.0, []))[0]
+        assert len(bob._known) <= 3
+    assert set(bob._known) == {ids[1], ids[4], ids[5]}
+    assert bob.expire(0.0) == sorted([ids[2], ids[3]])
+    assert bob.owners == sorted([ids[1], ids[4], ids[5]])
+    for now in range(20, 200, 20):  # leases end, and owners return
+        bob.expire(now)
+        for seed in range(2, 9):
+            assert bob.accept(now, owners[seed].make(now, []), least_absence=1.0)[2]
+    assert bob.present(ids[8])
+    assert not {*bob._ended, *bob._returns} - set(bob._known)
+    orders.update(dict.fromkeys(ids, 1))  # strangers with orders do not lock newcomers out
+    assert bob.accept(200.0, leases(10).make(0.0, []))[2]
 
 
 # On a whole node
@@ -163,6 +182,30 @@ def test_leases_grow_with_the_owners_of_a_large_network(monkeypatch: pytest.Monk
     assert alice.make(1.0, [], leaving=True).lease == 0
     alice.expire(100.0)
     assert alice.make(100.0, []).lease == 9000
+
+
+def test_presences_alone_make_no_lease_longer_of_an_owner_with_orders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those with orders do, and orders that are placed later bring the next presence forward."""
+    monkeypatch.setattr(presence_module, "STRETCH_FROM", 1)
+    net = Network(1)
+    for seed in range(20, 24):
+        assert net.give(0, leases(seed, lease_ms=600_000).make(0.0, []))
+    own = net[0]._leases
+    assert own.own_lease_ms == 4 * LEASE
+    own.make(at := net.now + 100.0, [])
+    assert own.next_renewal == at + 4 * LEASE / 3000
+    net.sell(0, 100, 5)
+    assert own.own_lease_ms == LEASE
+    clock = own.own_clock[1]
+    for count in range(1, 4):
+        assert own.next_renewal == at + count * LEASE / 3000
+        own.make(own.next_renewal, [])
+        assert own.own_clock[1] == clock + count  # takes end in time
+    for seed in range(20, 23):
+        assert net.give(0, Owner(seed).batch(Opened(1, SELL, 100, 5, 1)))
+    assert own.own_lease_ms == 3 * LEASE
 
 
 def test_a_newcomer_is_answered_in_a_network_of_few_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +227,27 @@ def two_with_an_ask() -> Network:
     net.settle()
     assert net.book(1) == [(-1, 100, 0, 1, 5)]
     return net
+
+
+LONGEST = "ABCDEF-BCDEFGHIJKLM@999999.000000000001/999999.000000000001"  # after six more letters
+
+
+@pytest.mark.parametrize(
+    ("heads", "more", "verdict"),
+    [
+        ([(f"{n:06}{LONGEST}", 2**62) for n in range(MAX_HEADS)], b"", True),
+        ([("x" * 80, 1)], b"", True),
+        ([("x" * 81, 1)], b"", None),
+        ([], bytes(MAX_PRESENCE), None),  # in a field that is not signed
+    ],
+)
+def test_a_presence_that_is_too_long_is_not_passed_on_and_nobody_s_fault(
+    heads: list[tuple[str, int]], more: bytes, verdict: bool | None
+) -> None:
+    made = leases(50).make(0.0, heads)
+    payload = pack({**msgspec.to_builtins(made, builtin_types=(bytes,)), "more": more})
+    net = Network(1)
+    assert net[0].receive(net.now, "presence", payload, "", "") is verdict
 
 
 def test_a_goodbye_hides_at_once() -> None:

@@ -44,14 +44,17 @@ def test_without_a_neighbour_it_is_over_after_the_grace() -> None:
 
 @pytest.mark.parametrize(
     "held",
-    [(), (FeedHead("me", M, 6, b"12345678"),), (FeedHead("me", M, 7, b"otherone"),)],
+    [(), (FeedHead("me", M, 6, b"12345678"),), (FeedHead("me", M, 7, b"otherone"),), (HEAD,)],
     ids=str,
 )
-def test_a_neighbour_that_holds_less_or_another_does_not_end_it(held: tuple[FeedHead, ...]) -> None:
+@pytest.mark.parametrize("same", [False, True])
+def test_no_neighbour_ends_it_before_the_grace_not_even_by_an_echo(
+    held: tuple[FeedHead, ...], *, same: bool
+) -> None:
     fence = StartupFence(grace=2.0)
     fence.begin(100.0)
     fence.neighbour_up("a")
-    fence.on_digest("a", digest(*held), [HEAD], same=False)
+    fence.on_digest("a", digest(*held), same=same)
     assert not fence.is_down(101.9, doubt=False)
     assert fence.is_down(102.0, doubt=False)
 
@@ -61,8 +64,8 @@ def test_a_neighbour_that_has_not_spoken_is_waited_for() -> None:
     fence.begin(100.0)
     for node in ("a", "b", "c"):
         fence.neighbour_up(node)
-    fence.on_digest("a", digest(), [HEAD], same=False)
-    fence.on_digest("b", FeedDigest(b"only a summary"), [HEAD], same=False)
+    fence.on_digest("a", digest(), same=False)
+    fence.on_digest("b", FeedDigest(b"only a summary"), same=False)
     assert not fence.is_down(105.0, doubt=False)
     fence.neighbour_down("b")
     assert not fence.is_down(105.0, doubt=False)
@@ -103,10 +106,13 @@ def test_a_restarted_node_refuses_until_the_grace_is_over_and_then_goes_on() -> 
     assert told == [False, True]
 
 
-def test_the_neighbours_digest_ends_it_without_time_passing() -> None:
+def test_the_neighbours_digest_ends_it_after_the_grace_and_not_before() -> None:
     net = restarted()
     net.link(0)
     net.exchange()
+    net.run(FENCE_GRACE - 0.1)
+    assert net[0].fenced
+    net.run(0.1)
     assert not net[0].fenced
     net.sell(0, 101, 1)
     net.settle()

@@ -138,7 +138,7 @@ def test_a_take_does_not_end_while_events_before_the_head_are_missing(desk: Desk
 
 def test_an_owner_of_an_earlier_version_is_not_bound(desk: Desk) -> None:
     earlier = desk.net[0]._leases
-    earlier._renewals, earlier._next_count = 0, float("inf")
+    earlier._renewals, earlier._counted, earlier._next_count = 0, float("inf"), float("inf")
     desk.net[1]._leases._known.clear()
     desk.net.run(END)
     desk.hold("take")

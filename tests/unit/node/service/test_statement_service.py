@@ -18,7 +18,14 @@ from exchange.ledger import reconciliation, statement_checks, statements
 from exchange.ledger.statements import SignedDocument, Statement, StatementPart, StatementQuestion
 from exchange.model.instruments import Instrument
 from node.service.committer import Committer
-from node.service.statement_service import PART, STATEMENT, PartRequest, StatementService
+from node.service.statement_service import (
+    BUSY_REPEATS,
+    MAX_STRANGERS,
+    PART,
+    STATEMENT,
+    PartRequest,
+    StatementService,
+)
 from node.views.statement_views import ReconciliationView
 from node.views.views import ServiceError
 from p2p.base.errors import DeliveryError, RpcError, RpcTimeout
@@ -289,6 +296,37 @@ def test_a_node_is_served_one_statement_at_a_time(bench: Bench) -> None:
     assert isinstance(second, RpcError)
     assert second.code == "busy"
     assert isinstance(third, SignedDocument)
+
+
+def test_strangers_do_not_take_the_places_of_nodes_with_trades(bench: Bench) -> None:
+    bench.trade(100, 1)
+    handler, _ = bench.wire.handlers[bench.network.id(0), STATEMENT]
+
+    async def crowd() -> list[object]:
+        strangers = (handler(f"stranger {n}", None) for n in range(100))
+        return await asyncio.gather(
+            *strangers, handler(bench.network.id(1), None), return_exceptions=True
+        )
+
+    *strangers, known = asyncio.run(crowd())
+    assert isinstance(known, SignedDocument)
+    assert [isinstance(found, SignedDocument) for found in strangers].count(True) == MAX_STRANGERS
+
+
+@pytest.mark.parametrize(("refusals", "outcome"), [(BUSY_REPEATS, "agree"), (99, "busy")])
+def test_a_busy_peer_is_asked_again_a_few_times(bench: Bench, refusals: int, outcome: str) -> None:
+    left = iter(range(refusals))
+
+    def busy(method: str) -> None:
+        if next(left, None) is not None:
+            raise RpcError("busy", "later", retry_after_s=0.001)
+
+    bench.wire.before = busy
+    if outcome == "agree":
+        assert bench.reconcile().agree
+    else:
+        assert outcome in problem(bench).detail
+    assert bench.wire.calls == [STATEMENT] * (1 + BUSY_REPEATS)
 
 
 # What goes wrong

@@ -66,6 +66,26 @@ def test_our_own_id_and_addresses_of_no_host_are_not_kept(book):
     assert len(book) == 0
 
 
+@pytest.mark.parametrize(
+    ("source", "teller", "kept"),
+    [
+        ("exchange", "11.7.0.2", False),
+        ("exchange", "11.0.0.1", True),  # a peer on this machine
+        ("exchange", "127.0.0.1", True),
+        ("bootstrap", "", True),
+        ("inbound", "", True),
+        ("mdns", "", True),
+    ],
+)
+def test_an_address_of_this_machine_is_not_taken_from_a_peer_elsewhere(source, teller, kept):
+    own = {"11.0.0.1", "11.0.0.9"}
+    book = make(is_own=own.__contains__)
+    told = PeerFound("11.0.0.9", 3000, None, source, "peer", via_address=teller)
+    assert (book.add(told, 0.0) is not None) == kept
+    other = PeerFound("11.8.0.9", 3000, None, source, "peer", via_address=teller)
+    assert book.add(other, 0.0) is not None
+
+
 def test_two_spellings_of_an_address_are_one(book):
     first = book.add(found("::ffff:192.0.2.1"), 0.0)
     assert book.add(found("192.0.2.1"), 0.0) is first

@@ -219,7 +219,7 @@ class Member:
             grenache=way,
         )
         self.overlay.peers.on_peer_down(lambda peer: self.lost.append(peer.node_id))
-        self.overlay.router.handle("note", self._note)
+        self.overlay.router.handle("note", self._note, origin=lambda origin, payload: True)
 
     def _note(self, received: Received) -> bool:
         self.heard.append(received)

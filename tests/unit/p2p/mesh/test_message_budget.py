@@ -7,11 +7,12 @@ import random
 import pytest
 from router_kit import Host
 from seeds import cases
-from virtual_mesh import identity
+from virtual_mesh import anyone, identity
 
 from p2p.base.errors import Code, RemoteProtocolError
 from p2p.mesh.message_budget import (
     BROADCAST_COST,
+    DIRECT_COST,
     DUPLICATE_COST,
     FAIR_BURST,
     FAIR_RATE,
@@ -21,6 +22,7 @@ from p2p.mesh.message_budget import (
     NETWORK_RATE,
     ORIGINS_BURST,
     ORIGINS_RATE,
+    PER_BYTE,
     STRIKES_BURST,
     MessageBudgets,
     Passing,
@@ -34,9 +36,9 @@ ME, PEER, OTHER = identity(0), identity(1).node_id, identity(2).node_id
 
 def router(host: Host | None = None, **link) -> MessageRouter:
     made = MessageRouter(ME, rng=random.Random(1), wall_ms=lambda: 0, fragile=True, host=host)
-    made.handle("cheap", lambda received: True)
-    made.handle("dear", lambda received: True, cost=100_000.0)
-    made.handle("batch", lambda received: True, useful=True)
+    made.handle("cheap", lambda received: True, origin=anyone)
+    made.handle("dear", lambda received: True, origin=anyone, cost=100_000.0)
+    made.handle("batch", lambda received: True, origin=anyone, useful=True)
     made.link_up(0.0, PEER, **link)
     made.take_outgoing()
     return made
@@ -145,13 +147,27 @@ def test_all_links_of_a_network_share_a_budget_and_local_ones_do_not():
     assert budgets._networks == {}
 
 
-def test_copies_are_cheap_and_do_not_use_up_the_budget():
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_copies_are_cheap_and_do_not_use_up_the_budget_but_their_bytes_count(size: int):
     made = router()
-    made.receive(0.0, PEER, broadcast(1))
+    copy = broadcast(1)
+    made.receive(0.0, PEER, copy)
     spent = made.budgets.figures()[PEER][0]
-    for _ in range(1000):
-        made.receive(0.0, PEER, broadcast(1))
-    assert made.budgets.figures()[PEER][0] - spent == 1000 * DUPLICATE_COST
+    copy.payload = bytes(size)  # a known id, whatever follows
+    for _ in range(20):
+        made.receive(0.0, PEER, copy)
+    charged = made.budgets.figures()[PEER][0] - spent
+    assert charged == pytest.approx(20 * (DUPLICATE_COST + PER_BYTE * size))
+
+
+def test_a_byte_that_came_as_json_costs_more_to_translate():
+    spent = []
+    for as_json in (False, True):
+        made = router()
+        sent = Codec().encode(direct("cheap", 1000), as_json=as_json)
+        made.receive(0.0, PEER, Codec().decode(sent))
+        spent.append(made.budgets.figures()[PEER][0] - DIRECT_COST)
+    assert spent[1] > 9 * spent[0] > 9 * 1000 * PER_BYTE
 
 
 def test_first_deliveries_of_useful_types_speak_for_the_peer():

@@ -7,12 +7,13 @@ import random
 import msgspec
 import pytest
 from router_kit import HELLO, Inbox, direct, make, news, node, signed
-from virtual_mesh import NEWS, NOTE, identity
+from virtual_mesh import NEWS, NOTE, anyone, identity
 
 from p2p.base import limits
 from p2p.base.errors import Code, MalformedMessage, RemoteProtocolError
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Received, broadcast_id
+from p2p.mesh.signed_broadcast import key_proves
 from p2p.wire.messages import Envelope, Graft, IHave, pack
 
 
@@ -117,7 +118,7 @@ class TestBroadcast:
         def broken(received: Received) -> bool:
             raise KeyError("a bug of ours")
 
-        router.handle(NEWS, broken)
+        router.handle(NEWS, broken, origin=anyone)
         inbox = Inbox(router, NOTE)
         for number in range(20):
             router.receive(0.0, node(1), news(9, pack(number)))
@@ -133,7 +134,7 @@ class TestBroadcast:
         def broken(received: Received) -> bool:
             raise KeyError("a bug of ours")
 
-        router.handle(NEWS, broken)
+        router.handle(NEWS, broken, origin=anyone)
         with pytest.raises(KeyError):
             router.receive(0.0, node(1), news(9, HELLO))
 
@@ -144,8 +145,8 @@ class TestBroadcast:
         def strict(received: Received) -> bool:
             raise MalformedMessage("no such shape")
 
-        router.handle(NEWS, strict)
-        router.handle(NOTE, strict)
+        router.handle(NEWS, strict, origin=anyone)
+        router.handle(NOTE, strict, origin=anyone)
         router.receive(0.0, node(1), news(9, HELLO))
         router.receive(0.0, node(1), signed(9, 0))
         assert router.counters["invalid"] == 1  # the broadcast; the relay is not to blame
@@ -161,9 +162,41 @@ class TestBroadcast:
             router.broadcast(received.now, "answer", HELLO)
             return True
 
-        router.handle(NEWS, answering)
+        router.handle(NEWS, answering, origin=anyone)
         router.receive(0.0, node(1), news(9, HELLO))
         assert [out.envelope.type for out in router.take_outgoing()] == [NEWS, "answer"]
+
+    @pytest.mark.parametrize(
+        ("kind", "key", "taken", "charged"),
+        [
+            (NEWS, identity(9).public_key, 1, 0),
+            (NEWS, identity(8).public_key, 0, 0),  # earlier versions pass it on
+            (NEWS, identity(9).public_key[:31], 0, 1),
+            (NEWS, None, 0, 1),
+            (
+                NOTE,
+                identity(9).public_key,
+                0,
+                0,
+            ),  # a type that is sent to one node, as if its origin were proven
+        ],
+        ids=["own key", "key of another", "short key", "no key", "not a broadcast"],
+    )
+    def test_a_broadcast_of_an_unproven_origin_costs_it_nothing_and_teaches_no_route(
+        self, kind: str, key: bytes | None, taken: int, charged: int
+    ):
+        router, heard = make(), []
+        router.link_up(0.0, node(1))
+        router.handle(NEWS, lambda received: not heard.append(received), origin=key_proves)
+        router.handle(NOTE, lambda received: not heard.append(received))
+        payload = pack({"key": key, "text": "hello"})
+        for _ in range(2):  # a copy neither
+            named = broadcast_id(kind, node(9), payload)
+            router.receive(0.0, node(1), news(9, payload, type=kind, id=named))
+        assert len(heard) == taken
+        assert len(router.budgets._origins) == taken
+        assert (router.delivery.routes.find(0.0, node(9)) is not None) is bool(taken)
+        assert router.counters["invalid"] == charged
 
     def test_an_unknown_broadcast_type_is_charged_as_such(self):
         router, _ = self.linked()

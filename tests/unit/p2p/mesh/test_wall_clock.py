@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from virtual_mesh import NEWS, NOTE, identity
+from virtual_mesh import NEWS, NOTE, anyone, identity
 
 from p2p.mesh.message_router import MessageRouter
 from p2p.mesh.routed_messages import Received
@@ -37,7 +37,7 @@ def test_broadcasts_and_messages_arrive_once_each_whatever_the_senders_clock_doe
         return True
 
     for kind in (NEWS, NOTE):
-        routers[1].handle(kind, take)
+        routers[1].handle(kind, take, origin=anyone)
     ids = [identity(i).node_id for i in range(2)]
     for i in range(2):
         routers[i].link_up(0.0, ids[1 - i])

@@ -108,6 +108,17 @@ def test_a_failing_address_is_not_announced_and_the_operator_gets_a_remedy() -> 
     assert node.core.announced_port("192.168.1.7", LISTEN) == LISTEN
 
 
+def test_external_addresses_are_its_own_once_confirmed_mapped_or_given() -> None:
+    world = World(given=(("11.5.0.5", 3000),))
+    for number in (1, 2, 3):
+        assert not world.core.is_own(OUTSIDE, world.now)
+        world.link(number)
+    assert world.core.is_own(OUTSIDE, world.now)
+    world.core.mapped(("11.6.0.6", 4000), world.now)
+    own = [world.core.is_own(f"11.{n}.0.{n}", world.now) for n in (5, 6, 7)]
+    assert own == [True, True, False]
+
+
 def test_a_symmetric_nat_is_recognised_by_two_probes() -> None:
     node = world()
     node.ports = {"node 1": 5000, "node 2": 6000, "node 3": 7000}

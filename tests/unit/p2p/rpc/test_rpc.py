@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import uvloop
 from call_kit import LoopMesh
-from virtual_mesh import VirtualMesh, identity
+from virtual_mesh import VirtualMesh, anyone, identity
 
 from p2p.base import limits
 from p2p.base.errors import DeliveryError, LinkClosed, RpcError, RpcTimeout
@@ -308,7 +308,7 @@ class Chain(LoopMesh):
     def __init__(self, n: int) -> None:
         super().__init__(n, latency=0.01)
         for router in self.routers:
-            router.handle("news", lambda received: True)
+            router.handle("news", lambda received: True, origin=anyone)
         for a, b in itertools.pairwise(range(n)):
             self.link(a, b)
 

@@ -214,3 +214,24 @@ def test_ones_own_announcement_coming_back_changes_nothing():
     a.withdraw("jobs")
     assert a.receive(1.0, payload, 0.5) is True
     assert a.providers("jobs") == ()
+
+
+def test_a_full_directory_takes_newcomers_and_gives_up_the_oldest_but_those_in_use(monkeypatch):
+    monkeypatch.setattr("p2p.services.service_directory.MAX_PROVIDERS", 3)
+    me = ServiceDirectory(identity(0), "net", incarnation=1, kept=lambda node: node == ID[1])
+    others = [directory(n, "jobs") for n in range(1, 6)]
+    for other in others:
+        tell(other, me)
+    assert set(me.providers("jobs")) == {identity(n).node_id for n in (1, 4, 5)}
+    assert set(me.expire(0.0)) == {ID[2], ID[3]}
+    tell(others[3], me, now=5.0)  # renewed, so the next one is older
+    tell(others[1], me, now=5.0)
+    assert set(me.providers("jobs")) == {identity(n).node_id for n in (1, 2, 4)}
+
+
+def test_a_long_lease_is_cut_to_a_few_own_ones_among_many_providers(monkeypatch):
+    monkeypatch.setattr("p2p.services.service_directory.ANSWER_UP_TO", 0)
+    me, stranger = directory(0), directory(1, "jobs", interval=3600.0)
+    tell(stranger, me)
+    assert me.expire(69.9) == []
+    assert me.expire(70.0) == [ID[1]]
