@@ -51,7 +51,7 @@ def start_old_copy(settings: Settings, directory: Path, *, busy: bool) -> Start:
     with settings.limits():
         world = World(settings, directory)
         watch, clock = world.watch, world.clock
-        watch.warning = warnings.append
+        watch.warning = lambda text, *about: warnings.append(text)
         node = world.nodes[0]
         clock.at(settings.duration / 2, lambda: copies.append(copy.deepcopy(node.disk)))
         world.run()

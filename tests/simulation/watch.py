@@ -82,7 +82,7 @@ class Watch:
 
     # What should not happen at all
 
-    def warning(self, text: str) -> None:
+    def warning(self, text: str, kind: str = "", owner: str = "") -> None:
         if any(node_id in text for node_id in self.hostile):
             return
         raise Violation("one_event_per_number", f"a node warns: {text}")
