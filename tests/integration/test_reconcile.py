@@ -89,6 +89,7 @@ def test_accounts_of_two_nodes_agree_through_trades_fees_and_kill9(
     b.restart()
     see_each_other(a, b)
     eventually(lambda: a.status().pending_takes == b.status().pending_takes == 0)
+    eventually(lambda: not b.orders())  # after its fence it goes on with what is open
     found = agree(a, b)
     assert found["trades_count"] > 2
     assert found["trades"] == found["settlements"] == found["pending"] == []
