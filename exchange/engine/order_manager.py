@@ -86,12 +86,9 @@ class OrderManager:
         for decision in self.decisions.reservations:
             reserved[decision.order] = reserved.get(decision.order, 0) + decision.quantity
         self.store.restore(past.meta.get("next_order", 1), past.orders, reserved)
-        for (
-            order
-        ) in past.orders:  # by number: the latest order that was filled remains, at its average
-            market = context.markets.get(order.market)
-            if market is not None and order.value:
-                market.note_fill(order.value // order.filled)
+        for order in past.orders:  # by number: the average of the latest that was filled remains
+            if order.value and order.market in context.markets:
+                context.markets[order.market].note_fill(order.value // order.filled)
         context.counters.update(next_take=next_take, next_order=self.store.next_number)
         self.taker_side.restore(past.takes)
         self._conditional.restore(past.meta)

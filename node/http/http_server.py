@@ -16,8 +16,8 @@ from node.http.rate_limit import TimeShares
 from node.http.request_figures import RequestFigures
 from node.http.router import Handler, Router
 from node.http.server_connection import Request, ServerConnection
+from p2p.base.listener import Cuttable, Listener, listen
 from p2p.base.places import Places, within_files
-from p2p.base.tls_gate import Cuttable, Listener, listen
 from p2p.ground.owned_tasks import OwnedTasks
 
 log = logging.getLogger("node.api")

@@ -30,14 +30,8 @@ from functools import lru_cache
 from typing import Final, Generic, TypeVar
 
 from p2p.base.network_group import network_group
-from p2p.ground.tokens import Tokens, TokenTable
 
 T = TypeVar("T", bound=Hashable)
-
-HANDSHAKES_EACH: Final = 5.0  # a second, of an `address_group` ...
-HANDSHAKES_EACH_BURST: Final = 50.0  # ... and at once
-HANDSHAKES_MORE: Final = 100.0  # a second beyond that, of all
-HANDSHAKES_MORE_BURST: Final = 500.0
 
 
 def within_files(most: int, part: int) -> int:
@@ -72,26 +66,6 @@ def address_group(address: str) -> str | None:
             return str(ipaddress.ip_network((found, 64), strict=False))
         found = mapped
     return None if found.is_loopback else str(found)
-
-
-class Handshakes:
-    """Rates of the TLS handshakes that others may have of this machine. One costs it several times what it costs the client.
-
-    Each address has a few a second in any case. What goes beyond that shares a bound.
-    """
-
-    def __init__(self) -> None:
-        self._each = TokenTable(HANDSHAKES_EACH, HANDSHAKES_EACH_BURST)
-        self._more = Tokens(HANDSHAKES_MORE_BURST)
-
-    def admit(self, now: float, address: str) -> bool:
-        """Count a connection whose handshake is due; False: it has to be closed at once."""
-        group = address_group(address)
-        return (
-            group is None
-            or self._each.take(now, group)
-            or self._more.take(now, HANDSHAKES_MORE, HANDSHAKES_MORE_BURST)
-        )
 
 
 class Places(Generic[T]):

@@ -59,6 +59,11 @@ class Tokens:
         self.level = level - cost if level > cost else 0.0
         return True
 
+    def overdraw(self, now: float, rate: float, burst: float, cost: float) -> float:
+        """Take `cost` tokens even if the level becomes negative; returns the level."""
+        self.level = level = self.refill(now, rate, burst) - cost
+        return level
+
 
 class TokenTable:
     """A bucket for each of many names: `burst` at once, `rate` a unit of time afterwards.
@@ -82,8 +87,7 @@ class TokenTable:
 
     def overdraw(self, now: float, name: str, cost: float) -> None:
         """Take `cost` tokens even if the level becomes negative."""
-        bucket = self._bucket(now, name)
-        bucket.level = bucket.refill(now, self.rate, self.burst) - cost
+        self._bucket(now, name).overdraw(now, self.rate, self.burst, cost)
 
     def _bucket(self, now: float, name: str) -> Tokens:
         bucket = self._buckets.renew(name)

@@ -73,7 +73,6 @@ RELAY_COST: Final = (
 COSTS: Final = {
     "reachability": 50.0,
     "request": 50.0,  # a task, a handler and a response
-    "branch": 20.0,
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import secrets
 import socket
@@ -32,7 +31,8 @@ from p2p.base.limits import (
     PENDING_PER_NETWORK,
     PROTOCOL_VERSION,
 )
-from p2p.base.places import Handshakes, Places
+from p2p.base.listener import Handshakes, accepted
+from p2p.base.places import Places
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.wire import tls
 from p2p.wire.connection import DIRECT, MSGPACK, PeerConnection, StreamOrigin
@@ -48,8 +48,6 @@ from p2p.wire.refused_handshakes import RefusedHandshakes
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 128  # connections that the operating system holds until they are accepted
-_ACCEPT_PAUSE = 0.5  # seconds, when the process has no file descriptors left
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NEXT_ADDRESS = 0.25  # seconds before the next address of a name is tried beside (RFC 8305, 8)
 PUNCH_TIMEOUT = 3.5  # seconds: three SYNs, at 0, 1 and 3 s
 
@@ -131,12 +129,11 @@ class DirectConnectionService:
         self._stopping = False
         self._listeners: list[socket.socket] = []
         self._tasks = OwnedTasks(logger)
-        # Handshakes of strangers under way, oldest first.
-        self._handshakes: set[asyncio.Task[bool]] = set()
+        # Handshakes of strangers under way.
         self._pending = Places[asyncio.Task[bool]](
             MAX_PENDING_HANDSHAKES, PENDING_PER_ADDRESS, PENDING_PER_NETWORK
         )
-        self._admitted = Handshakes()
+        self._rates = Handshakes()
         self._unowned: set[socket.socket] = set()  # accepted, handshake not begun
         self._connections: set[PeerConnection] = set()
 
@@ -345,23 +342,11 @@ class DirectConnectionService:
     # Accepting
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, address = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    logger.warning("cannot accept peers: %s", error)
-                    await asyncio.sleep(_ACCEPT_PAUSE)
+        async for made, address, port in accepted(listener, self._rates):
+            if not self.owner.accepts_address(address):
+                made.close()
                 continue
-            if not self.owner.accepts_address(str(address[0]).removeprefix("::ffff:")):
-                accepted.close()
-                continue
-            if not self._admitted.admit(loop.time(), str(address[0])):
-                accepted.close()
-                continue
-            where = (str(address[0]).removeprefix("::ffff:"), int(address[1]))
-            self._receive(accepted, str(address[0]), DIRECT, where)
+            self._receive(made, address, DIRECT, (address, port))
             await asyncio.sleep(0)  # a displaced handshake closes its socket first
 
     def accept_over(self, sock: socket.socket, address: str) -> asyncio.Task[bool]:
@@ -383,9 +368,8 @@ class DirectConnectionService:
     ) -> asyncio.Task[bool]:
         """Run `_accept_peer`. `where`: the peer's address, of a connection that the listener accepted."""
         task = self._tasks.start(self._accept_peer(accepted, address, route, where))
-        self._handshakes.add(task)
         # An honest handshake takes milliseconds, a stalled one for ever: who has waited longest of an address or network goes.
-        goes = self._pending.enter(task, address.removeprefix("::ffff:"))
+        goes = self._pending.enter(task, address)
         if goes is not None:
             goes.cancel()
         self._unowned.add(accepted)
@@ -393,7 +377,6 @@ class DirectConnectionService:
         return task
 
     def _accept_ended(self, accepted: socket.socket, task: asyncio.Task[bool]) -> None:
-        self._handshakes.discard(task)
         self._pending.leave(task)
         if accepted in self._unowned:  # cancelled before it began
             self._unowned.remove(accepted)

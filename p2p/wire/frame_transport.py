@@ -120,10 +120,10 @@ class FrameTransport(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.stats.bytes_received += nbytes
         self.stats.last_seen = now = self._clock()
-        share = self._read_share
-        if not share.take(now, READ_SHARE, READ_BURST, spent := perf_counter() - self._read_began):
-            share.level -= spent
-            self._rest_for(min(-share.level / READ_SHARE, LONGEST_REST))
+        spent = perf_counter() - self._read_began
+        left = self._read_share.overdraw(now, READ_SHARE, READ_BURST, spent)
+        if left < 0:
+            self._rest_for(min(-left / READ_SHARE, LONGEST_REST))
         self._decoder.wrote(nbytes)
         if self._reading and not self._turns.ready(self):
             self._read_on(False)
@@ -144,7 +144,7 @@ class FrameTransport(asyncio.BufferedProtocol):
         return more
 
     def _rest_for(self, seconds: float) -> None:
-        if self._rest is None and seconds > 0:
+        if self._rest is None:
             self._rest = self._loop.call_later(seconds, self._rested)
             self._read_on(self._reading)
 

@@ -16,7 +16,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -422,6 +422,8 @@ def charge(sent: Envelope | bytes) -> float | None:
 
 def run(quick: bool) -> list[Row]:
     speed = CHECK_US / check_us()
+    part = 3 if quick else 1
+    kinds = [replace(kind, count=kind.count // part) for kind in KINDS]
     return [
         Row(
             name,
@@ -432,5 +434,5 @@ def run(quick: bool) -> list[Row]:
             if cost.charge is None
             else f"charged {cost.charge:.0f}, {cost.size} bytes",
         )
-        for name, cost in measured().items()
+        for name, cost in measured(kinds).items()
     ]

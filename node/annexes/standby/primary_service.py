@@ -34,8 +34,8 @@ from node.daemon import role_file
 from node.daemon.released_position import ReleasedPosition
 from node.daemon.role_file import Role
 from node.views.node_views import StandbyView
+from p2p.base.listener import Cuttable, Listener, listen
 from p2p.base.places import Places, Rank
-from p2p.base.tls_gate import Cuttable, Listener, listen
 from p2p.ground.owned_tasks import OwnedTasks
 from p2p.wire.tls import server_context
 

@@ -29,7 +29,7 @@ from typing import Final
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from p2p.base.tls_gate import Listener, listen
+from p2p.base.listener import Listener, listen
 from p2p.grenache.directory import Address
 from p2p.grenache.rpc.direct_requests import DirectHandlers, response
 from p2p.grenache.rpc.limits import Limits

@@ -11,8 +11,8 @@ from typing import Any, Final
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
 
+from p2p.base.listener import Cuttable
 from p2p.base.places import Places, within_files
-from p2p.base.tls_gate import Cuttable
 from p2p.grenache.rpc.direct_requests import DirectConnection, DirectHandlers
 from p2p.grenache.rpc.limits import Limits
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.base.places import Handshakes, Places, Rank, address_group, within_files
+from p2p.base.listener import Handshakes
+from p2p.base.places import Places, Rank, address_group, within_files
 
 HERE = "127.0.0.1"
 STRANGER, KNOWN, LOCAL, OPERATOR = Rank

@@ -97,7 +97,7 @@ async def test_another_node_than_expected_is_refused_on_both_sides(
     a, b = await made.node(1), await made.node(2)
     error = await refused(a.service.dial(*b.address, expect="a" * 32))
     assert (error.code, error.by_us) == (Code.WRONG_IDENTITY, True)
-    await until(lambda: not b.service._handshakes)
+    await until(lambda: not b.service._pending)
     assert a.handler.up == b.handler.up == []
 
 
@@ -222,7 +222,7 @@ async def test_a_silent_stranger_is_dropped_in_time(made: Nodes) -> None:
         bytes_received = await asyncio.wait_for(reader.read(), 3)
         assert made.secure or b'"timeout"' in bytes_received
         writer.close()
-        assert not a.service._handshakes
+        assert not a.service._pending
         await until(lambda: not a.service._connections)
     finally:
         direct_links.HANDSHAKE_TIMEOUT = original  # type: ignore[misc]
@@ -266,9 +266,9 @@ async def test_strangers_that_stall_do_not_keep_others_out(made: Nodes) -> None:
         a, b = await made.node(1), await made.node(2)
         for _ in range(12):
             stalling.append(socket.create_connection(b.address))  # noqa: PERF401
-        await until(lambda: len(b.service._handshakes) >= 4)
+        await until(lambda: len(b.service._pending) >= 4)
         await a.service.dial(*b.address)
-        assert len(b.service._handshakes) <= 5
+        assert len(b.service._pending) <= 5
         await until(lambda: sum(map(_ended, stalling)) >= 8)  # those displaced are closed
     finally:
         direct_links.MAX_PENDING_HANDSHAKES = original  # type: ignore[misc]

@@ -83,7 +83,7 @@ class Target:
         return answer
 
     async def still_works(self) -> None:
-        await until(lambda: not self.node.service._handshakes)
+        await until(lambda: not self.node.service._pending)
         for connection in self.node.service._connections:
             room = max(READ_BUFFER, MAX_HANDSHAKE_FRAME + HEADER)
             assert connection._decoder.capacity <= room

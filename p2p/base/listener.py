@@ -12,17 +12,63 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol, cast
 
-from p2p.base.places import Handshakes, Places
+from p2p.base.places import Places, address_group
 from p2p.ground.owned_tasks import OwnedTasks
+from p2p.ground.tokens import Tokens, TokenTable
 
 log = logging.getLogger(__name__)
 
 HANDSHAKE: Final = 10.0  # seconds
+HANDSHAKES_EACH: Final = 5.0  # a second, of an `address_group` ...
+HANDSHAKES_EACH_BURST: Final = 50.0  # ... and at once
+HANDSHAKES_MORE: Final = 100.0  # a second beyond that, of all
+HANDSHAKES_MORE_BURST: Final = 500.0
 _PAUSE: Final = 0.5  # seconds, when the process has no file descriptors left
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Handshakes:
+    """Rates of the TLS handshakes that others may have of this machine. One costs it several times what it costs the client.
+
+    Each address has a few a second in any case. What goes beyond that shares a bound.
+    """
+
+    def __init__(self) -> None:
+        self._each = TokenTable(HANDSHAKES_EACH, HANDSHAKES_EACH_BURST)
+        self._more = Tokens(HANDSHAKES_MORE_BURST)
+
+    def admit(self, now: float, address: str) -> bool:
+        """Count a connection whose handshake is due; False: it has to be closed at once."""
+        group = address_group(address)
+        return (
+            group is None
+            or self._each.take(now, group)
+            or self._more.take(now, HANDSHAKES_MORE, HANDSHAKES_MORE_BURST)
+        )
+
+
+async def accepted(
+    listening: socket.socket, handshakes: Handshakes | None
+) -> AsyncIterator[tuple[socket.socket, str, int]]:
+    """Iterate over new connections as (socket, IP address, port), IPv4 ones without the prefix of IPv6. Those beyond the rates of
+    `handshakes` are closed."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            made, peer = await loop.sock_accept(listening)
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                log.warning("cannot accept connections: %s", error)
+                await asyncio.sleep(_PAUSE)
+            continue
+        address = str(peer[0]).removeprefix("::ffff:")
+        if handshakes is None or handshakes.admit(loop.time(), address):
+            yield made, address, int(peer[1])
+        else:
+            made.close()
 
 
 class Cuttable(Protocol):
@@ -88,23 +134,12 @@ class Listener:
             task.cancel()
 
     async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, peer = await loop.sock_accept(listening)
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    log.warning("cannot accept connections: %s", error)
-                    await asyncio.sleep(_PAUSE)
-                continue
-            address = str(peer[0])
-            if self._context is not None and not self._handshakes.admit(loop.time(), address):
-                accepted.close()
-                continue
-            slot = _Handshake(accepted)
+        rates = None if self._context is None else self._handshakes
+        async for made, address, _ in accepted(listening, rates):
+            slot = _Handshake(made)
             goes = self._places.enter(slot, address)
             if goes is slot:
-                accepted.close()
+                made.close()
                 continue
             if goes is not None:
                 goes.cut()
