@@ -81,12 +81,12 @@ LINES = {
     "p2p": 460,  # what is this machine
     "p2p/adaptive": 2_050,
     "p2p/addresses": 930,  # the budget of first contacts
-    "p2p/base": 2_215,  # the slots of all ports, and TLS that takes one first; the reach of addresses; which are of this machine
+    "p2p/base": 2_190,  # the slots of all ports, and TLS that takes one first; the reach of addresses; which are of this machine
     "p2p/discovery": 1_650,
     "p2p/flow": 3_000,
     "p2p/grenache": 11_050,  # the connection that only it has
     "p2p/grenache_links": 950,
-    "p2p/ground": 640,  # types of texts of peers; files that only their user writes
+    "p2p/ground": 650,  # types of texts of peers; files that only their user writes
     "p2p/mesh": 4_150,  # relay places that give way; clocks by network; origins of broadcasts are proven
     "p2p/peers": 2_230,  # newcomers of a full node are tried
     "p2p/reachability": 2_570,  # turns and shares of punches and dial-backs
